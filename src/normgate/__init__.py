@@ -1,0 +1,65 @@
+"""normgate: image classifiers that know when not to answer."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from normgate.backbones import Backbone
+    from normgate.data.preprocessing import Preprocessing
+    from normgate.data.sources import open_source
+    from normgate.errors import NormgateError
+    from normgate.evaluation import Evaluation, evaluate
+    from normgate.gate import Gate, Verdict, Verdicts
+    from normgate.normalization import is_normalized, l2norm, remove_l2norm
+    from normgate.pipeline import Hardware, train
+    from normgate.screening import screen
+    from normgate.training import Recipe
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Backbone",
+    "Evaluation",
+    "Gate",
+    "Hardware",
+    "NormgateError",
+    "Preprocessing",
+    "Recipe",
+    "Verdict",
+    "Verdicts",
+    "__version__",
+    "evaluate",
+    "is_normalized",
+    "l2norm",
+    "open_source",
+    "remove_l2norm",
+    "screen",
+    "train",
+]
+
+_MODULES = {
+    "Backbone": "backbones",
+    "Evaluation": "evaluation",
+    "Gate": "gate",
+    "Hardware": "pipeline",
+    "NormgateError": "errors",
+    "Preprocessing": "data.preprocessing",
+    "Recipe": "training",
+    "Verdict": "gate",
+    "Verdicts": "gate",
+    "evaluate": "evaluation",
+    "is_normalized": "normalization",
+    "l2norm": "normalization",
+    "open_source": "data.sources",
+    "remove_l2norm": "normalization",
+    "screen": "screening",
+    "train": "pipeline",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return getattr(importlib.import_module(f"normgate.{_MODULES[name]}"), name)
+    raise AttributeError(f"module 'normgate' has no attribute {name!r}")

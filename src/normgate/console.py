@@ -1,0 +1,90 @@
+"""What the command line shows while it works, and how it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.progress import Progress as Bar
+    from rich.progress import TaskID
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+PATIENCE = 2.0  # seconds before a bar appears
+
+
+class ProgressBars:
+    """Draws a bar for each task that takes longer than two seconds; nothing where stderr is not a terminal."""
+
+    def __init__(self) -> None:
+        self._bar: Bar | None = None
+        self._tasks: dict[str, TaskID] = {}
+        self._started: dict[str, float] = {}
+
+    def __call__(self, task: str, done: int, total: int | None, /, **figures: float) -> None:
+        """Report progress; see `normgate.progress.Progress`."""
+        if not err.is_terminal:
+            return
+        started = self._started.setdefault(task, time.monotonic())
+        if task not in self._tasks:
+            if time.monotonic() - started < PATIENCE:
+                return
+            self._tasks[task] = self._drawn().add_task(task, total=total, figures="")
+        update = {"figures": "  ".join(f"{name} {value:.3g}" for name, value in figures.items())} if figures else {}
+        self._drawn().update(self._tasks[task], completed=done, total=total, **update)
+
+    def close(self) -> None:
+        """Leave the bars as they are and give the terminal back."""
+        if self._bar is not None:
+            self._bar.stop()
+
+    def _drawn(self) -> Bar:
+        if self._bar is None:
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+            from rich.text import Text
+
+            class Rate(ProgressColumn):
+                def render(self, task: object) -> Text:
+                    speed = getattr(task, "finished_speed", None) or getattr(task, "speed", None)
+                    return Text("" if speed is None else f"{speed:,.0f} images/s", style="cyan")
+
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                Rate(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[figures]}"),
+                console=err,
+            )
+            self._bar.start()
+        return self._bar
+
+
+@contextlib.contextmanager
+def progress_bars() -> Iterator[ProgressBars]:
+    """Bars that are closed whatever happens."""
+    bars = ProgressBars()
+    try:
+        yield bars
+    finally:
+        bars.close()
+
+
+def debugging() -> bool:
+    """Whether the user asked for full tracebacks."""
+    return bool(os.environ.get("NORMGATE_DEBUG"))
+
+
+def silence_broken_pipe() -> None:
+    """Keep Python from complaining at exit that whoever read our output went away."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

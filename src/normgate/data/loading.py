@@ -1,0 +1,120 @@
+"""Records to batches of pixels: decode and resize in threads, ahead of whoever consumes them."""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import dataclasses
+import itertools
+import os
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from normgate.data.decoding import DEFAULT_MAX_PIXELS, ImageError, decode, digest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from normgate.data.preprocessing import Preprocessing
+    from normgate.data.sources import Record, Source
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PixelBatch:
+    """Up to `batch_size` consecutive records.
+
+    `pixels` (R, H, W, 3) uint8 holds the R images that could be read, in order; `readable` (N,) says which of the N
+    records they are; `errors` has a message for each of the others.
+    """
+
+    records: tuple[Record, ...]
+    pixels: np.ndarray
+    readable: np.ndarray
+    errors: tuple[str | None, ...]
+    digests: tuple[bytes, ...]
+
+
+def default_workers() -> int:
+    """Decoding threads by default: one for each core that this process may use, at most 8."""
+    return min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+def load_batches(
+    records: Iterable[Record],
+    preprocessing: Preprocessing,
+    *,
+    batch_size: int = 128,
+    workers: int | None = None,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    digests: bool = False,
+) -> Iterator[PixelBatch]:
+    """Decode and resize records, batch by batch, in their order and in constant memory.
+
+    Args:
+        records: a stream of undecoded records.
+        preprocessing: its geometry is applied; pixels stay uint8.
+        batch_size: records in a batch.
+        workers: decoding threads; 0 decodes in the caller's.
+        max_pixels: larger images are errors (decompression bombs).
+        digests: also fingerprint each decoded image, to find duplicates.
+    """
+    workers = default_workers() if workers is None else workers
+
+    def load(batch: tuple[Record, ...]) -> PixelBatch:
+        return _load(batch, preprocessing, max_pixels, digests)
+
+    batches = _batched(records, batch_size)
+    if workers == 0:
+        yield from map(load, batches)
+        return
+    pool = concurrent.futures.ThreadPoolExecutor(workers, thread_name_prefix="normgate-decode")
+    pending: collections.deque[concurrent.futures.Future[PixelBatch]] = collections.deque()
+    try:
+        for batch in batches:
+            pending.append(pool.submit(load, batch))
+            if len(pending) > workers:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def count(source: Source) -> int | None:
+    """Number of records, where that is known without running through them."""
+    try:
+        return len(source)
+    except TypeError:
+        return None
+
+
+def _batched(records: Iterable[Record], size: int) -> Iterator[tuple[Record, ...]]:
+    iterator = iter(records)
+    while batch := tuple(itertools.islice(iterator, size)):
+        yield batch
+
+
+def _load(
+    records: tuple[Record, ...], preprocessing: Preprocessing, max_pixels: int, with_digests: bool
+) -> PixelBatch:
+    pixels: list[np.ndarray] = []
+    errors: list[str | None] = []
+    digests: list[bytes] = []
+    for record in records:
+        try:
+            image = decode(record.payload, max_pixels=max_pixels)
+            pixels.append(preprocessing.resized(image))
+            errors.append(None)
+            if with_digests:
+                digests.append(digest(image))
+        except ImageError as error:
+            errors.append(str(error))
+    height, width = preprocessing.size
+    return PixelBatch(
+        records=records,
+        pixels=np.stack(pixels) if pixels else np.empty((0, height, width, 3), np.uint8),
+        readable=np.array([error is None for error in errors], dtype=bool),
+        errors=tuple(errors),
+        digests=tuple(digests),
+    )

@@ -1,0 +1,241 @@
+"""Images in Parquet files, in the layout of Hugging Face data sets."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import urllib.parse
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from normgate.data.decoding import ImageError
+from normgate.data.folders import PARQUET_EXTENSIONS, files, utf8_name
+from normgate.data.memory import named_labels
+from normgate.data.sources import Record, SourceError
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterator
+
+    from normgate.data.decoding import Payload
+
+_ROWS = 64  # read at a time
+_BUFFER = 1 << 20  # bytes of a column read at a time, so that memory does not grow with the row groups
+
+
+@dataclasses.dataclass(frozen=True)
+class _Part:
+    """One file: its row groups that hold a selected row, as (number, first row), and how many rows are selected."""
+
+    name: str
+    path: Path
+    row_groups: tuple[tuple[int, int], ...]
+    rows: int
+
+
+class ParquetImages:
+    """Rows of a Parquet file, or of all Parquet files in a folder; a record is `file.parquet#row`.
+
+    Images are encoded bytes, plain or as `struct<bytes, path>`; where only a path is given, it is relative to
+    the file. An image that is null is a record that cannot be decoded.
+
+    Args:
+        path: a file, or a folder with the parts of a data set.
+        image_column: the column of images.
+        label_column: the column of labels: names, or class numbers whose names may stand in the schema's
+            metadata under `huggingface`. None leaves the labels out.
+        group_column: the column that tells which images belong together.
+        select: `column=value`, several joined by `&`: only rows that hold these strings or whole numbers.
+
+    Raises:
+        SourceError: a file is damaged, a column is missing, no row is selected, or a label is null or no
+            class.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        image_column: str = "image",
+        label_column: str | None = "label",
+        group_column: str | None = None,
+        select: str = "",
+    ) -> None:
+        self.path = Path(path)
+        self.image_column = image_column
+        self.label_column = label_column
+        self.group_column = group_column
+        self.skipped = 0
+        self.classes: tuple[str, ...] | None = None
+        self._selection = dict(urllib.parse.parse_qsl(select, keep_blank_values=True))
+        self._parts = [self._open(name, file) for name, file in _parquet_files(self.path)]
+        if not len(self):
+            raise SourceError(self._nothing())
+        self._class_names: dict[Any, str] = {}
+        if label_column is not None:
+            self._class_names, self.classes = self._read_classes(label_column)
+
+    def __len__(self) -> int:
+        return sum(part.rows for part in self._parts)
+
+    def __iter__(self) -> Iterator[Record]:
+        """File by file in the order of their names, row by row."""
+        for part in self._parts:
+            for rows, table in self._selected(
+                part, [self.image_column, self.label_column, self.group_column]
+            ):
+                for row, values in zip(rows, table.to_pylist(), strict=True):
+                    label = self._class_names.get(values.get(self.label_column))
+                    group = values.get(self.group_column)
+                    yield Record(
+                        id=f"{part.name}#{row}",
+                        payload=_payload(values[self.image_column], part.path.parent),
+                        label=label,
+                        group=None if group is None else str(group),
+                    )
+
+    def _open(self, name: str, path: Path) -> _Part:
+        wanted = [self.image_column, self.label_column, self.group_column, *self._selection]
+        with _parquet(path) as file:
+            schema = file.schema_arrow
+            for column in wanted:
+                if column is not None and column not in schema.names:
+                    raise SourceError(f"{path} has no column {column!r}; it has: {', '.join(schema.names)}")
+            _check_images(schema.field(self.image_column), path)
+            groups, first_row, selected = [], 0, 0
+            for number in range(file.num_row_groups):
+                rows = file.metadata.row_group(number).num_rows
+                count = rows
+                if self._selection:
+                    table = file.read_row_group(number, columns=list(self._selection))
+                    count = pc.sum(self._mask(table)).as_py() or 0
+                if count:
+                    groups.append((number, first_row))
+                first_row += rows
+                selected += count
+        return _Part(name, path, tuple(groups), selected)
+
+    def _selected(self, part: _Part, columns: list[str | None]) -> Iterator[tuple[list[int], pa.Table]]:
+        """Selected rows of a file, a few at a time: their numbers and a table of these columns."""
+        names = list(dict.fromkeys(column for column in (*columns, *self._selection) if column is not None))
+        with _parquet(part.path) as file:
+            for number, first_row in part.row_groups:
+                for batch in file.iter_batches(_ROWS, row_groups=[number], columns=names):
+                    table = pa.Table.from_batches([batch])
+                    rows = list(range(first_row, first_row + len(table)))
+                    first_row += len(table)
+                    if self._selection:
+                        mask = self._mask(table)
+                        table = table.filter(mask)
+                        rows = [row for row, chosen in zip(rows, mask.to_pylist(), strict=True) if chosen]
+                    yield rows, table
+
+    def _mask(self, table: pa.Table) -> pa.ChunkedArray:
+        mask = None
+        for column, value in self._selection.items():
+            try:
+                text = pc.cast(table[column], pa.string())
+            except (pa.ArrowNotImplementedError, pa.ArrowInvalid) as error:
+                raise SourceError(
+                    f"rows cannot be selected by {column!r}, which holds {table[column].type}; "
+                    "select by a column of strings or whole numbers"
+                ) from error
+            equal = pc.fill_null(pc.equal(text, value), False)
+            mask = equal if mask is None else pc.and_(mask, equal)
+        return mask
+
+    def _nothing(self) -> str:
+        if not self._selection:
+            return f"{self.path} holds no rows"
+        chosen = " and ".join(f"{column}={value}" for column, value in self._selection.items())
+        values = []
+        for column in self._selection:
+            found: set[str] = set()
+            for part in self._parts:
+                with _parquet(part.path) as file:
+                    found |= {str(value) for value in pc.unique(file.read([column])[column]).to_pylist()}
+            listed = ", ".join(sorted(found)[:12]) + (", …" if len(found) > 12 else "")
+            values.append(f"{column} holds: {listed or 'nothing'}")
+        return f"no row of {self.path} has {chosen}; {'; '.join(values)}"
+
+    def _read_classes(self, column: str) -> tuple[dict[Any, str], tuple[str, ...]]:
+        """Names by label, and the names of the classes; every label is looked at now, not after hours of training."""
+        names = _metadata_names(self._parts[0].path, column)
+        found: set[Any] = set()
+        for part in self._parts:
+            for rows, table in self._selected(part, [column]):
+                labels = table[column].to_pylist()
+                for row, label in zip(rows, labels, strict=True):
+                    if label is None:
+                        raise SourceError(
+                            f"{part.name}#{row} has no label ({column} is null); label or remove it"
+                        )
+                    if names is not None and isinstance(label, int) and not 0 <= label < len(names):
+                        raise SourceError(
+                            f"{part.name}#{row} has the label {label}; there are {len(names)} classes"
+                        )
+                found.update(labels)
+        ordered = sorted(found, key=lambda label: (isinstance(label, str), label))
+        chosen, classes = named_labels(ordered, names)
+        return dict(zip(ordered, chosen, strict=True)), classes
+
+
+def _parquet_files(path: Path) -> list[tuple[str, Path]]:
+    if not path.is_dir():
+        return [(utf8_name(path.name), path)]
+    found = []
+    for name, file in files(path, PARQUET_EXTENSIONS):
+        if isinstance(file, ImageError):
+            raise SourceError(str(file))
+        found.append((name, file))
+    if not found:
+        raise SourceError(f"{path} holds no Parquet files")
+    return found
+
+
+@contextlib.contextmanager
+def _parquet(path: Path) -> Iterator[pq.ParquetFile]:
+    try:
+        # Opened here and not by name, because Arrow takes only names that are valid UTF-8.
+        stream: IO[bytes]
+        with path.open("rb") as stream, pq.ParquetFile(stream, buffer_size=_BUFFER, pre_buffer=False) as file:
+            yield file
+    except (pa.ArrowException, OSError) as error:
+        raise SourceError(f"{path} cannot be read as Parquet: {error}") from error
+
+
+def _check_images(field: pa.Field, path: Path) -> None:
+    def binary(kind: pa.DataType) -> bool:
+        return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+    children = {child.name: child.type for child in field.type} if pa.types.is_struct(field.type) else {}
+    if not binary(field.type) and not binary(children.get("bytes", pa.null())):
+        raise SourceError(
+            f"{path}: column {field.name!r} holds {field.type}, not images; "
+            "it must hold encoded bytes, or struct<bytes, path>"
+        )
+
+
+def _payload(value: Any, folder: Path) -> Payload:
+    if isinstance(value, dict):
+        if value["bytes"] is None and value.get("path"):
+            return folder / str(value["path"])
+        value = value["bytes"]
+    return value if isinstance(value, bytes) else ImageError("the row holds no image (null)")
+
+
+def _metadata_names(path: Path, column: str) -> tuple[str, ...] | None:
+    """Class names in the schema's metadata, as Hugging Face's `datasets` writes them."""
+    with _parquet(path) as file:
+        metadata = file.schema_arrow.metadata or {}
+    try:
+        feature = json.loads(metadata[b"huggingface"])["info"]["features"][column]
+        names = feature["names"]
+    except (KeyError, TypeError, ValueError):
+        return None
+    return tuple(map(str, names)) if isinstance(names, list) and names else None

@@ -1,0 +1,215 @@
+"""Sources: streams of undecoded images with ids, and `open_source`, which finds the right one for whatever is given."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, overload, runtime_checkable
+
+import numpy as np
+from PIL import Image
+
+from normgate.errors import NormgateError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from normgate.data.decoding import Payload
+
+
+class SourceError(NormgateError):
+    """Images cannot be found where they were looked for, or not in the layout that is needed."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False, slots=True)
+class Record:
+    """One image, undecoded.
+
+    Attributes:
+        id: POSIX path relative to the source, `file.parquet#row` in tables, `array#i` in memory. Valid UTF-8:
+            bytes of a file name that are not appear as `\\xff`.
+        payload: whatever `decode` takes.
+        label: name of its class, where the source is labelled.
+        group: name of the person, scene or burst that it belongs to, where the source knows.
+    """
+
+    id: str
+    payload: Payload
+    label: str | None = None
+    group: str | None = None
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Records in a fixed order, as a stream that can be run through again and again.
+
+    Attributes:
+        classes: names of the classes; None where the records have no labels.
+        skipped: files without an image's extension that the last complete run came across and left out.
+    """
+
+    classes: tuple[str, ...] | None
+    skipped: int
+
+    def __iter__(self) -> Iterator[Record]:
+        """The records, from the first."""
+        ...
+
+    def __len__(self) -> int:
+        """Number of records; may have to list the files. TypeError where only running through would tell."""
+        ...
+
+
+Data: TypeAlias = str | os.PathLike[str] | Source | Sequence[Any] | np.ndarray | Image.Image
+"""What `open_source` takes."""
+
+
+class Records(Sequence[Record]):
+    """A source that is a list: what `load` gives, and what training splits."""
+
+    def __init__(
+        self, records: Iterable[Record], classes: Sequence[str] | None = None, skipped: int = 0
+    ) -> None:
+        self._records = list(records)
+        self.classes = None if classes is None else tuple(classes)
+        self.skipped = skipped
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+    @overload
+    def __getitem__(self, index: slice) -> Records: ...
+    def __getitem__(self, index: int | slice) -> Record | Records:
+        if isinstance(index, slice):
+            return Records(self._records[index], self.classes)
+        return self._records[index]
+
+    def subset(self, indices: Iterable[int]) -> Records:
+        """The records of these numbers, in the order given."""
+        return Records([self._records[index] for index in indices], self.classes)
+
+
+def load(source: Source) -> Records:
+    """List a source's records. Images in tables are kept in memory as encoded bytes, files as their paths."""
+    records = list(iter(source))
+    return Records(records, source.classes, source.skipped)
+
+
+def open_source(
+    data: Data,
+    *,
+    labelled: bool,
+    image_column: str = "image",
+    label_column: str = "label",
+    group_column: str | None = None,
+) -> Source:
+    """Find the source for whatever is given.
+
+    Args:
+        data: one of
+
+            - a folder of images; with labels, `root/<class>/**/image`;
+            - a single image file;
+            - a Parquet file, or a folder that holds Parquet files and no image; `file.parquet?split=train`
+              selects rows;
+            - `torchvision:CIFAR10?root=DIR&train=false` (`&download=true` to fetch it);
+            - a sequence of paths, Pillow images or uint8 arrays, or one uint8 array (N, H, W, C); with
+              labels, `(images, labels)`;
+            - a data set that gives `(image, label)` by index;
+            - a source, which is returned as it is.
+        labelled: whether labels are needed. If not, they are not looked at.
+        image_column: in tables, the column of images.
+        label_column: in tables, the column of labels.
+        group_column: in tables, the column that tells which images belong together.
+
+    Raises:
+        SourceError: there is nothing, no image, or not the layout that is needed; the message says what is
+            wanted.
+    """
+    if isinstance(data, Source):
+        source: Source = data
+    elif isinstance(data, str | os.PathLike):
+        source = _open_place(os.fspath(data), labelled, image_column, label_column, group_column)
+    else:
+        source = _open_objects(data, labelled)
+    if labelled:
+        _check_classes(source)
+    return source
+
+
+def _open_place(
+    place: str, labelled: bool, image_column: str, label_column: str, group_column: str | None
+) -> Source:
+    if place.startswith("torchvision:"):
+        from normgate.data.datasets import torchvision_images
+
+        return torchvision_images(place.removeprefix("torchvision:"), labelled=labelled)
+
+    from normgate.data.folders import ClassFolder, FlatFolder, holds_parquet
+
+    name, _, query = place.partition("?")
+    path = Path(place)
+    if query and not os.path.lexists(path):  # a file may be named with a question mark
+        path = Path(name)
+    else:
+        query = ""
+    if not path.exists():
+        raise SourceError(f"{path} does not exist{_suggestion(path)}")
+    if path.suffix.lower() in (".parquet", ".pq") or (path.is_dir() and holds_parquet(path)):
+        from normgate.data.parquet import ParquetImages
+
+        return ParquetImages(
+            path,
+            image_column=image_column,
+            label_column=label_column if labelled else None,
+            group_column=group_column,
+            select=query,
+        )
+    if query:
+        raise SourceError(f"?{query} selects rows of Parquet files, and {path} holds none")
+    return ClassFolder(path) if labelled else FlatFolder(path)
+
+
+def _open_objects(data: Any, labelled: bool) -> Source:
+    from normgate.data.datasets import DatasetImages
+    from normgate.data.memory import ImageList
+
+    if isinstance(data, Image.Image) or (isinstance(data, np.ndarray) and data.ndim < 4):
+        data = [data]
+    if labelled and isinstance(data, tuple) and len(data) == 2 and not isinstance(data[0], str | os.PathLike):
+        return ImageList(*data)
+    if isinstance(data, Sequence | np.ndarray):
+        if labelled:
+            raise SourceError(
+                "labels are needed: pass (images, labels), or a folder or table that holds them"
+            )
+        return ImageList(list(data))
+    if hasattr(data, "__getitem__") and hasattr(data, "__len__"):
+        return DatasetImages(data, labelled=labelled)
+    raise SourceError(
+        f"a {type(data).__name__} is no source of images; pass a folder, a Parquet file, torchvision:NAME, a sequence "
+        "of paths, Pillow images or uint8 arrays, or a data set"
+    )
+
+
+def _check_classes(source: Source) -> None:
+    if source.classes is None:
+        raise SourceError("labels are needed, and this source has none")
+    if len(source.classes) < 2:
+        raise SourceError(f"there is only one class ({', '.join(source.classes)}); at least two are needed")
+
+
+def _suggestion(path: Path) -> str:
+    parent = path.absolute().parent
+    if not parent.is_dir():
+        return f", and neither does {parent}"
+    try:
+        close = difflib.get_close_matches(path.name, [entry.name for entry in parent.iterdir()], n=3)
+    except OSError:
+        close = []
+    return f"; did you mean {' or '.join(str(path.parent / name) for name in close)}?" if close else ""

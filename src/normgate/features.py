@@ -1,0 +1,371 @@
+"""Features: everything that any score needs, from a single pass over the images."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch.nn import functional as F
+
+from normgate.backbones import stage_names
+from normgate.data.decoding import DEFAULT_MAX_PIXELS
+from normgate.data.loading import load_batches
+from normgate.errors import NormgateError
+from normgate.normalization import find_head, temperature
+from normgate.progress import silent
+from normgate.taps import MagnitudeSpec, capture, find_magnitude, magnitude_at
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
+
+    from torch import nn
+
+    from normgate.data.loading import PixelBatch
+    from normgate.data.preprocessing import Preprocessing
+    from normgate.data.sources import Record
+    from normgate.progress import Progress
+
+
+class FeatureError(NormgateError):
+    """Features cannot be computed, or do not fit together."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Features:
+    """One row an image, float32 on the CPU, with the head that the features feed.
+
+    Attributes:
+        z: (N, D), the head's input before any normalisation.
+        logits: (N, K), the head's output in trained form.
+        weight: (K, D), the head's weight.
+        bias: (K,), the head's bias; None where it has none.
+        temperature: τ of the normalisation; 1 where there is none.
+        ids: N names.
+        labels: (N,) int64 class numbers; None where unknown.
+        m: (N, D'), the magnitude vector where it is not z.
+        stage_norms: (N, S), norms of the pooled output of each stage; None where the stages are not known.
+        digests: N fingerprints of the decoded images; None where not asked for, never saved.
+    """
+
+    z: torch.Tensor
+    logits: torch.Tensor
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+    temperature: float
+    ids: tuple[str, ...]
+    labels: torch.Tensor | None = None
+    m: torch.Tensor | None = None
+    stage_norms: torch.Tensor | None = None
+    digests: tuple[bytes, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.z)
+
+    @property
+    def u(self) -> torch.Tensor:
+        """Directions `z / ‖z‖₂`, (N, D); a zero feature stays zero."""
+        return F.normalize(self.z, dim=1)
+
+    @property
+    def magnitude(self) -> torch.Tensor:
+        """The vector whose norm is the magnitude: m where there is one, else z."""
+        return self.z if self.m is None else self.m
+
+    @property
+    def raw_logits(self) -> torch.Tensor:
+        """`head(z/τ)`, normalisation off, (N, K)."""
+        return F.linear(self.z / self.temperature, self.weight, self.bias)
+
+    def space(self, name: str) -> torch.Tensor:
+        """One of `z`, `u`, `magnitude`, `logits`, `raw_logits` by name."""
+        value: torch.Tensor = getattr(self, name)
+        return value
+
+    def select(self, rows: Sequence[int] | np.ndarray | torch.Tensor) -> Features:
+        """The features of some rows, in the order given; row numbers or a mask."""
+        index = torch.as_tensor(np.asarray(rows))
+        index = index.nonzero()[:, 0] if index.dtype == torch.bool else index.long()
+        positions = index.tolist()
+        return dataclasses.replace(
+            self,
+            z=self.z[index],
+            logits=self.logits[index],
+            ids=tuple(self.ids[i] for i in positions),
+            labels=None if self.labels is None else self.labels[index],
+            m=None if self.m is None else self.m[index],
+            stage_norms=None if self.stage_norms is None else self.stage_norms[index],
+            digests=None if self.digests is None else tuple(self.digests[i] for i in positions),
+        )
+
+    def without(self, rows: Sequence[int]) -> Features:
+        """All but some rows."""
+        mask = np.ones(len(self), dtype=bool)
+        mask[list(rows)] = False
+        return self.select(mask)
+
+    def class_balanced(self, limit: int, seed: int = 0) -> Features:
+        """At most `limit` rows with as equal class counts as there are rows for, drawn at random; original order."""
+        if len(self) <= limit or self.labels is None:
+            return self
+        labels = self.labels.numpy()
+        order = np.random.default_rng(seed).permutation(len(self))
+        # Each image's place within its class decides: all first images of the classes, then all second ones, …
+        turn = np.empty(len(self), dtype=np.int64)
+        for label in np.unique(labels):
+            members = order[labels[order] == label]
+            turn[members] = np.arange(len(members))
+        chosen = order[np.argsort(turn[order], kind="stable")[:limit]]
+        return self.select(np.sort(chosen))
+
+    def save(self, path: Path) -> None:
+        """Write to a safetensors file."""
+        tensors = {
+            field.name: value.contiguous()
+            for field in dataclasses.fields(self)
+            if isinstance(value := getattr(self, field.name), torch.Tensor)
+        }
+        save_file(tensors, path, metadata={"ids": json.dumps(self.ids), "temperature": repr(self.temperature)})
+
+    @classmethod
+    def load(cls, path: Path) -> Features:
+        """Read what `save` wrote.
+
+        Raises:
+            FeatureError: the file is damaged or holds something else.
+        """
+        from safetensors import safe_open
+
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+            features = cls(
+                **load_file(path), ids=tuple(json.loads(metadata["ids"])), temperature=float(metadata["temperature"])
+            )
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise FeatureError(f"{path.name} holds no features that this version can read: {error}") from error
+        if len(features.ids) != len(features):
+            raise FeatureError(f"{path.name} is damaged: {len(features.ids)} ids for {len(features)} rows")
+        return features
+
+
+class FeatureExtractor:
+    """A network together with the way its images are prepared and its features are read.
+
+    Args:
+        model: any module with one linear head, with or without `l2norm`.
+        preprocessing: how images become its input.
+        head: the head's name, where it cannot be found.
+        magnitude: where the magnitude vector is read, as found earlier.
+        search: whether to look for that place where `magnitude` is None.
+        features: name of the module whose input is the magnitude vector, against what would be found.
+        device: where to compute; None leaves the model where it is.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        preprocessing: Preprocessing,
+        *,
+        head: str | nn.Linear | None = None,
+        magnitude: MagnitudeSpec | None = None,
+        search: bool = True,
+        features: str | None = None,
+        device: str | torch.device | None = None,
+    ) -> None:
+        self.model = model if device is None else model.to(device)
+        self.preprocessing = preprocessing
+        self.head_name, self.head = find_head(model, head)
+        self.stages = stage_names(model)
+        self.magnitude = magnitude
+        if features is not None:
+            self.magnitude = magnitude_at(model, features)
+        elif magnitude is None and search:
+            with _inference(self.model):
+                self.magnitude = find_magnitude(self.model, self.head, self.example())
+
+    @property
+    def device(self) -> torch.device:
+        """Where the head's weight is."""
+        return self.head.weight.device
+
+    def __call__(self, images: np.ndarray | torch.Tensor) -> Features:
+        """Features of a batch.
+
+        Args:
+            images: (N, H, W, 3) uint8 pixels of the preprocessing's size, or a prepared (N, 3, H, W) float tensor.
+
+        Raises:
+            FeatureError: a feature or logit is not finite.
+        """
+        batch = self._input(images) if isinstance(images, np.ndarray) else images.to(self.device)
+        with _inference(self.model), capture(self.model, self.head, self.magnitude) as tap, self._stage_tap() as stages:
+            self.model(batch)
+        z, logits = tap.z, tap.logits
+        features = Features(
+            z=_host(z),
+            logits=_host(logits),
+            weight=_host(self.head.weight.detach()),
+            bias=None if self.head.bias is None else _host(self.head.bias.detach()),
+            temperature=temperature(self.model),
+            ids=("",) * len(z),
+            m=None if tap.m is None else _host(tap.m),
+            stage_norms=_host(torch.stack(stages, dim=1)) if stages else None,
+        )
+        finite = torch.isfinite(features.z).all(dim=1) & torch.isfinite(features.logits).all(dim=1)
+        if not finite.all():
+            raise FeatureError(
+                f"the network gives NaN or infinite features for {int((~finite).sum())} of {len(finite)} images; "
+                "its weights or its preprocessing are broken"
+            )
+        return features
+
+    def example(self) -> torch.Tensor:
+        """Two images of noise, prepared: they stand in for real ones, so that none of those is seen twice."""
+        return self._input(np.random.default_rng(0).integers(0, 256, (2, *self.preprocessing.size, 3), dtype=np.uint8))
+
+    def _input(self, pixels: np.ndarray) -> torch.Tensor:
+        batch = torch.from_numpy(self.preprocessing.normalized(pixels))
+        return batch.to(self.device, dtype=self.head.weight.dtype)
+
+    @contextlib.contextmanager
+    def _stage_tap(self) -> Iterator[list[torch.Tensor]]:
+        norms: list[torch.Tensor] = []
+
+        def pooled_norm(module: nn.Module, args: Any, output: torch.Tensor) -> None:
+            norms.append(torch.linalg.vector_norm(_pool(output.float()), dim=1))
+
+        handles = [self.model.get_submodule(name).register_forward_hook(pooled_norm) for name in self.stages]
+        try:
+            yield norms
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+@dataclasses.dataclass(frozen=True)
+class Extraction:
+    """Features of the images that could be read, and `(id, message)` of those that could not."""
+
+    features: Features
+    errors: tuple[tuple[str, str], ...]
+
+
+def extract(
+    extractor: FeatureExtractor,
+    records: Iterable[Record],
+    *,
+    classes: Sequence[str] | None = None,
+    total: int | None = None,
+    batch_size: int = 128,
+    workers: int | None = None,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    digests: bool = False,
+    task: str = "features",
+    progress: Progress = silent,
+) -> Extraction:
+    """Collect the features of a source in one pass.
+
+    Args:
+        extractor: the network.
+        records: undecoded images, in the order of the rows.
+        classes: names of the classes, where labels are wanted; a record's label must be one of them.
+        total: number of records, for the progress report.
+        batch_size: images in a forward pass.
+        workers: decoding threads.
+        max_pixels: larger images are errors.
+        digests: also fingerprint the decoded images.
+        task: name in the progress report.
+        progress: told how far the pass is.
+
+    Raises:
+        FeatureError: no image can be read, a label is missing or is no class, or a feature is not finite.
+    """
+    parts: list[Features] = []
+    errors: list[tuple[str, str]] = []
+    numbers = None if classes is None else {name: i for i, name in enumerate(classes)}
+    done = 0
+    batches = load_batches(
+        records, extractor.preprocessing, batch_size=batch_size, workers=workers, max_pixels=max_pixels, digests=digests
+    )
+    for batch in batches:
+        errors += [
+            (record.id, error) for record, error in zip(batch.records, batch.errors, strict=True) if error is not None
+        ]
+        if len(batch.pixels):
+            parts.append(_labelled(extractor(batch.pixels), batch, numbers))
+        done += len(batch.records)
+        progress(task, done, total)
+    if not parts:
+        reason = f"; the first of {len(errors)} errors: {errors[0][0]}: {errors[0][1]}" if errors else ""
+        raise FeatureError(f"there is no image that can be read{reason}")
+    return Extraction(concatenate(parts), tuple(errors))
+
+
+def concatenate(parts: Sequence[Features]) -> Features:
+    """Rows of several features of one network, one after another."""
+
+    def rows(name: str) -> Any:
+        values = [getattr(part, name) for part in parts]
+        return None if values[0] is None else torch.cat(values)
+
+    return dataclasses.replace(
+        parts[0],
+        **{name: rows(name) for name in ("z", "logits", "labels", "m", "stage_norms")},
+        ids=tuple(name for part in parts for name in part.ids),
+        digests=None
+        if parts[0].digests is None
+        else tuple(digest for part in parts for digest in part.digests or ()),
+    )
+
+
+def _labelled(features: Features, batch: PixelBatch, numbers: dict[str, int] | None) -> Features:
+    records = [record for record, readable in zip(batch.records, batch.readable, strict=True) if readable]
+    labels = None
+    if numbers is not None:
+        unknown = next((record for record in records if record.label not in numbers), None)
+        if unknown is not None:
+            raise FeatureError(
+                f"{unknown.id} has the label {unknown.label!r}, which is none of the {len(numbers)} classes "
+                f"({', '.join(list(numbers)[:8])}{', …' if len(numbers) > 8 else ''})"
+            )
+        labels = torch.tensor([numbers[str(record.label)] for record in records])
+    return dataclasses.replace(
+        features, ids=tuple(record.id for record in records), labels=labels, digests=batch.digests or None
+    )
+
+
+@contextlib.contextmanager
+def _inference(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode, no autograd, no autocast, no TF32; everything as it was afterwards."""
+    training = [module for module in model.modules() if module.training]
+    tf32 = torch.backends.cudnn.allow_tf32
+    model.eval()
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(torch.inference_mode())
+            for device_type in {parameter.device.type for parameter in model.parameters()}:
+                stack.enter_context(torch.autocast(device_type, enabled=False))
+            yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = tf32
+        for module in training:
+            module.training = True
+
+
+def _pool(output: torch.Tensor) -> torch.Tensor:
+    """Mean over space or tokens, (N, C, H, W) or (N, T, C) → (N, C)."""
+    return output.mean(dim=(2, 3)) if output.ndim == 4 else output.mean(dim=1)
+
+
+def _host(tensor: torch.Tensor) -> torch.Tensor:
+    # clone(): tensors made in inference mode cannot be used by autograd afterwards.
+    with torch.inference_mode(mode=False):
+        return tensor.detach().to("cpu", torch.float32).clone()

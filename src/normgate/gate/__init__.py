@@ -1,0 +1,27 @@
+"""The gate: calibrate, call, save, load."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from normgate.gate.folder import GateFolderError
+    from normgate.gate.gate import Gate, GateError
+    from normgate.gate.verdicts import Verdict, Verdicts
+
+__all__ = ["Gate", "GateError", "GateFolderError", "Verdict", "Verdicts"]
+
+_MODULES = {
+    "Gate": "gate",
+    "GateError": "gate",
+    "GateFolderError": "folder",
+    "Verdict": "verdicts",
+    "Verdicts": "verdicts",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return getattr(importlib.import_module(f"normgate.gate.{_MODULES[name]}"), name)
+    raise AttributeError(f"module 'normgate.gate' has no attribute {name!r}")

@@ -1,0 +1,54 @@
+"""Images that two of the train, tuning and calibration sets share, by decoded content."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from normgate.errors import NormgateError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+ORDER = ("train", "tuning", "calibration")
+
+
+class DuplicateError(NormgateError):
+    """Two of the sets share images."""
+
+
+def repeated(digests: Mapping[str, Sequence[bytes]]) -> dict[str, list[int]]:
+    """For each set, the rows whose images an earlier set holds, too.
+
+    An image that two sets share stays in the earlier one: the network may have been trained on it, and a calibration
+    image that was trained on is not exchangeable with a new one.
+
+    Args:
+        digests: for each set of `ORDER` that there is, one fingerprint an image.
+    """
+    earlier: set[bytes] = set()
+    rows: dict[str, list[int]] = {}
+    for name in ORDER:
+        own = digests.get(name, ())
+        rows[name] = [row for row, digest in enumerate(own) if digest in earlier]
+        earlier.update(own)
+    return rows
+
+
+def check(digests: Mapping[str, Sequence[bytes]]) -> None:
+    """Refuse sets that share images.
+
+    Raises:
+        DuplicateError: counts the shared images for each two sets.
+    """
+    present = [name for name in ORDER if name in digests]
+    counts = {
+        f"{first} and {second}": len(set(digests[first]) & set(digests[second]))
+        for i, first in enumerate(present)
+        for second in present[i + 1 :]
+    }
+    found = [f"{count} in {pair}" for pair, count in counts.items() if count]
+    if found:
+        raise DuplicateError(
+            f"two sets share images, which would spoil the threshold's promise: {', '.join(found)}; remove them, "
+            "or pass --drop-duplicates (drop_duplicates=True) to leave them out of the later set"
+        )

@@ -1,0 +1,205 @@
+"""A gate on disk: a folder of safetensors and JSON. Loading executes nothing of it.
+
+    gate.json                   what the gate is, and the SHA-256 of every other file
+    network.safetensors         weights
+    score.safetensors           what the score was fitted to
+    calibration.safetensors     calibration scores and predicted classes
+    digests.safetensors         fingerprints of the images of each set
+    features-<set>.safetensors  kept features (not in a lean gate)
+
+The digests guard against damage, not against an attacker.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.numpy import load_file as load_arrays
+from safetensors.numpy import save_file as save_arrays
+from safetensors.torch import load_file, save_file
+
+from normgate import __version__, scores
+from normgate.backbones import Backbone
+from normgate.calibration import Calibration
+from normgate.data.preprocessing import Preprocessing
+from normgate.errors import NormgateError
+from normgate.features import FeatureExtractor, Features
+from normgate.files import whole_folder
+from normgate.gate.gate import Gate
+from normgate.normalization import is_normalized, l2norm, temperature
+from normgate.taps import MagnitudeSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from torch import nn
+
+FORMAT = 1
+SETS = ("train", "tuning", "calibration")
+_DIGEST_BYTES = 16
+_JSON_LIMIT = 64 * 2**20
+
+
+class GateFolderError(NormgateError):
+    """A folder is no gate, is damaged, or cannot be read by this version."""
+
+
+def save(gate: Gate, path: Path, *, overwrite: bool) -> None:
+    """Write a gate; the folder appears whole or not at all."""
+    with whole_folder(path, overwrite=overwrite) as folder:
+        model = gate.extractor.model
+        # clone(): tied weights share memory, which safetensors refuses.
+        weights = {key: value.detach().cpu().clone().contiguous() for key, value in model.state_dict().items()}
+        save_file(weights, folder / "network.safetensors")
+        save_file(gate.score.state, folder / "score.safetensors")
+        predicted = gate.calibration.predicted
+        arrays = {"scores": gate.calibration.scores} | ({} if predicted is None else {"predicted": predicted})
+        save_arrays(arrays, folder / "calibration.safetensors")
+        digests = {
+            name: np.frombuffer(b"".join(values), dtype=np.uint8).reshape(-1, _DIGEST_BYTES)
+            for name, values in gate.digests.items()
+        }
+        save_arrays(digests, folder / "digests.safetensors")
+        for name, features in gate.kept.items():
+            features.save(folder / f"features-{name}.safetensors")
+        description = {"format": FORMAT, **describe(gate)}
+        description["files"] = {file.name: _sha256(file) for file in sorted(folder.iterdir())}
+        (folder / "gate.json").write_text(json.dumps(description, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def describe(gate: Gate) -> dict[str, Any]:
+    """What a gate is, as plain JSON values."""
+    extractor = gate.extractor
+    model = extractor.model
+    tau: float | str | None = None
+    if is_normalized(model):
+        learned = "log_temperature" in dict(extractor.head.named_parameters())
+        tau = "learned" if learned else temperature(model)
+    return {
+        "network": {
+            "backbone": None if gate.backbone is None else gate.backbone.to_dict(),
+            "class": type(model).__name__,
+            "head": extractor.head_name,
+            "magnitude": None if extractor.magnitude is None else extractor.magnitude.to_dict(),
+            "temperature": tau,
+        },
+        "preprocessing": extractor.preprocessing.to_dict(),
+        "classes": list(gate.classes),
+        "score": {"name": gate.score.name, "settings": gate.score.settings},
+        "false_alarm_rate": gate.calibration.alpha,
+        "by_class": gate.calibration.by_class,
+        "versions": {"normgate": __version__}
+        | {name: importlib.metadata.version(name) for name in ("torch", "timm", "numpy", "pillow")},
+        "provenance": dict(gate.provenance),
+    }
+
+
+def load(path: Path, *, model: nn.Module | None, device: str | torch.device | None) -> Gate:
+    """Read a gate; see `Gate.load`."""
+    description = _checked(path)
+    try:
+        return _assemble(path, description, model, device)
+    except (KeyError, TypeError, AttributeError, ValueError, SafetensorError) as error:
+        raise GateFolderError(f"{path} is a damaged gate: {type(error).__name__}: {error}") from error
+
+
+def _assemble(
+    path: Path, description: Mapping[str, Any], model: nn.Module | None, device: str | torch.device | None
+) -> Gate:
+    network = description["network"]
+    backbone = None if network["backbone"] is None else Backbone.from_dict(network["backbone"])
+    if model is None:
+        if backbone is None:
+            raise GateFolderError(
+                f"{path} holds the weights of a {network['class']} that timm cannot rebuild; "
+                "make that network and pass it: Gate.load(path, model=network)"
+            )
+        model = backbone.build()
+    if network["temperature"] is not None and not is_normalized(model):
+        model = l2norm(model, head=network["head"], temperature=network["temperature"])
+    try:
+        model.load_state_dict(load_file(path / "network.safetensors"))
+    except RuntimeError as error:
+        raise GateFolderError(f"the weights in {path} do not fit the network: {error}") from error
+    model.eval()
+    magnitude = network["magnitude"]
+    arrays = load_arrays(path / "calibration.safetensors")
+    classes = tuple(description["classes"])
+    by_class = bool(description["by_class"])
+    score = scores.create(description["score"]["name"], **description["score"]["settings"])
+    return Gate(
+        extractor=FeatureExtractor(
+            model,
+            Preprocessing.from_dict(description["preprocessing"]),
+            head=network["head"],
+            magnitude=MagnitudeSpec.from_dict(magnitude) if magnitude is not None else None,
+            search=False,
+            device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
+        ),
+        classes=classes,
+        score=score.load_state(load_file(path / "score.safetensors")),
+        calibration=Calibration(
+            arrays["scores"],
+            description["false_alarm_rate"],
+            arrays["predicted"] if by_class else None,
+            classes if by_class else None,
+        ),
+        backbone=backbone,
+        kept={
+            name: Features.load(path / file)
+            for name in SETS
+            if (file := f"features-{name}.safetensors") in description["files"]
+        },
+        digests={
+            name: tuple(bytes(row) for row in rows) for name, rows in load_arrays(path / "digests.safetensors").items()
+        },
+        provenance=description["provenance"],
+    )
+
+
+def _checked(path: Path) -> dict[str, Any]:
+    """The description of a gate all of whose files are there and unchanged."""
+    file = path / "gate.json"
+    if not file.is_file():
+        there = "holds no gate.json" if path.is_dir() else "does not exist"
+        raise GateFolderError(f"{path} is no gate: it {there}; make one with 'normgate train' or Gate.save")
+    if file.stat().st_size > _JSON_LIMIT:
+        raise GateFolderError(f"{file} is larger than any gate's description")
+    try:
+        description = json.loads(file.read_text(encoding="utf-8"))
+        version, files = description["format"], description["files"]
+        if not (isinstance(version, int) and isinstance(files, dict)):
+            raise TypeError("format and files are not what they should be")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise GateFolderError(f"{file} is no description of a gate: {error}") from error
+    if version > FORMAT:
+        made_by = description.get("versions", {}).get("normgate", "a newer version")
+        raise GateFolderError(
+            f"{path} was made by normgate {made_by} in format {version}; this is {__version__}, which reads up to format "
+            f"{FORMAT}: upgrade normgate"
+        )
+    present = {entry.name for entry in path.iterdir()} - {"gate.json"}
+    problems = (
+        [f"{name} is missing" for name in sorted(files.keys() - present)]
+        + [f"{name} does not belong to it" for name in sorted(present - files.keys())]
+        + [
+            f"{name} has changed"
+            for name in sorted(files.keys() & present)
+            if not (path / name).is_file() or _sha256(path / name) != files[name]
+        ]
+    )
+    if problems:
+        raise GateFolderError(f"{path} is damaged: {'; '.join(problems)}. Copy the gate anew, or make it again")
+    return description  # type: ignore[no-any-return]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

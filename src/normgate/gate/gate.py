@@ -1,0 +1,385 @@
+"""The gate: model, preprocessing, score, threshold and the calibration scores behind it, in one artefact."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from normgate import scores
+from normgate.calibration import Calibration
+from normgate.data.decoding import DEFAULT_MAX_PIXELS
+from normgate.data.loading import count, load_batches
+from normgate.data.sources import open_source
+from normgate.errors import NormgateError
+from normgate.features import FeatureExtractor, Features, extract
+from normgate.gate import duplicates
+from normgate.gate.recognition import recognised
+from normgate.gate.verdicts import EMPTY, Verdicts
+from normgate.gate.verdicts import concatenate as concatenate_verdicts
+from normgate.progress import silent
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping, Sequence
+
+    from torch import nn
+
+    from normgate.backbones import Backbone
+    from normgate.data.loading import PixelBatch
+    from normgate.data.preprocessing import Preprocessing
+    from normgate.data.sources import Data
+    from normgate.progress import Progress
+    from normgate.scores import Score
+
+KEPT_ROWS = 10_000
+
+
+class GateError(NormgateError):
+    """A gate cannot be made, or cannot do what is asked of it."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Gate:
+    """A classifier that knows when not to answer.
+
+    Attributes:
+        extractor: the network, its preprocessing, and how its features are read.
+        classes: names of the classes, by class number.
+        score: fitted.
+        calibration: threshold and p-values, from the scores of the calibration images.
+        backbone: how to rebuild the network; None where timm cannot.
+        kept: features to ask again with, by set: train (class-balanced, at most 10,000 rows), tuning, calibration. They
+            derive from the images; a lean gate keeps none.
+        digests: fingerprints of each set's images, to find shared ones later.
+        provenance: where it comes from, as plain data.
+    """
+
+    extractor: FeatureExtractor
+    classes: tuple[str, ...]
+    score: Score
+    calibration: Calibration
+    backbone: Backbone | None = None
+    kept: Mapping[str, Features] = dataclasses.field(default_factory=dict)
+    digests: Mapping[str, tuple[bytes, ...]] = dataclasses.field(default_factory=dict)
+    provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def calibrate(
+        cls,
+        model: nn.Module,
+        *,
+        calibration: Data,
+        preprocessing: Preprocessing,
+        train: Data | None = None,
+        tuning: Data | None = None,
+        classes: Sequence[str] | None = None,
+        score: str | Score = "norm",
+        false_alarm_rate: float = 0.05,
+        by_class: bool = False,
+        head: str | nn.Linear | None = None,
+        features: str | None = None,
+        backbone: Backbone | None = None,
+        lean: bool = False,
+        device: str | torch.device | None = None,
+        provenance: Mapping[str, Any] | None = None,
+        drop_duplicates: bool = False,
+        skip_unreadable: bool = False,
+        batch_size: int = 128,
+        workers: int | None = None,
+        max_pixels: int = DEFAULT_MAX_PIXELS,
+        progress: Progress = silent,
+    ) -> Gate:
+        """Make a gate from a trained network, trained with `l2norm` or not.
+
+        Args:
+            model: any module with one linear head.
+            calibration: images for the threshold and nothing else: a random sample of what will be screened, that the
+                network was not trained on.
+            preprocessing: how images become the network's input.
+            train: labelled images that scores such as knn are fitted to.
+            tuning: images for probes and for the choice and scaling of scores.
+            classes: names of the classes by class number; by default those of `train`.
+            score: a name of `normgate.scores.names()`, or a score with settings of its own.
+            false_alarm_rate: α, the share of familiar images that may be rejected.
+            by_class: a threshold for each predicted class, each from its own calibration images.
+            head: the head's name, where it cannot be found.
+            features: name of the module whose input is the magnitude vector.
+            backbone: how the network was made; by default found out for timm's networks.
+            lean: keep no features; then no other score can be fitted without the training images.
+            device: where to compute.
+            provenance: plain data to store with the gate.
+            drop_duplicates: leave images that two sets share out of the later of train, tuning, calibration.
+            skip_unreadable: go on without images that cannot be read.
+            batch_size: images in a forward pass.
+            workers: decoding threads.
+            max_pixels: larger images are errors.
+            progress: told how far it is.
+
+        Raises:
+            NormgateError: a subclass for each thing that can be wrong; the message names the fix.
+        """
+        extractor = FeatureExtractor(model, preprocessing, head=head, features=features, device=device)
+        names = _class_names(classes, train, extractor.head.out_features)
+        sets = {
+            name: _collect(
+                extractor, data, name, names, skip_unreadable, batch_size, workers, max_pixels, progress
+            )
+            for name, data in (("train", train), ("tuning", tuning), ("calibration", calibration))
+            if data is not None
+        }
+        sets = _separated(sets, {}, drop_duplicates)
+        fitted = _fitted(scores.create(score) if isinstance(score, str) else score, sets)
+        return cls(
+            extractor=extractor,
+            classes=names,
+            score=fitted,
+            calibration=_threshold(fitted, sets["calibration"], false_alarm_rate, names if by_class else None),
+            backbone=backbone if backbone is not None else recognised(model, extractor.example()),
+            kept={} if lean else _kept(sets),
+            digests=_digests(sets),
+            provenance=dict(provenance or {}),
+        )
+
+    def recalibrate(
+        self,
+        calibration: Data | None = None,
+        *,
+        train: Data | None = None,
+        score: str | Score | None = None,
+        false_alarm_rate: float | None = None,
+        by_class: bool | None = None,
+        lean: bool = False,
+        drop_duplicates: bool = False,
+        skip_unreadable: bool = False,
+        batch_size: int = 128,
+        workers: int | None = None,
+        max_pixels: int = DEFAULT_MAX_PIXELS,
+        progress: Progress = silent,
+    ) -> Gate:
+        """The same network with other calibration images, another α, another score, or all of them.
+
+        What is not given stays as it is. Without `calibration` the calibration features that the gate keeps are used; a
+        new score is fitted to `train` (all of its images), else to the training features that the gate keeps.
+
+        Raises:
+            GateError: something is needed that a lean gate does not keep.
+        """
+        new = {
+            name: _collect(
+                self.extractor, data, name, self.classes, skip_unreadable, batch_size, workers, max_pixels, progress
+            )
+            for name, data in (("train", train), ("calibration", calibration))
+            if data is not None
+        }
+        new = _separated(new, self.digests, drop_duplicates)
+        sets = {**self.kept, **new}
+        changed = score is not None or train is not None
+        fitted = self.score
+        if changed:
+            wanted = self.score.name if score is None else score
+            fitted = _fitted(scores.create(wanted) if isinstance(wanted, str) else wanted, sets)
+        alpha = self.calibration.alpha if false_alarm_rate is None else false_alarm_rate
+        grouped = self.calibration.by_class if by_class is None else by_class
+        names = self.classes if grouped else None
+        if "calibration" in sets:
+            threshold = _threshold(fitted, sets["calibration"], alpha, names)
+        elif changed or grouped != self.calibration.by_class:
+            raise GateError(
+                "a lean gate keeps no calibration features; pass calibration images to change more than the rate"
+            )
+        else:
+            threshold = dataclasses.replace(self.calibration, alpha=alpha)
+        return dataclasses.replace(
+            self,
+            score=fitted,
+            calibration=threshold,
+            kept={} if lean else _kept(sets),
+            digests={**self.digests, **_digests(new)},
+        )
+
+    def __call__(
+        self,
+        images: Any,
+        *,
+        preprocessed: bool = False,
+        batch_size: int = 128,
+        workers: int | None = None,
+        max_pixels: int = DEFAULT_MAX_PIXELS,
+    ) -> Verdicts:
+        """Judge images.
+
+        Args:
+            images: paths, encoded bytes, PIL images or uint8 arrays (H, W, C); a folder or a Parquet file; or, with
+                `preprocessed`, a float tensor (N, 3, H, W) that is the network's input already.
+            preprocessed: whether `images` is such a tensor.
+            batch_size: images in a forward pass.
+            workers: decoding threads.
+            max_pixels: larger images are errors.
+
+        Returns:
+            One verdict an image, in order; an image that cannot be read has an error and is not accepted.
+
+        Raises:
+            GateError: a float tensor without `preprocessed`.
+        """
+        if preprocessed:
+            return self._judge_prepared(images, batch_size)
+        if isinstance(images, torch.Tensor):
+            raise GateError(
+                "a tensor may have been prepared or not: pass uint8 images (paths, PIL images or arrays of H × W × C), "
+                "or preprocessed=True for a float tensor that is the network's input already"
+            )
+        batches = load_batches(
+            open_source(images, labelled=False),
+            self.extractor.preprocessing,
+            batch_size=batch_size,
+            workers=workers,
+            max_pixels=max_pixels,
+        )
+        return concatenate_verdicts([self.judge_batch(batch) for batch in batches])
+
+    def judge_batch(self, batch: PixelBatch) -> Verdicts:
+        """Verdicts on a batch of loaded images, the unreadable ones included."""
+        ids = [record.id for record in batch.records]
+        own = self.judge(self.extractor(batch.pixels)) if len(batch.pixels) else EMPTY
+        return own.among(ids, batch.errors)
+
+    def judge(self, features: Features) -> Verdicts:
+        """Verdicts on images whose features are known."""
+        values = self.score(features).numpy()
+        probabilities, predicted = features.logits.double().softmax(dim=1).max(dim=1)
+        index = predicted.numpy()
+        return Verdicts(
+            id=features.ids,
+            label=[self.classes[i] for i in index],
+            probability=probabilities.numpy(),
+            score=values,
+            p_value=self.calibration.p_values(values, index),
+            accepted=self.calibration.accepts(values, index),
+            error=[None] * len(index),
+        )
+
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Write a folder of safetensors and JSON; it appears whole or not at all.
+
+        Raises:
+            OutputError: the folder exists and `overwrite` is not set, or it cannot be written.
+        """
+        from normgate.gate.folder import save
+
+        save(self, Path(path), overwrite=overwrite)
+
+    @classmethod
+    def load(
+        cls, path: str | os.PathLike[str], *, model: nn.Module | None = None, device: str | torch.device | None = None
+    ) -> Gate:
+        """Read a gate; nothing in the folder is executed.
+
+        Args:
+            path: what `save` wrote.
+            model: the network without its weights, where timm cannot rebuild it.
+            device: where to compute; by default a GPU if there is one.
+
+        Raises:
+            GateFolderError: the folder is no gate, is damaged, or was made by a newer version.
+        """
+        from normgate.gate.folder import load
+
+        return load(Path(path), model=model, device=device)
+
+    def _judge_prepared(self, images: torch.Tensor, batch_size: int) -> Verdicts:
+        height, width = self.extractor.preprocessing.size
+        if not (isinstance(images, torch.Tensor) and images.is_floating_point() and images.ndim == 4):
+            raise GateError(f"preprocessed=True takes a float tensor of shape (N, 3, {height}, {width})")
+        parts = [self.judge(self.extractor(part)) for part in images.split(batch_size) if len(part)]
+        verdicts = concatenate_verdicts(parts or [EMPTY])
+        return dataclasses.replace(verdicts, id=[f"tensor#{i}" for i in range(len(verdicts))])
+
+
+def _class_names(given: Sequence[str] | None, train: Data | None, outputs: int) -> tuple[str, ...]:
+    if given is None and train is not None:
+        given = open_source(train, labelled=True).classes
+    if given is None:
+        raise GateError("the names of the classes are not known; pass classes= in the order of the network's outputs")
+    if len(given) != outputs or len(set(given)) != outputs:
+        raise GateError(
+            f"the network has {outputs} outputs, and {len(set(given))} different classes are named; "
+            "pass classes= with one name an output, in their order"
+        )
+    return tuple(given)
+
+
+def _collect(
+    extractor: FeatureExtractor,
+    data: Data,
+    name: str,
+    classes: tuple[str, ...],
+    skip_unreadable: bool,
+    batch_size: int,
+    workers: int | None,
+    max_pixels: int,
+    progress: Progress,
+) -> Features:
+    source = open_source(data, labelled=name == "train")
+    extraction = extract(
+        extractor,
+        source,
+        classes=classes if name == "train" else None,
+        total=count(source),
+        batch_size=batch_size,
+        workers=workers,
+        max_pixels=max_pixels,
+        digests=True,
+        task=f"{name} images",
+        progress=progress,
+    )
+    if extraction.errors and not skip_unreadable:
+        first, message = extraction.errors[0]
+        raise GateError(
+            f"{len(extraction.errors)} {name} images cannot be read (the first: {first}: {message}); "
+            "mend or remove them, or pass --skip-unreadable (skip_unreadable=True) to go on without them"
+        )
+    return extraction.features
+
+
+def _separated(
+    new: Mapping[str, Features], known: Mapping[str, tuple[bytes, ...]], drop: bool
+) -> dict[str, Features]:
+    """The new sets, no image of which is in another set, known ones included."""
+    if drop:
+        rows = duplicates.repeated({**known, **_digests(new)})
+        new = {name: part.without(rows[name]) for name, part in new.items()}
+    duplicates.check({**known, **_digests(new)})
+    return dict(new)
+
+
+def _digests(sets: Mapping[str, Features]) -> dict[str, tuple[bytes, ...]]:
+    return {name: part.digests for name, part in sets.items() if part.digests is not None}
+
+
+def _fitted(score: Score, sets: Mapping[str, Features]) -> Score:
+    if score.needs_fit:
+        if "train" not in sets:
+            raise GateError(f"{score.name} is fitted to training images, and there are none; pass train= (--train)")
+        score.fit(sets["train"])
+    reference = sets.get("tuning", sets["calibration"])
+    if (reason := score.refusal(reference)) is not None:
+        raise GateError(f"{score.name} cannot be used: {reason}; choose another score, such as energy or knn")
+    return score
+
+
+def _threshold(
+    score: Score, calibration: Features, alpha: float, classes: tuple[str, ...] | None
+) -> Calibration:
+    predicted = None if classes is None else calibration.logits.argmax(dim=1).numpy()
+    return Calibration(score(calibration).numpy(), alpha, predicted, classes)
+
+
+def _kept(sets: Mapping[str, Features]) -> dict[str, Features]:
+    return {
+        name: dataclasses.replace(part.class_balanced(KEPT_ROWS) if name == "train" else part, digests=None)
+        for name, part in sets.items()
+    }

@@ -1,0 +1,53 @@
+"""Whether timm can rebuild a network that somebody made: from its name and number of classes, checked to the last bit."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING
+
+import torch
+
+from normgate.backbones import Backbone, BackboneError
+from normgate.normalization import is_normalized, remove_l2norm, unwrap
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def recognised(model: nn.Module, example: torch.Tensor) -> Backbone | None:
+    """How timm rebuilds a network; None where it cannot.
+
+    A candidate with the same weights must print the same layers and give the same output for an example: a network that
+    was changed after timm made it, or made with other arguments, is not taken for what it is not.
+
+    Args:
+        model: the network, normalised or not.
+        example: a batch that it takes.
+    """
+    model = unwrap(model)
+    config = getattr(model, "pretrained_cfg", None)
+    name, outputs = getattr(config, "get", {}.get)("architecture"), getattr(model, "num_classes", None)
+    if not isinstance(name, str) or not isinstance(outputs, int):
+        return None
+    state = torch.random.get_rng_state()
+    try:
+        backbone = Backbone(name, outputs)
+        candidate = backbone.build()
+    except BackboneError:
+        return None
+    finally:
+        torch.random.set_rng_state(state)
+    original = copy.deepcopy(model)
+    if is_normalized(original):
+        remove_l2norm(original)
+    if str(candidate) != str(original):
+        return None
+    try:
+        candidate.load_state_dict(original.state_dict())
+    except RuntimeError:
+        return None
+    original.eval().cpu()
+    candidate.eval()
+    with torch.inference_mode():
+        same = torch.equal(candidate(example.cpu()), original(example.cpu()))
+    return backbone if same else None

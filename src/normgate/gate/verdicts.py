@@ -1,0 +1,116 @@
+"""Verdicts: what a gate says of images."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """What a gate says of one image.
+
+    Attributes:
+        id: name of the image.
+        label: predicted class; None where the image cannot be read.
+        probability: of that class, by the trained softmax.
+        score: larger = more familiar.
+        p_value: share of calibration images at most as familiar, this one counted in; in (0, 1].
+        accepted: whether the score passes the threshold; False where the image cannot be read.
+        error: why the image cannot be read; None where it can.
+    """
+
+    id: str
+    label: str | None
+    probability: float
+    score: float
+    p_value: float
+    accepted: bool
+    error: str | None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Verdicts:
+    """Verdicts on N images, column by column; `verdicts[i]` is one of them.
+
+    Attributes:
+        id: N names.
+        label: N predicted classes, None where an image cannot be read.
+        probability: (N,) float64, NaN where an image cannot be read; so are score and p_value.
+        score: (N,) float64; larger = more familiar.
+        p_value: (N,) float64 in (0, 1].
+        accepted: (N,) bool, False where an image cannot be read.
+        error: N messages, None where an image can be read.
+    """
+
+    id: Sequence[str]
+    label: Sequence[str | None]
+    probability: np.ndarray
+    score: np.ndarray
+    p_value: np.ndarray
+    accepted: np.ndarray
+    error: Sequence[str | None]
+
+    def __len__(self) -> int:
+        return len(self.id)
+
+    def __getitem__(self, index: int) -> Verdict:
+        return Verdict(
+            id=self.id[index],
+            label=self.label[index],
+            probability=float(self.probability[index]),
+            score=float(self.score[index]),
+            p_value=float(self.p_value[index]),
+            accepted=bool(self.accepted[index]),
+            error=self.error[index],
+        )
+
+    def __iter__(self) -> Iterator[Verdict]:
+        return (self[index] for index in range(len(self)))
+
+    def among(self, ids: Sequence[str], errors: Sequence[str | None]) -> Verdicts:
+        """These verdicts spread over all `ids`: those without an error are ours, in order."""
+        rows = np.flatnonzero([error is None for error in errors])
+        label: list[str | None] = [None] * len(ids)
+        for row, value in zip(rows, self.label, strict=True):
+            label[row] = value
+
+        def spread(values: np.ndarray) -> np.ndarray:
+            column = np.full(len(ids), np.nan)
+            column[rows] = values
+            return column
+
+        accepted = np.zeros(len(ids), dtype=bool)
+        accepted[rows] = self.accepted
+        return Verdicts(
+            id=list(ids),
+            label=label,
+            probability=spread(self.probability),
+            score=spread(self.score),
+            p_value=spread(self.p_value),
+            accepted=accepted,
+            error=list(errors),
+        )
+
+
+def concatenate(parts: Sequence[Verdicts]) -> Verdicts:
+    """Verdicts one after another."""
+    return Verdicts(
+        id=[name for part in parts for name in part.id],
+        label=[label for part in parts for label in part.label],
+        probability=np.concatenate([part.probability for part in parts]),
+        score=np.concatenate([part.score for part in parts]),
+        p_value=np.concatenate([part.p_value for part in parts]),
+        accepted=np.concatenate([part.accepted for part in parts]),
+        error=[error for part in parts for error in part.error],
+    )
+
+
+EMPTY = Verdicts(
+    id=(), label=(), probability=np.empty(0), score=np.empty(0), p_value=np.empty(0), accepted=np.empty(0, bool), error=()
+)

@@ -1,0 +1,39 @@
+"""How well scores tell ID from OoD images and right from wrong answers: ties exact, intervals honest."""
+
+from normgate.metrics.intervals import (
+    AurocDifference,
+    Estimate,
+    auroc_interval,
+    mean_auroc,
+    paired_auroc_difference,
+)
+from normgate.metrics.ranking import auroc, average_precision, fpr_at_id_tpr, fpr_at_ood_tpr
+from normgate.metrics.selective import (
+    RiskCoverage,
+    accuracy_among_accepted,
+    aurc,
+    open_set_risk_coverage,
+    risk_coverage,
+)
+from normgate.metrics.summary import OodMetrics, ood_metrics
+from normgate.metrics.ties import MetricError
+
+__all__ = [
+    "AurocDifference",
+    "Estimate",
+    "MetricError",
+    "OodMetrics",
+    "RiskCoverage",
+    "accuracy_among_accepted",
+    "aurc",
+    "auroc",
+    "auroc_interval",
+    "average_precision",
+    "fpr_at_id_tpr",
+    "fpr_at_ood_tpr",
+    "mean_auroc",
+    "ood_metrics",
+    "open_set_risk_coverage",
+    "paired_auroc_difference",
+    "risk_coverage",
+]

@@ -1,0 +1,89 @@
+"""AUROC, average precision and false-positive rates of scores that should be larger for ID than for OoD images.
+
+All are exact under ties: images with equal scores are accepted or rejected together, or count half.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from normgate.metrics.ties import Counts, MetricError, TieGroups
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+
+def auroc(id_scores: ArrayLike, ood_scores: ArrayLike) -> float:
+    """P(s_ID > s_OoD) + ½ P(s_ID = s_OoD) over all pairs, the Mann–Whitney statistic (Hanley & McNeil, 1982)."""
+    return group_auroc(TieGroups.of(id_scores, ood_scores))
+
+
+def average_precision(
+    id_scores: ArrayLike, ood_scores: ArrayLike, positive: Literal["id", "ood"] = "ood"
+) -> float:
+    """Average precision Σ (Rᵢ − Rᵢ₋₁) Pᵢ over the distinct scores; the share of positives for constant scores.
+
+    Not the trapezoidal area under the precision-recall curve, which gives constant scores more than they
+    deserve.
+
+    Args:
+        id_scores: (m,) scores of ID images.
+        ood_scores: (n,) scores of OoD images.
+        positive: which images are to be found: "ood", from low scores up, or "id", from high scores down.
+    """
+    return group_average_precision(TieGroups.of(id_scores, ood_scores), positive)
+
+
+def fpr_at_id_tpr(id_scores: ArrayLike, ood_scores: ArrayLike, tpr: float = 0.95) -> float:
+    """Share of OoD images accepted at the highest threshold that accepts a share `tpr` or more of the ID images.
+
+    The FPR95 of ODIN, CIDER and KNN: ID is the positive class.
+    """
+    return group_fpr_at_id_tpr(TieGroups.of(id_scores, ood_scores), tpr)
+
+
+def fpr_at_ood_tpr(id_scores: ArrayLike, ood_scores: ArrayLike, tpr: float = 0.95) -> float:
+    """Share of ID images flagged at the lowest threshold that flags a share `tpr` or more of the OoD images.
+
+    The FPR95 of OpenOOD and pytorch-ood: OoD is the positive class.
+    """
+    return group_fpr_at_ood_tpr(TieGroups.of(id_scores, ood_scores), tpr)
+
+
+def group_auroc(groups: TieGroups) -> float:
+    """`auroc` of counted scores: one rounding, of a quotient of integers."""
+    return int(groups.id @ groups.wins) / (2 * groups.n_id * groups.n_ood)
+
+
+def group_average_precision(groups: TieGroups, positive: Literal["id", "ood"]) -> float:
+    """`average_precision` of counted scores."""
+    if positive == "id":
+        found, others = groups.id[::-1], groups.ood[::-1]
+    elif positive == "ood":
+        found, others = groups.ood, groups.id
+    else:
+        raise MetricError(f"positive is 'id' or 'ood', not {positive!r}")
+    true_positives = np.cumsum(found)
+    precision = true_positives / (true_positives + np.cumsum(others))
+    return float(found @ precision / true_positives[-1])
+
+
+def group_fpr_at_id_tpr(groups: TieGroups, tpr: float) -> float:
+    """`fpr_at_id_tpr` of counted scores."""
+    return _fpr_at(groups.id[::-1], groups.ood[::-1], tpr)
+
+
+def group_fpr_at_ood_tpr(groups: TieGroups, tpr: float) -> float:
+    """`fpr_at_ood_tpr` of counted scores."""
+    return _fpr_at(groups.ood, groups.id, tpr)
+
+
+def _fpr_at(positives: Counts, negatives: Counts, tpr: float) -> float:
+    """Take whole tie groups in order until a share `tpr` of the positives is in; the share of negatives then in."""
+    if not 0 < tpr <= 1:
+        raise MetricError(f"a true-positive rate lies in (0, 1], 0.95 for 95 %, and not at {tpr:g}")
+    found = np.cumsum(positives)
+    stop = int(np.argmax(found / found[-1] >= tpr))
+    return int(negatives[: stop + 1].sum()) / int(negatives.sum())

@@ -1,0 +1,381 @@
+"""From labelled images to a calibrated gate: split, fit, choose, calibrate, save."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+
+from normgate.backbones import Backbone, auto_stem, load_weights
+from normgate.data.decoding import DEFAULT_MAX_PIXELS, ImageError, decode
+from normgate.data.loading import load_batches
+from normgate.data.preprocessing import Preprocessing
+from normgate.data.sources import Records, load, open_source
+from normgate.errors import NormgateError
+from normgate.files import OutputError, check_output
+from normgate.gate import Gate
+from normgate.gate.duplicates import check as check_duplicates
+from normgate.normalization import l2norm
+from normgate.progress import silent
+from normgate.training import Recipe, fit
+from normgate.training.images import ResidentImages, StreamedImages
+from normgate.training.splitting import Split, split
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from lightning_fabric import Fabric
+
+    from normgate.data.sources import Data, Record
+    from normgate.progress import Progress
+    from normgate.scores import Score
+    from normgate.training.images import TrainingImages
+
+SMALL_IMAGE = 96
+PHOTO_SIZE = 224
+RESIDENT_BYTES = 4 * 2**30
+FIT_ROWS = 50_000
+_STATISTICS_ROWS = 10_000
+
+
+class PipelineError(NormgateError):
+    """A gate cannot be trained from this data as asked."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Hardware:
+    """Where and how training runs; the defaults take what is there.
+
+    Attributes:
+        accelerator: `auto`, `cpu`, `cuda`, `mps`, …
+        devices: number of devices on each machine.
+        nodes: number of machines.
+        strategy: of Lightning Fabric: `auto`, `ddp`, …
+        precision: of Lightning Fabric; by default `bf16-mixed` on CUDA and `32-true` elsewhere.
+    """
+
+    accelerator: str = "auto"
+    devices: int | Literal["auto"] = 1
+    nodes: int = 1
+    strategy: str = "auto"
+    precision: str | None = None
+
+    def fabric(self) -> Fabric:
+        """A launched Fabric."""
+        from lightning_fabric import Fabric
+
+        precision = self.precision
+        if precision is None:
+            cuda = self.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+            precision = "bf16-mixed" if cuda else "32-true"
+        fabric = Fabric(
+            accelerator=self.accelerator,
+            devices=self.devices,
+            num_nodes=self.nodes,
+            strategy=self.strategy,
+            precision=precision,  # type: ignore[arg-type]
+        )
+        fabric.launch()
+        return fabric
+
+
+def train(
+    data: Data,
+    output: str | os.PathLike[str] | None = None,
+    *,
+    recipe: Recipe | str = "paper",
+    model: str = "resnet18",
+    width: int | None = None,
+    stem: int | Literal["auto"] | None = "auto",
+    model_args: Mapping[str, Any] | None = None,
+    image_size: int | None = None,
+    weights: str | os.PathLike[str] | None = None,
+    tuning: Data | None = None,
+    calibration: Data | None = None,
+    score: str | Score = "norm",
+    false_alarm_rate: float = 0.05,
+    by_class: bool = False,
+    seed: int = 0,
+    hardware: Hardware | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    drop_duplicates: bool = False,
+    skip_unreadable: bool = False,
+    lean: bool = False,
+    workers: int | None = None,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    progress: Progress = silent,
+) -> Gate:
+    """Train a network on labelled images and calibrate a gate with some of them.
+
+    Tuning and calibration images, 10 % and at most 2,000 each, are held out before training unless they are given;
+    see `normgate.training.splitting.split`.
+
+    Args:
+        data: labelled images; see `open_source`. Where its records name groups (a person, a scene), no split divides one.
+        output: folder of the gate; while training, `<output>.run` holds the checkpoint and `log.csv`. None keeps the
+            gate in memory.
+        recipe: how to train; a name of `RECIPES` or a `Recipe`.
+        model: name of a timm network.
+        width: channels of the first stage of a slim ResNet.
+        stem: stride of a small-image stem, None for the network's own, "auto" by the images' size (ResNets).
+        model_args: further arguments of the timm network.
+        image_size: side of the square input; by default the images' own if small, else 224.
+        weights: a local checkpoint to start from.
+        tuning: tuning images, instead of a part of `data`.
+        calibration: calibration images, instead of a part of `data`.
+        score: see `Gate.calibrate`, as are the next two.
+        false_alarm_rate: α.
+        by_class: thresholds by predicted class.
+        seed: of everything that is random.
+        hardware: where to train.
+        resume: go on with the unfinished run of the same arguments, from the last finished epoch.
+        overwrite: replace an output, and an unfinished run.
+        drop_duplicates: see `Gate.calibrate`, as are the next four.
+        skip_unreadable: go on without images that cannot be read.
+        lean: keep no features.
+        workers: decoding threads.
+        max_pixels: larger images are errors.
+        progress: told how far it is.
+
+    Raises:
+        NormgateError: a subclass for each thing that can be wrong; the message names the fix.
+    """
+    recipe = Recipe.named(recipe) if isinstance(recipe, str) else recipe
+    target = None if output is None else Path(output)
+    if target is not None and resume and (target / "gate.json").exists():
+        return Gate.load(target)
+    fabric = (hardware or Hardware()).fabric()
+    if target is not None:
+        check_output(target, overwrite=overwrite)
+
+    source = open_source(data, labelled=True)
+    assert source.classes is not None  # open_source checked
+    classes = source.classes
+    records = load(source)
+    parts = split(
+        [str(record.label) for record in records],
+        [record.group for record in records] if any(record.group is not None for record in records) else None,
+        seed=seed,
+        alpha=false_alarm_rate,
+        hold_tuning=tuning is None,
+        hold_calibration=calibration is None,
+    )
+    sets = {
+        "train": records.subset(parts.train),
+        "tuning": records.subset(parts.tuning) if tuning is None else load(open_source(tuning, labelled=False)),
+        "calibration": records.subset(parts.calibration)
+        if calibration is None
+        else load(open_source(calibration, labelled=False)),
+    }
+    preprocessing = _geometry(sets["train"], image_size, max_pixels, recipe.standardize)
+    pixels = {
+        name: _read(
+            name, part, preprocessing, keep=name == "train", skip=skip_unreadable, workers=workers,
+            max_pixels=max_pixels, progress=progress,
+        )
+        for name, part in sets.items()
+    }
+    sets = {name: Records(part.records, classes if name == "train" else None) for name, part in pixels.items()}
+    if not drop_duplicates:
+        check_duplicates({name: part.digests for name, part in pixels.items()})
+    if not recipe.standardize:
+        mean, std = _statistics(pixels["train"], preprocessing, max_pixels)
+        preprocessing = dataclasses.replace(preprocessing, mean=mean, std=std)
+
+    torch.manual_seed(seed)
+    backbone = Backbone(
+        model, len(classes), width, auto_stem(model, min(preprocessing.size)) if stem == "auto" else stem, model_args or {}
+    )
+    network = backbone.build()
+    if weights is not None:
+        load_weights(network, weights)
+    if recipe.temperature is not None:
+        l2norm(network, temperature=recipe.temperature)
+    run = {
+        "recipe": recipe.to_dict(),
+        "backbone": backbone.to_dict(),
+        "preprocessing": preprocessing.to_dict(),
+        "seed": seed,
+        "weights": None if weights is None else _file_digest(Path(weights)),
+        "images": _fingerprint(pixels["train"], classes),
+    }
+    with _run_folder(target, resume=resume, overwrite=overwrite, main=fabric.is_global_zero) as folder:
+        log = fit(
+            network,
+            _training_images(pixels["train"], classes, preprocessing, workers, max_pixels, fabric.device),
+            recipe,
+            preprocessing,
+            fabric=fabric,
+            seed=seed,
+            run=run,
+            folder=folder,
+            resume=resume,
+            progress=progress,
+        )
+        if fabric.is_global_zero:
+            gate = Gate.calibrate(
+                network,
+                calibration=sets["calibration"],
+                tuning=sets["tuning"],
+                train=_fit_sample(sets["train"], seed),
+                preprocessing=preprocessing,
+                classes=classes,
+                score=score,
+                false_alarm_rate=false_alarm_rate,
+                by_class=by_class,
+                backbone=backbone,
+                lean=lean,
+                drop_duplicates=drop_duplicates,
+                skip_unreadable=skip_unreadable,
+                workers=workers,
+                max_pixels=max_pixels,
+                provenance={"run": run, "log": log, "sets": {name: len(part) for name, part in sets.items()}},
+                progress=progress,
+            )
+            if target is not None:
+                gate.save(target, overwrite=overwrite)
+        fabric.barrier()
+    return gate if fabric.is_global_zero else Gate.load(Path(output or ""))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Read:
+    """The images of one set that could be read: fingerprints, and pixels where they fit into memory."""
+
+    records: tuple[Record, ...]
+    digests: tuple[bytes, ...]
+    pixels: np.ndarray | None
+
+
+def _read(
+    name: str,
+    source: Sequence[Record],
+    preprocessing: Preprocessing,
+    *,
+    keep: bool,
+    skip: bool,
+    workers: int | None,
+    max_pixels: int,
+    progress: Progress,
+) -> _Read:
+    """Decode every image once, before any training: what cannot be read is found out now and not after hours."""
+    height, width = preprocessing.size
+    keep = keep and len(source) * height * width * 3 <= RESIDENT_BYTES
+    records: list[Record] = []
+    digests: list[bytes] = []
+    errors: list[str] = []
+    kept: list[np.ndarray] = []
+    for batch in load_batches(source, preprocessing, workers=workers, max_pixels=max_pixels, digests=True):
+        records += [record for record, readable in zip(batch.records, batch.readable, strict=True) if readable]
+        digests += batch.digests
+        errors += [
+            f"{record.id}: {error}" for record, error in zip(batch.records, batch.errors, strict=True) if error is not None
+        ]
+        if keep:
+            kept.append(batch.pixels)
+        progress(f"reading {name} images", len(records) + len(errors), len(source))
+    if errors and not skip:
+        raise PipelineError(
+            f"{len(errors)} {name} images cannot be read (the first: {errors[0]}); "
+            "mend or remove them, or pass --skip-unreadable (skip_unreadable=True) to go on without them"
+        )
+    return _Read(tuple(records), tuple(digests), np.concatenate(kept) if keep else None)
+
+
+def _geometry(records: Sequence[Record], size: int | None, max_pixels: int, standardize: bool) -> Preprocessing:
+    """A square input: of the side asked for, of the images' own where they are small, else of 224 pixels."""
+    if size is None:
+        sides = []
+        for record in records[:100]:
+            try:
+                sides.append(min(decode(record.payload, max_pixels=max_pixels).size))
+            except ImageError:
+                continue
+        side = int(np.median(sides)) if sides else PHOTO_SIZE
+        size = side if 8 <= side <= SMALL_IMAGE else PHOTO_SIZE
+    return Preprocessing((size, size), resize=size, standardize=standardize)
+
+
+def _statistics(read: _Read, preprocessing: Preprocessing, max_pixels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel over (at most 10,000) training images, as fractions of 255."""
+    rows = np.linspace(0, len(read.records) - 1, min(_STATISTICS_ROWS, len(read.records))).astype(int)
+    counts = np.zeros((3, 256), dtype=np.int64)
+    for row in rows:
+        pixels = (
+            preprocessing.resized(decode(read.records[row].payload, max_pixels=max_pixels))
+            if read.pixels is None
+            else read.pixels[row]
+        )
+        for channel in range(3):
+            counts[channel] += np.bincount(pixels[..., channel].ravel(), minlength=256)
+    values = np.arange(256) / 255
+    weights = counts / counts.sum(axis=1, keepdims=True)
+    mean = weights @ values
+    std = np.sqrt(np.maximum(weights @ values**2 - mean**2, 1e-6))
+    return tuple(mean.round(6).tolist()), tuple(std.round(6).tolist())
+
+
+def _training_images(
+    read: _Read,
+    classes: tuple[str, ...],
+    preprocessing: Preprocessing,
+    workers: int | None,
+    max_pixels: int,
+    device: torch.device,
+) -> TrainingImages:
+    numbers = {name: number for number, name in enumerate(classes)}
+    labels = torch.tensor([numbers[str(record.label)] for record in read.records])
+    if read.pixels is None:
+        return StreamedImages(read.records, labels, preprocessing, workers, max_pixels)
+    return ResidentImages(torch.from_numpy(read.pixels).to(device), labels.to(device))
+
+
+@contextlib.contextmanager
+def _run_folder(target: Path | None, *, resume: bool, overwrite: bool, main: bool) -> Iterator[Path]:
+    """Where checkpoint and log are kept while training: `<target>.run`, removed when the gate stands."""
+    if target is None:
+        with tempfile.TemporaryDirectory(prefix="normgate-") as name:
+            yield Path(name)
+        return
+    folder = target.with_name(target.name + ".run")
+    if main and folder.exists() and not resume:
+        if not overwrite:
+            raise PipelineError(
+                f"{folder} holds an unfinished run; pass --resume to go on with it, or --overwrite to train anew"
+            )
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    yield folder
+    if main:
+        shutil.rmtree(folder)
+
+
+def _fit_sample(records: Records, seed: int) -> Records:
+    """At most 50,000 training images, drawn at random, for the scores to be fitted to."""
+    if len(records) <= FIT_ROWS:
+        return records
+    rows = np.sort(np.random.default_rng(seed).choice(len(records), FIT_ROWS, replace=False))
+    return records.subset(rows.tolist())
+
+
+def _fingerprint(read: _Read, classes: tuple[str, ...]) -> str:
+    """Identifies the training images and their labels, in order."""
+    state = hashlib.blake2b(digest_size=16)
+    for record, digest in zip(read.records, read.digests, strict=True):
+        state.update(digest + str(record.label).encode(errors="surrogateescape") + b"\0")
+    state.update("\0".join(classes).encode(errors="surrogateescape"))
+    return state.hexdigest()
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

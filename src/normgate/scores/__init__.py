@@ -1,0 +1,63 @@
+"""Scores: one score, one file; the registry below names them all.
+
+To add one: write its file, add its line to `_REGISTRY`, and a test.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from normgate.scores.base import Score, ScoreError
+
+__all__ = ["Score", "ScoreError", "create", "names"]
+
+# name → (module, class, arguments that make this variant)
+_REGISTRY: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "norm": ("norm", "Norm", {}),
+    "msp": ("msp", "MSP", {}),
+    "max_logit": ("max_logit", "MaxLogit", {}),
+    "energy": ("energy", "Energy", {"space": "logits"}),
+    "energy_raw": ("energy", "Energy", {"space": "raw_logits"}),
+    "knn": ("knn", "KNN", {"space": "u"}),
+    "mahalanobis": ("mahalanobis", "Mahalanobis", {"space": "u"}),
+    "mahalanobis_raw": ("mahalanobis", "Mahalanobis", {"space": "z"}),
+}
+
+
+def names() -> tuple[str, ...]:
+    """The names of all scores, in the order of the registry."""
+    return tuple(_REGISTRY)
+
+
+def create(name: str, **settings: Any) -> Score:
+    """Make an unfitted score by name.
+
+    Args:
+        name: one of `names()`.
+        settings: hyper-parameters other than the defaults.
+
+    Raises:
+        ScoreError: unknown name or setting; the message lists what there is.
+    """
+    from normgate.scores.base import ScoreError
+
+    if name not in _REGISTRY:
+        close = difflib.get_close_matches(name, _REGISTRY, n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise ScoreError(f"there is no score {name!r}; {hint}choose from: {', '.join(_REGISTRY)}")
+    module, cls, variant = _REGISTRY[name]
+    score_class = getattr(importlib.import_module(f"normgate.scores.{module}"), cls)
+    try:
+        score: Score = score_class(name, **{**variant, **settings})
+    except TypeError as error:
+        raise ScoreError(f"{name} does not take these settings: {error}") from error
+    return score
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("Score", "ScoreError"):
+        return getattr(importlib.import_module("normgate.scores.base"), name)
+    raise AttributeError(f"module 'normgate.scores' has no attribute {name!r}")

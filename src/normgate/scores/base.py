@@ -1,0 +1,104 @@
+"""What every score shares: checks once, so that a score's file holds its formula and nothing else."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from typing import TYPE_CHECKING, ClassVar, Self
+
+import torch
+
+from normgate.errors import NormgateError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from normgate.features import Features
+
+
+class ScoreError(NormgateError):
+    """A score cannot be fitted or computed on these features."""
+
+
+@dataclasses.dataclass
+class Score(abc.ABC):
+    """A function of features; larger = more familiar.
+
+    A subclass is a dataclass: its fields are hyper-parameters (plain JSON values), what it learns from training
+    features goes into `state` (named tensors), and it writes only the mathematics, `_fit` and `_score`.
+    """
+
+    needs_fit: ClassVar[bool] = False
+
+    name: str
+    state: dict[str, torch.Tensor] = dataclasses.field(default_factory=dict, init=False, repr=False)
+
+    def fit(self, features: Features) -> Self:
+        """Learn from training features (N, D) with labels; a second fit forgets the first.
+
+        Raises:
+            ScoreError: no rows, labels are missing where the score needs them, or features are not finite.
+        """
+        if not self.needs_fit:
+            return self
+        if len(features) == 0:
+            raise ScoreError(f"{self.name} cannot be fitted to no images; pass training images (train=, --train)")
+        if features.labels is None:
+            raise ScoreError(f"{self.name} is fitted class by class; pass training images with labels")
+        _check_finite(features.z, "features")
+        self.state = {key: value.contiguous() for key, value in self._fit(features).items()}
+        return self
+
+    @torch.inference_mode()
+    def __call__(self, features: Features) -> torch.Tensor:
+        """Score each image.
+
+        Args:
+            features: N rows.
+
+        Returns:
+            Scores of shape (N,), float64.
+
+        Raises:
+            ScoreError: the score was not fitted, or a score is not a number.
+        """
+        if self.needs_fit and not self.state:
+            raise ScoreError(f"{self.name} has not been fitted; call fit(training_features) first")
+        scores = self._score(features).double()
+        _check_finite(scores, f"{self.name} scores")
+        return scores
+
+    def refusal(self, features: Features) -> str | None:
+        """Why this score must not be offered for a network with such features; None where it may."""
+        return None
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """Hyper-parameters as plain data."""
+        return {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.name not in ("name", "state")
+        }
+
+    def load_state(self, state: Mapping[str, torch.Tensor]) -> Self:
+        """Take over what another instance learned."""
+        if self.needs_fit and not state:
+            raise ScoreError(f"{self.name} needs what it was fitted to, and nothing is stored")
+        self.state = dict(state)
+        return self
+
+    def _fit(self, features: Features) -> dict[str, torch.Tensor]:
+        raise NotImplementedError
+
+    @abc.abstractmethod
+    def _score(self, features: Features) -> torch.Tensor: ...
+
+
+def _check_finite(values: torch.Tensor, what: str) -> None:
+    if not torch.isfinite(values).all():
+        count = int((~torch.isfinite(values)).reshape(len(values), -1).any(dim=1).sum())
+        raise ScoreError(
+            f"{what} of {count} of {len(values)} images are NaN or infinite; "
+            "check the network's weights and the preprocessing"
+        )

@@ -1,0 +1,37 @@
+"""Norm: the magnitude of the feature vector, the score that L2-normalised training is for."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import torch
+
+from normgate.scores.base import Score
+
+if TYPE_CHECKING:
+    from normgate.features import Features
+
+# Norms that vary less than this over real images carry rounding, not familiarity.
+MIN_VARIATION = 0.01
+
+
+@dataclasses.dataclass
+class Norm(Score):
+    """`‖m‖₂`, where m is the head's input, or the input of a norm layer that feeds the head directly.
+
+    Source: Haas, Yolland, Rabus, arXiv 2306.04072.
+    """
+
+    def refusal(self, features: Features) -> str | None:  # noqa: D102
+        norms = self._score(features).double()
+        variation = float(norms.std(correction=0) / norms.mean()) if norms.mean() > 0 else 0.0
+        if variation >= MIN_VARIATION:
+            return None
+        return (
+            f"norms of this network hardly vary over real images (coefficient of variation {variation:.2g}, "
+            f"below {MIN_VARIATION:g}): a layer before the head has normalised them away"
+        )
+
+    def _score(self, features: Features) -> torch.Tensor:
+        return torch.linalg.vector_norm(features.magnitude, dim=1)

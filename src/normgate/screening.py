@@ -1,0 +1,305 @@
+"""Screening: a gate and a stream of images in, a table of verdicts out, in constant memory."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from normgate import __version__
+from normgate.calibration import smallest_p_value
+from normgate.data.decoding import DEFAULT_MAX_PIXELS
+from normgate.data.loading import count, load_batches
+from normgate.data.sources import open_source
+from normgate.errors import NormgateError
+from normgate.files import check_output, whole_file, whole_folder
+from normgate.progress import silent
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from normgate.data.sources import Data
+    from normgate.gate import Gate, Verdicts
+    from normgate.progress import Progress
+
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("label", pa.string()),
+        ("probability", pa.float64()),
+        ("score", pa.float64()),
+        ("p_value", pa.float64()),
+        ("accepted", pa.bool_()),
+        ("error", pa.string()),
+    ]
+)
+ROW_GROUP = 16_384
+PART_ROWS = 262_144
+
+
+class ScreeningError(NormgateError):
+    """Screening cannot do what is asked of it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """What a screening run found.
+
+    Attributes:
+        images: seen in all; the sum of the next three.
+        accepted: passed the threshold.
+        rejected: did not.
+        unreadable: have an error instead of a score.
+        first_errors: `id: message` of the first few unreadable images.
+        false_alarm_rate: α, or None where the false-discovery rate was controlled instead.
+        false_discovery_rate: Q, or None.
+        cut: largest p-value that is rejected; 0 where nothing could be rejected.
+        smallest_p_value: 1/(n+1), the smallest that the calibration set allows.
+        seconds: wall-clock time.
+    """
+
+    images: int
+    accepted: int
+    rejected: int
+    unreadable: int
+    first_errors: tuple[str, ...]
+    false_alarm_rate: float | None
+    false_discovery_rate: float | None
+    cut: float
+    smallest_p_value: float
+    seconds: float
+
+
+def screen(
+    gate: Gate,
+    data: Data,
+    output: str | os.PathLike[str],
+    *,
+    fdr: float | None = None,
+    rejected: Literal["copy", "move"] | None = None,
+    rejected_to: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
+    batch_size: int = 128,
+    workers: int | None = None,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    progress: Progress = silent,
+) -> Summary:
+    """Judge every image of a source and write one row an image.
+
+    Args:
+        gate: judges.
+        data: a folder, files, a Parquet table, …; see `open_source`.
+        output: `name.parquet` for one file, any other name for a folder of parts; appears whole or not at all.
+        fdr: control the false-discovery rate over the readable images of this run at this level (Benjamini-Hochberg)
+            instead of the false-alarm rate. The promise holds on average over calibration sets, for independent images.
+        rejected: copy or move the rejected files, once the table is written.
+        rejected_to: where to; paths below the source are kept.
+        overwrite: replace an output that exists.
+        batch_size: images in a forward pass.
+        workers: decoding threads.
+        max_pixels: larger images are errors.
+        progress: told how far it is.
+
+    Raises:
+        ScreeningError: rejected files are to be copied or moved, but the source holds no files.
+        OutputError: the output exists or cannot be written.
+    """
+    started = time.perf_counter()
+    target = Path(output)
+    check_output(target, overwrite=overwrite)
+    if rejected is not None and rejected_to is None:
+        raise ScreeningError(f"say where to {rejected} the rejected files")
+    source = open_source(data, labelled=False)
+    schema = SCHEMA.with_metadata(_metadata(gate, fdr))
+    histogram = gate.calibration.histogram()
+    counts = {"images": 0, "accepted": 0, "rejected": 0, "unreadable": 0}
+    first_errors: list[str] = []
+    total = count(source)
+    batches = load_batches(
+        source, gate.extractor.preprocessing, batch_size=batch_size, workers=workers, max_pixels=max_pixels
+    )
+    with contextlib.ExitStack() as stack:
+        # With control of false discoveries the decisions wait for all p-values.
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="normgate-")))
+        paths = stack.enter_context((scratch / "paths").open("wb"))
+        with contextlib.ExitStack() as writing:
+            write = writing.enter_context(
+                _writer(target, schema, overwrite) if fdr is None else _file_writer(scratch / "verdicts.parquet", schema)
+            )
+            for batch in batches:
+                verdicts = gate.judge_batch(batch)
+                write(verdict_table(verdicts, schema))
+                counts["images"] += len(verdicts)
+                counts["unreadable"] += len(verdicts) - int(batch.readable.sum())
+                counts["accepted"] += int(verdicts.accepted.sum())
+                histogram.add(verdicts.p_value[batch.readable])
+                first_errors += [
+                    f"{name}: {error}" for name, error in zip(verdicts.id, verdicts.error, strict=True) if error is not None
+                ][: 10 - len(first_errors)]
+                if rejected is not None:
+                    _note_paths(paths, [record.payload for record in batch.records])
+                progress("screening", counts["images"], total)
+        cut = gate.calibration.alpha if fdr is None else histogram.cut(fdr)
+        if fdr is not None:
+            counts["accepted"] = 0
+            with _writer(target, schema, overwrite) as write:
+                for table in _tables(scratch / "verdicts.parquet"):
+                    decided = _decided(table, cut)
+                    counts["accepted"] += pc.sum(decided["accepted"]).as_py() or 0
+                    write(decided)
+        counts["rejected"] = counts["images"] - counts["accepted"] - counts["unreadable"]
+        if rejected is not None and rejected_to is not None:
+            paths.flush()
+            _carry(rejected, scratch / "paths", target, getattr(source, "root", None), Path(rejected_to))
+    return Summary(
+        **counts,
+        first_errors=tuple(first_errors),
+        false_alarm_rate=gate.calibration.alpha if fdr is None else None,
+        false_discovery_rate=fdr,
+        cut=cut,
+        smallest_p_value=smallest_p_value(max(gate.calibration.sizes)),
+        seconds=time.perf_counter() - started,
+    )
+
+
+def verdict_table(verdicts: Verdicts, schema: pa.Schema = SCHEMA) -> pa.Table:
+    """Verdicts as an Arrow table; what an unreadable image lacks is null."""
+    missing = np.array([error is not None for error in verdicts.error], dtype=bool)
+    return pa.table(
+        {
+            "id": pa.array(verdicts.id, pa.string()),
+            "label": pa.array(verdicts.label, pa.string()),
+            "probability": pa.array(verdicts.probability, mask=missing),
+            "score": pa.array(verdicts.score, mask=missing),
+            "p_value": pa.array(verdicts.p_value, mask=missing),
+            "accepted": pa.array(verdicts.accepted, mask=missing),
+            "error": pa.array(verdicts.error, pa.string()),
+        },
+        schema=schema,
+    )
+
+
+def rejected_ids(output: str | os.PathLike[str]) -> Iterator[str]:
+    """The ids of the rejected images in a table of verdicts, in its order."""
+    for table in _tables(Path(output)):
+        yield from table.filter(pc.invert(table["accepted"]))["id"].to_pylist()
+
+
+def _decided(table: pa.Table, cut: float) -> pa.Table:
+    accepted = pc.greater(table["p_value"], cut)
+    return table.set_column(table.schema.get_field_index("accepted"), "accepted", accepted)
+
+
+def _metadata(gate: Gate, fdr: float | None) -> dict[str, str]:
+    return {
+        "normgate.version": __version__,
+        "normgate.score": gate.score.name,
+        "normgate.thresholds": ",".join(repr(float(value)) for value in gate.calibration.thresholds),
+        "normgate.calibration_images": str(gate.calibration.n),
+        "normgate.false_alarm_rate": repr(gate.calibration.alpha) if fdr is None else "",
+        "normgate.false_discovery_rate": "" if fdr is None else repr(fdr),
+    }
+
+
+def _writer(
+    target: Path, schema: pa.Schema, overwrite: bool
+) -> contextlib.AbstractContextManager[Callable[[pa.Table], None]]:
+    if target.suffix == ".parquet":
+        return _whole_file_writer(target, schema, overwrite)
+    return _parts_writer(target, schema, overwrite)
+
+
+@contextlib.contextmanager
+def _whole_file_writer(target: Path, schema: pa.Schema, overwrite: bool) -> Iterator[Callable[[pa.Table], None]]:
+    with whole_file(target, overwrite=overwrite) as partial, _file_writer(partial, schema) as write:
+        yield write
+
+
+@contextlib.contextmanager
+def _parts_writer(target: Path, schema: pa.Schema, overwrite: bool) -> Iterator[Callable[[pa.Table], None]]:
+    with whole_folder(target, overwrite=overwrite) as folder, contextlib.ExitStack() as stack:
+        part, rows = -1, PART_ROWS
+        write: Callable[[pa.Table], None]
+
+        def write_part(table: pa.Table) -> None:
+            nonlocal part, rows, write
+            if rows >= PART_ROWS:
+                stack.pop_all().close()
+                part, rows = part + 1, 0
+                write = stack.enter_context(_file_writer(folder / f"part-{part:05d}.parquet", schema))
+            write(table)
+            rows += len(table)
+
+        write_part(schema.empty_table())
+        yield write_part
+
+
+@contextlib.contextmanager
+def _file_writer(path: Path, schema: pa.Schema) -> Iterator[Callable[[pa.Table], None]]:
+    """Collects rows into groups of `ROW_GROUP`."""
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        pending: list[pa.Table] = []
+
+        def flush() -> None:
+            writer.write_table(pa.concat_tables(pending).combine_chunks())
+            pending.clear()
+
+        def write(table: pa.Table) -> None:
+            pending.append(table)
+            if sum(len(part) for part in pending) >= ROW_GROUP:
+                flush()
+
+        yield write
+        if pending:
+            flush()
+
+
+def _tables(path: Path) -> Iterator[pa.Table]:
+    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+    for file in files:
+        with pq.ParquetFile(file) as parquet:
+            for batch in parquet.iter_batches(ROW_GROUP):
+                yield pa.Table.from_batches([batch])
+
+
+def _note_paths(file: Any, payloads: list[Any]) -> None:
+    for payload in payloads:
+        if isinstance(payload, bytes | np.ndarray):
+            raise ScreeningError("only a source of files has rejected files to copy or move; this one holds none")
+        file.write((os.fsencode(payload) if isinstance(payload, Path) else b"") + b"\0")
+
+
+def _carry(action: Literal["copy", "move"], paths: Path, table: Path, root: Path | None, destination: Path) -> None:
+    """Copy or move the rejected files; one that is there already is never overwritten."""
+    names = _nul_separated(paths)
+    for part in _tables(table):
+        for accepted in part["accepted"].to_pylist():
+            path = Path(os.fsdecode(next(names)))
+            if accepted is not False:
+                continue
+            place = destination / (path.relative_to(root) if root is not None else path.name)
+            if os.path.lexists(place):
+                raise ScreeningError(f"{place} exists; the table is written, but not all rejected files could be moved")
+            place.parent.mkdir(parents=True, exist_ok=True)
+            if action == "copy":
+                shutil.copy2(path, place)
+            else:
+                shutil.move(path, place)
+
+
+def _nul_separated(path: Path) -> Iterator[bytes]:
+    rest = b""
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 16):
+            *whole, rest = (rest + chunk).split(b"\0")
+            yield from whole

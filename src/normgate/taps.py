@@ -1,0 +1,244 @@
+"""What a forward pass shows: the head's raw input, its logits, and the vector whose norm is the magnitude."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from normgate.normalization import HeadError, find_head, is_compiled, unwrap
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+
+@dataclass(frozen=True)
+class MagnitudeSpec:
+    """Which vector carries the magnitude, where it is not the head's input: a layer's input, at one position.
+
+    Attributes:
+        module: dotted name of the layer in the unwrapped model.
+        position: index of the token or pixel, counted along the flattened positions; None takes an input by
+            its shape: (N, D) as it is, (N, T, D) at its first token, (N, C, H, W) as the mean over pixels.
+        channels_last: whether features are the last axis; False: axis 1.
+    """
+
+    module: str
+    position: int | None = None
+    channels_last: bool = True
+
+    def __post_init__(self) -> None:
+        index = self.position is None or (type(self.position) is int and self.position >= 0)
+        if not (isinstance(self.module, str) and index and isinstance(self.channels_last, bool)):
+            raise HeadError(f"not a description of a magnitude vector: {self}")
+
+    def to_dict(self) -> dict[str, str | int | bool | None]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> MagnitudeSpec:
+        """The inverse of :meth:`to_dict`; unknown or missing entries are an error."""
+        if set(values) != {"module", "position", "channels_last"}:
+            raise HeadError(
+                f"a magnitude vector has module, position and channels_last, not {sorted(values)}"
+            )
+        return cls(**values)
+
+    def select(self, x: Tensor) -> Tensor:
+        """The magnitude vectors (N, D) in the layer's input ``x``."""
+        if self.position is not None and x.ndim >= 2:
+            rows = _rows(x, self.channels_last)
+            if self.position < rows.shape[1]:
+                return rows[:, self.position]
+        elif self.position is None and x.ndim in (2, 3, 4):
+            return x if x.ndim == 2 else x[:, 0] if x.ndim == 3 else x.mean((2, 3))
+        raise HeadError(f"no magnitude vector at {self} in an input of shape {tuple(x.shape)}")
+
+
+def _rows(x: Tensor, channels_last: bool) -> Tensor:
+    """``x`` as (N, positions, D)."""
+    if x.ndim == 2:
+        return x[:, None]
+    return x.flatten(1, -2) if channels_last else x.flatten(2).transpose(1, 2)
+
+
+class Capture:
+    """The latest forward pass, as :func:`capture` saw it. Tensors keep their graph, dtype and device."""
+
+    def __init__(self, head: str, magnitude: MagnitudeSpec | None) -> None:
+        self.head = head
+        self.magnitude = magnitude
+        self._reset()
+
+    def _reset(self) -> None:
+        self._calls = 0
+        self._images: int | None = None
+        self._z: Tensor | None = None
+        self._logits: Tensor | None = None
+        self._m: Tensor | None = None
+
+    @property
+    def z(self) -> Tensor:
+        """The head's raw input (N, D), before any normalisation."""
+        return self._seen(self._z)
+
+    @property
+    def logits(self) -> Tensor:
+        """The head's output (N, K), in trained form: of normalised features where the model is normalised."""
+        return self._seen(self._logits)
+
+    @property
+    def m(self) -> Tensor | None:
+        """The magnitude vectors (N, D'); None where they are ``z`` itself."""
+        return None if self.magnitude is None else self._seen(self._m)
+
+    @staticmethod
+    def _seen(value: Tensor | None) -> Tensor:
+        if value is None:
+            raise HeadError(
+                "no forward pass was captured: call the model itself inside `with capture(model) as tap:`"
+            )
+        return value
+
+    def _model_called(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._reset()
+        self._images = next(
+            (x.shape[0] for x in (*args, *kwargs.values()) if isinstance(x, Tensor) and x.ndim), None
+        )
+
+    def _layer_called(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        assert self.magnitude is not None
+        self._m = self.magnitude.select(next(x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)))
+
+    def _head_called(self, _: nn.Module, args: tuple[Tensor]) -> None:
+        (z,) = args
+        if z.ndim != 2:
+            raise HeadError(
+                f"the head {self.head!r} reads an input of shape {tuple(z.shape)}: "
+                "one vector an image is needed, (N, D)"
+            )
+        self._calls += 1
+        self._z = z
+
+    def _head_done(self, _: nn.Module, __: tuple[Tensor], logits: Tensor) -> None:
+        self._logits = logits
+
+    def _model_done(self, *_: object) -> None:
+        if self._calls != 1:
+            raise HeadError(
+                f"the head {self.head!r} was called {self._calls} times in one forward pass, not once"
+            )
+        if self._images is not None and len(self.z) != self._images:
+            raise HeadError(
+                f"the head {self.head!r} read {len(self.z)} rows for {self._images} images, not one for each"
+            )
+        if self.magnitude is not None and (self._m is None or len(self._m) != len(self.z)):
+            rows = "no input" if self._m is None else f"{len(self._m)} rows"
+            raise HeadError(f"the layer {self.magnitude.module!r} read {rows} for {len(self.z)} images")
+
+
+@contextlib.contextmanager
+def capture(
+    model: nn.Module, head: str | nn.Linear | None = None, magnitude: MagnitudeSpec | None = None
+) -> Iterator[Capture]:
+    """See what the head reads and gives while the model runs; modes, weights and outputs stay as they are.
+
+    ``with capture(model) as tap: model(images)`` leaves the raw features in ``tap.z``, the logits in
+    ``tap.logits`` and, with a ``magnitude``, the magnitude vectors in ``tap.m``; each forward pass replaces
+    those of the one before. Compiled models run eagerly meanwhile, since compiled code ignores new hooks.
+
+    Raises:
+        HeadError: the head cannot be found (:func:`~normgate.normalization.find_head`), is not called exactly
+            once in a forward pass, or does not read one vector an image.
+    """
+    name, linear = find_head(model, head)
+    tap = Capture(name, magnitude)
+    root = unwrap(model)
+    with contextlib.ExitStack() as stack:
+        if is_compiled(model):
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        # Prepended hooks run in the reverse of this order, which matters where the model is itself the head.
+        stack.enter_context(linear.register_forward_pre_hook(tap._head_called, prepend=True))
+        if magnitude is not None:
+            layer = root.get_submodule(magnitude_at(model, magnitude.module).module)
+            stack.enter_context(
+                layer.register_forward_pre_hook(tap._layer_called, prepend=True, with_kwargs=True)
+            )
+        stack.enter_context(root.register_forward_pre_hook(tap._model_called, prepend=True, with_kwargs=True))
+        stack.enter_context(linear.register_forward_hook(tap._head_done))
+        stack.enter_context(root.register_forward_hook(tap._model_done))
+        yield tap
+
+
+def magnitude_at(model: nn.Module, module: str) -> MagnitudeSpec:
+    """The input of the layer named ``module`` as the magnitude vector, whatever its shape (``features=``).
+
+    Raises:
+        HeadError: the model has no such layer; the message names similar ones.
+    """
+    names = [name for name, _ in unwrap(model).named_modules() if name]
+    if module not in names:
+        close = difflib.get_close_matches(module, names, n=5, cutoff=0.4) or names[-5:]
+        raise HeadError(f"the model has no layer named {module!r}; similar names: {', '.join(close)}")
+    return MagnitudeSpec(module)
+
+
+def find_magnitude(
+    model: nn.Module, head: str | nn.Linear | None, example_batch: Tensor, most: int = 4
+) -> MagnitudeSpec | None:
+    """Where the magnitude is, if a norm layer takes it away before the head; None: in the head's input ``z``.
+
+    A LayerNorm or RMSNorm that feeds the head with no averaging in between (ConvNeXt's head, a ViT's class
+    token) makes all norms of z alike; the magnitude is then in that layer's input at the same position. The
+    first ``most`` images of the batch go through the model once, in eval mode, and the last norm layer whose
+    output holds z exactly is taken.
+    """
+    root = unwrap(model)
+    outputs: dict[str, Tensor] = {}
+
+    def record(name: str, output: object) -> None:
+        outputs.pop(name, None)  # so that the order is that of the last calls
+        if isinstance(output, Tensor):
+            outputs[name] = output
+
+    with contextlib.ExitStack() as stack:
+        for name, module in root.named_modules():
+            if _removes_magnitude(module):
+                hook = module.register_forward_hook(lambda _, __, output, name=name: record(name, output))
+                stack.enter_context(hook)
+        stack.enter_context(_eval_mode(root))
+        stack.enter_context(torch.no_grad())
+        tap = stack.enter_context(capture(root, head))
+        root(example_batch[:most])
+    found = (_position(name, output, tap.z) for name, output in reversed(outputs.items()))
+    return next((spec for spec in found if spec is not None), None)
+
+
+def _removes_magnitude(module: nn.Module) -> bool:
+    name = type(module).__name__.lower()
+    return isinstance(module, (nn.LayerNorm, nn.RMSNorm)) or "layernorm" in name or "rmsnorm" in name
+
+
+def _position(module: str, output: Tensor, z: Tensor) -> MagnitudeSpec | None:
+    for channels_last, axis in ((True, -1), (False, 1)):
+        if output.ndim >= 2 and len(output) == len(z) and output.shape[axis] == z.shape[1]:
+            same = (_rows(output, channels_last) == z[:, None]).all(2).all(0)
+            if same.any():
+                return MagnitudeSpec(module, int(same.nonzero()[0]), channels_last)
+    return None
+
+
+@contextlib.contextmanager
+def _eval_mode(model: nn.Module) -> Iterator[None]:
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training

@@ -1,0 +1,90 @@
+"""Checkpoints: everything that training needs to go on after any epoch, in one safetensors file."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+
+from normgate.errors import NormgateError
+from normgate.files import whole_file
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+    from torch import nn
+
+
+class CheckpointError(NormgateError):
+    """A checkpoint is damaged or belongs to another run."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """State after a finished epoch. All randomness derives from (seed, epoch), so no generator's state is kept.
+
+    Attributes:
+        run: what the run was asked to do (recipe, seed, data, network); another run's checkpoint is refused.
+        log: one row of figures for each finished epoch.
+        tensors: `model.*` and `optimizer.*`.
+    """
+
+    run: dict[str, Any]
+    log: list[dict[str, float]]
+    tensors: dict[str, torch.Tensor]
+
+    @classmethod
+    def take(
+        cls, run: dict[str, Any], log: list[dict[str, float]], model: nn.Module, optimizer: torch.optim.Optimizer
+    ) -> Checkpoint:
+        """Collect the state of a model and its optimiser."""
+        tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
+        for index, values in optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{key}": value for key, value in values.items() if value is not None}
+        return cls(run, log, tensors)
+
+    def save(self, path: Path) -> None:
+        """Replace the file at `path`, which at every moment holds a whole checkpoint."""
+        metadata = {"run": json.dumps(self.run), "log": json.dumps(self.log)}
+        with whole_file(path, overwrite=True) as partial:
+            save_file({key: value.detach().cpu().contiguous() for key, value in self.tensors.items()}, partial, metadata)
+
+    @classmethod
+    def load(cls, path: Path, run: dict[str, Any]) -> Checkpoint:
+        """Read a checkpoint of the same run.
+
+        Raises:
+            CheckpointError: it is damaged, or was made with other settings or other data; names the differences.
+        """
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+            found, log = json.loads(metadata["run"]), json.loads(metadata["log"])
+            tensors = load_file(path)
+        except (SafetensorError, KeyError, ValueError) as error:
+            raise CheckpointError(f"{path} is damaged ({error}); remove it and train anew") from error
+        expected = json.loads(json.dumps(run))
+        if found != expected:
+            keys = [key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key)]
+            raise CheckpointError(
+                f"{path} belongs to another run: {', '.join(sorted(keys))} differ; "
+                "give the same arguments, or train anew without --resume"
+            )
+        return cls(found, log, tensors)
+
+    def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Put the state back into a model and an optimiser that were made the same way."""
+        model.load_state_dict(
+            {key.removeprefix("model."): value for key, value in self.tensors.items() if key.startswith("model.")}
+        )
+        state: dict[int, dict[str, torch.Tensor]] = {}
+        for key, value in self.tensors.items():
+            if key.startswith("optimizer."):
+                _, index, name = key.split(".", 2)
+                state.setdefault(int(index), {})[name] = value
+        groups = optimizer.state_dict()["param_groups"]
+        optimizer.load_state_dict({"state": state, "param_groups": groups})

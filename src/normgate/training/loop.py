@@ -1,0 +1,158 @@
+"""The training loop: read it top to bottom."""
+
+from __future__ import annotations
+
+import csv
+import math
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from normgate.errors import NormgateError
+from normgate.files import whole_file
+from normgate.progress import silent
+from normgate.training.augmentation import flip_and_shift
+from normgate.training.checkpoint import Checkpoint
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from lightning_fabric import Fabric
+    from torch import nn
+
+    from normgate.data.preprocessing import Preprocessing
+    from normgate.progress import Progress
+    from normgate.training.images import TrainingImages
+    from normgate.training.recipe import Recipe
+
+
+class TrainingError(NormgateError):
+    """Training cannot go on."""
+
+
+def fit(
+    model: nn.Module,
+    images: TrainingImages,
+    recipe: Recipe,
+    preprocessing: Preprocessing,
+    *,
+    fabric: Fabric,
+    seed: int,
+    run: dict[str, Any],
+    folder: Path,
+    resume: bool = False,
+    progress: Progress = silent,
+) -> list[dict[str, float]]:
+    """Train a network in place and write a checkpoint and a CSV log after each epoch.
+
+    Args:
+        model: with its head normalised or not; trained in place.
+        images: the training images.
+        recipe: how to train.
+        preprocessing: its normalisation is applied to the pixels.
+        fabric: device, precision and processes.
+        seed: with the epoch number, the source of all randomness.
+        run: what identifies this run; a checkpoint of another is refused.
+        folder: where `checkpoint.safetensors` and `log.csv` are kept.
+        resume: go on from the checkpoint, if there is one.
+        progress: told the epoch, loss, accuracy and rate.
+
+    Returns:
+        The log: for each epoch its loss, accuracy, learning rate and images per second.
+
+    Raises:
+        TrainingError: the loss is not a number.
+        CheckpointError: the checkpoint belongs to another run.
+    """
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=1.0, momentum=recipe.momentum, nesterov=recipe.momentum > 0, weight_decay=recipe.weight_decay
+    )
+    checkpoint_file, log_file = folder / "checkpoint.safetensors", folder / "log.csv"
+    log: list[dict[str, float]] = []
+    if resume and checkpoint_file.exists():
+        checkpoint = Checkpoint.load(checkpoint_file, run)
+        checkpoint.restore(model, optimizer)
+        log = checkpoint.log
+    bare = model
+    model, optimizer = fabric.setup(model, optimizer)
+
+    count = len(images.labels)
+    batch = min(recipe.batch_size, count)
+    share = max(1, batch // fabric.world_size)
+    steps_an_epoch = count // batch
+    steps = recipe.epochs * steps_an_epoch
+    shift = round(recipe.shift * min(preprocessing.size))
+
+    for epoch in range(len(log), recipe.epochs):
+        started = time.perf_counter()
+        torch.manual_seed(_mixed(seed, epoch, fabric.global_rank))  # for dropout
+        generator = torch.Generator().manual_seed(_mixed(seed, epoch, fabric.global_rank))
+        # Every process draws the same order and takes its own share of each batch.
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(_mixed(seed, epoch, 0)))
+        order = order[: steps_an_epoch * batch]
+        mine = order.view(steps_an_epoch, batch)[:, fabric.global_rank * share : (fabric.global_rank + 1) * share]
+        model.train()
+        sums = torch.zeros(3, device=fabric.device)  # loss, right answers, images
+        seen = 0
+        for index, (pixels, labels) in enumerate(images.batches(mine.reshape(-1), share)):
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.learning_rate_at(epoch * steps_an_epoch + index, steps)
+            pixels = flip_and_shift(pixels, flip=recipe.flip, shift=shift, generator=generator)
+            labels = labels.to(fabric.device)
+            logits = model(network_input(pixels.to(fabric.device), preprocessing))
+            loss = F.cross_entropy(logits, labels)
+            fabric.backward(loss)
+            optimizer.step()
+            optimizer.zero_grad()
+            right = (logits.detach().argmax(dim=1) == labels).sum()
+            sums += torch.stack([loss.detach() * len(labels), right, torch.ones_like(right) * len(labels)])
+            seen += len(labels)
+            if index % 10 == 9:
+                progress("training", epoch * count + seen * fabric.world_size, recipe.epochs * count)
+        loss_sum, right_sum, image_sum = fabric.all_reduce(sums, reduce_op="sum").tolist()
+        row = {
+            "epoch": epoch + 1,
+            "loss": loss_sum / image_sum,
+            "accuracy": right_sum / image_sum,
+            "learning_rate": recipe.learning_rate_at((epoch + 1) * steps_an_epoch - 1, steps),
+            "images_per_second": image_sum / (time.perf_counter() - started),
+        }
+        if not math.isfinite(row["loss"]):
+            raise TrainingError(
+                f"the loss is {row['loss']} in epoch {epoch + 1}: training diverged; lower the learning rate "
+                f"(now {recipe.learning_rate:g}), or check the weights that it started from"
+            )
+        log.append(row)
+        progress("training", (epoch + 1) * count, recipe.epochs * count, loss=row["loss"], accuracy=row["accuracy"])
+        if fabric.is_global_zero:
+            Checkpoint.take(run, log, bare, optimizer).save(checkpoint_file)
+            _write_log(log, log_file)
+        fabric.barrier()
+    bare.eval()
+    return log
+
+
+def network_input(pixels: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:
+    """What `Preprocessing.normalized` does, on the device: (N, H, W, 3) uint8 → (N, 3, H, W) float32."""
+    x = pixels.permute(0, 3, 1, 2).float() / 255
+    if preprocessing.standardize:
+        deviation = x.std(dim=(1, 2, 3), correction=0, keepdim=True).clamp_min(x[0].numel() ** -0.5)
+        return (x - x.mean(dim=(1, 2, 3), keepdim=True)) / deviation
+    mean = torch.tensor(preprocessing.mean, device=x.device)[:, None, None]
+    std = torch.tensor(preprocessing.std, device=x.device)[:, None, None]
+    return (x - mean) / std
+
+
+def _mixed(seed: int, epoch: int, rank: int) -> int:
+    """One seed out of three numbers, far apart for neighbouring ones."""
+    return int(np.random.SeedSequence([seed, epoch, rank]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def _write_log(log: list[dict[str, float]], path: Path) -> None:
+    with whole_file(path, overwrite=True) as partial, partial.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=log[0])
+        writer.writeheader()
+        writer.writerows(log)

@@ -1,0 +1,123 @@
+"""Splits: tuning and calibration images, held out before training and never trained on."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from normgate.calibration import smallest_n
+from normgate.errors import NormgateError
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Sequence
+
+SHARE = 0.1
+LIMIT = 2_000
+
+
+class SplitError(NormgateError):
+    """There are too few images for the sets that are needed."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Row numbers of three disjoint sets, ascending."""
+
+    train: list[int]
+    tuning: list[int]
+    calibration: list[int]
+
+
+def split(
+    labels: Sequence[str],
+    groups: Sequence[Hashable] | None,
+    *,
+    seed: int,
+    alpha: float,
+    hold_tuning: bool = True,
+    hold_calibration: bool = True,
+) -> Split:
+    """Divide images into train, tuning and calibration, 10 % and at most 2,000 each for the latter two.
+
+    Calibration is a simple random sample of the images, so that the threshold's promise is exact for images drawn like
+    them; of the groups, where there are any (a person, a scene), and then the promise is nominal within a group. Tuning
+    is stratified by class, or made of whole groups.
+
+    Args:
+        labels: one class name an image.
+        groups: one group an image, or None; no group is divided.
+        seed: decides the split, together with the order of the images.
+        alpha: false-alarm rate that the calibration set must allow.
+        hold_tuning: whether a tuning set is wanted.
+        hold_calibration: whether a calibration set is wanted.
+
+    Raises:
+        SplitError: a class has a single image, or too few images are there for alpha.
+    """
+    names, numbers = np.unique(np.asarray(labels), return_inverse=True)
+    counts = np.bincount(numbers)
+    if len(names) < 2:
+        raise SplitError(f"a classifier needs at least two classes; there is only {names[0]!r}")
+    lonely = [f"{names[i]!r} ({counts[i]})" for i in np.flatnonzero(counts < 2 + hold_tuning + hold_calibration)]
+    if lonely:
+        raise SplitError(
+            f"too few images in {len(lonely)} of {len(names)} classes: {', '.join(lonely[:5])}"
+            f"{', …' if len(lonely) > 5 else ''}; add images or remove the class"
+        )
+    rng = np.random.default_rng(seed)
+    calibration: np.ndarray = np.empty(0, dtype=np.int64)
+    tuning: np.ndarray = np.empty(0, dtype=np.int64)
+    rest = np.arange(len(labels))
+    size = min(LIMIT, round(SHARE * len(labels)))
+    if hold_calibration:
+        calibration = _sample(rest, groups, size, rng)
+        needed = smallest_n(alpha)
+        if len(calibration) < needed:
+            raise SplitError(
+                f"a false-alarm rate of {alpha:g} needs at least {needed} calibration images, and {SHARE:.0%} of these "
+                f"{len(labels)} are {len(calibration)}; add images, pass a calibration set of its own "
+                "(--calibration), or allow a higher rate (--alpha)"
+            )
+        rest = np.setdiff1d(rest, calibration)
+    if hold_tuning:
+        tuning = _sample(rest, groups, size, rng) if groups is not None else _stratified(rest, numbers, size, rng)
+        rest = np.setdiff1d(rest, tuning)
+    missing = np.setdiff1d(np.arange(len(names)), numbers[rest])
+    if len(missing):
+        raise SplitError(
+            f"no image of {', '.join(repr(str(names[i])) for i in missing[:5])} is left for training after the split; "
+            "add images, or pass sets of their own (--tuning, --calibration)"
+        )
+    return Split(rest.tolist(), tuning.tolist(), calibration.tolist())
+
+
+def divide_groups(groups: Sequence[Hashable], seed: int) -> tuple[list[int], list[int]]:
+    """Two random halves of the groups, as row numbers."""
+    rows = np.arange(len(groups))
+    second = _sample(rows, groups, len(groups) // 2, np.random.default_rng(seed))
+    return np.setdiff1d(rows, second).tolist(), second.tolist()
+
+
+def _sample(
+    rows: np.ndarray, groups: Sequence[Hashable] | None, size: int, rng: np.random.Generator
+) -> np.ndarray:
+    """A simple random sample of `size` rows, or of as many whole groups as hold about that share of the rows."""
+    if groups is None:
+        return np.sort(rng.choice(rows, size, replace=False))
+    own = [groups[row] for row in rows]
+    unique = sorted(set(own), key=repr)
+    number = max(1, round(size / len(rows) * len(unique)))
+    chosen = {unique[i] for i in rng.choice(len(unique), number, replace=False)}
+    return rows[[group in chosen for group in own]]
+
+
+def _stratified(rows: np.ndarray, numbers: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
+    """About `size` rows with each class in proportion, at least one of each and never all."""
+    picked = []
+    for label in np.unique(numbers[rows]):
+        members = rows[numbers[rows] == label]
+        count = min(max(1, round(size * len(members) / len(rows))), len(members) - 1)
+        picked.append(rng.choice(members, count, replace=False))
+    return np.sort(np.concatenate(picked))
