@@ -58,6 +58,7 @@ class TestRank:
             ):
                 rank(alpha, needed - 1)
 
+    @settings(deadline=None)
     @given(ALPHAS)
     def test_smallest_n_is_the_smallest(self, alpha: float) -> None:
         n = smallest_n(alpha)
@@ -77,15 +78,14 @@ class TestRank:
             rank(alpha, 100)
 
     def test_a_float32_alpha_means_the_number_it_is(self) -> None:
-        alpha = np.float32(0.29)  # above 0.29 by 2e-8
-        calibration = np.arange(99.0)
-        p = p_values(np.arange(-1.0, 99.0), calibration)
-        assert ((p <= float(alpha)) == (np.arange(-1.0, 99.0) < threshold(calibration, alpha))).all()
-        assert rank(np.float32(0.29), 99) == 29
+        alpha = np.float32(0.29)  # below 0.29 by 1e-8
+        assert rank(alpha, 99) == 28
+        scores, calibration = np.arange(-1.0, 99.0), np.arange(99.0)
+        assert ((p_values(scores, calibration) <= alpha) == (scores < threshold(calibration, alpha))).all()
 
 
 class TestPValues:
-    @settings(max_examples=500)
+    @settings(max_examples=500, deadline=None)
     @given(SCORES, SCORES, ALPHAS)
     def test_at_most_alpha_exactly_below_the_threshold(
         self, calibration: list[float], scores: list[float], alpha: float
@@ -114,6 +114,7 @@ class TestPValues:
                 (p_values(scores, calibration) <= alpha) == (scores < threshold(calibration, alpha))
             ).all()
 
+    @settings(deadline=None)
     @given(SCORES, SCORES)
     def test_is_the_count(self, calibration: list[float], scores: list[float]) -> None:
         n = len(calibration)
@@ -271,7 +272,7 @@ class TestCalibration:
         predicted = np.repeat([0, 1], [30, 12])
         with pytest.raises(CalibrationError, match=r"at least 19 .*'dog' has 12, 'eel' has 0: "):
             Calibration(np.zeros(42), 0.05, predicted, ("cat", "dog", "eel"))
-        with pytest.raises(CalibrationError, match=r"'4' has 0 \(and 45 more\)"):
+        with pytest.raises(CalibrationError, match=r"'5' has 0 \(and 45 more\)"):
             Calibration(np.zeros(42), 0.05, predicted * 0, tuple(str(i) for i in range(51)))
 
     @pytest.mark.parametrize(
@@ -314,18 +315,19 @@ def step_up(p: list[float], q: float) -> float:
 
 
 class TestFalseDiscoveries:
+    @settings(deadline=None)
     @given(
         st.lists(st.floats(0, 1) | st.sampled_from([0.001, 0.01, 0.02]), max_size=60), st.floats(0.01, 0.5)
     )
     def test_is_the_step_up_procedure(self, p: list[float], q: float) -> None:
         cut = benjamini_hochberg(p, q)
         assert cut == step_up(p, q)
-        if p and 0 < cut:
+        if cut > 0:
             adjusted = scipy.stats.false_discovery_control(p)
             away = np.abs(adjusted - q) > 1e-9  # adjusted p-values round differently
             assert ((np.array(p) <= cut) == (adjusted <= q))[away].all()
 
-    @settings(max_examples=300)
+    @settings(max_examples=300, deadline=None)
     @given(
         st.data(),
         st.lists(st.integers(1, 30), min_size=1, max_size=4),
@@ -374,11 +376,11 @@ class TestFalseDiscoveries:
 
     def test_refuses_foreign_p_values_and_counts_nothing_of_them(self) -> None:
         histogram = RankHistogram(9)
-        with pytest.raises(CalibrationError, match="0.15 cannot be a p-value"):
+        with pytest.raises(CalibrationError, match=r"0\.15 cannot be a p-value"):
             histogram.add([0.1, 0.15])
         with pytest.raises(CalibrationError, match="NaN"):
             histogram.add([math.nan])
-        with pytest.raises(CalibrationError, match="1.1 cannot"):
+        with pytest.raises(CalibrationError, match=r"1\.1 cannot"):
             histogram.add([1.1])
         assert histogram.total == 0
 

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from normgate.data.demo_set import demo_set
+from normgate.data.demo import demo_set
 from normgate.data.sources import load
 from normgate.evaluation import evaluate
 from normgate.files import check_output, whole_folder

@@ -121,7 +121,7 @@ def evaluate(
     features: dict[str, Features] = {}
     errors: list[tuple[str, str, str]] = []
     for name, data in {"id": id, **ood}.items():
-        source = _open_known(data) if name == "id" else open_source(data, labelled=False)
+        source = open_known(data) if name == "id" else open_source(data, labelled=False)
         extraction = extract(
             gate.extractor,
             source,
@@ -177,12 +177,12 @@ def evaluate_features(
     )
 
 
-def _open_known(data: Data) -> Source:
-    """With labels where there are any."""
+def open_known(data: Data, **columns: Any) -> Source:
+    """The source of known test images, with labels where there are any; see `open_source`."""
     try:
-        return open_source(data, labelled=True)
+        return open_source(data, labelled=True, **columns)
     except SourceError:
-        return open_source(data, labelled=False)
+        return open_source(data, labelled=False, **columns)
 
 
 def _scored(

@@ -46,30 +46,31 @@ def l2norm(model: M, head: str | nn.Linear | None = None, temperature: float | L
         model: any module with one linear head.
         head: the head's dotted name, or the layer itself, where it cannot be found (see :func:`find_head`).
         temperature: τ. A number is a plain attribute of the head and leaves state-dict keys as they were;
-            ``"learned"`` adds one parameter to the head, ``log_temperature``, which starts at τ = 1.
+            ``"learned"`` adds one parameter to the head, ``log_temperature``, which starts at τ = 1 (weight decay
+            would hold it there).
 
     Returns:
         The same object.
 
     Raises:
-        HeadError: no head or more than one was found, τ is unusable, or the model is already normalised or
-            compiled.
+        HeadError: no head or more than one was found, or the model is already normalised, or compiled.
+        NormgateError: τ is not a finite number above 0.
     """
     if temperature != "learned" and not _is_positive(temperature):
-        raise HeadError(f'temperature must be a finite number above 0, or "learned", not {temperature!r}')
+        raise NormgateError(f'temperature must be a finite number above 0, or "learned", not {temperature!r}')
     if is_normalized(model):
         raise HeadError(
             "the model is already normalised; call remove_l2norm(model) first to change its temperature"
-        )
-    if is_compiled(model):
-        raise HeadError(
-            "a compiled model ignores new hooks; call l2norm(model) first and torch.compile(model) after it"
         )
     if temperature == "learned" and unwrap(model) is not model:
         raise HeadError(
             "a wrapped model does not train new parameters; call l2norm(model) before wrapping it"
         )
     _, linear = find_head(model, head)
+    if is_compiled(model, linear):
+        raise HeadError(
+            "a compiled model ignores new hooks; call l2norm(model) first and torch.compile(model) after it"
+        )
     if temperature == "learned":
         linear.register_parameter("log_temperature", nn.Parameter(linear.weight.new_zeros(())))
     else:
@@ -92,8 +93,9 @@ def _at_least_float32(x: Tensor) -> Tensor:
 
 
 def _temperature(head: nn.Linear) -> Tensor | float:
-    if "log_temperature" in head._parameters:
-        return _at_least_float32(head.get_parameter("log_temperature")).exp()
+    log_temperature = getattr(head, "log_temperature", None)
+    if log_temperature is not None:
+        return _at_least_float32(log_temperature).exp()
     return float(head.temperature)  # type: ignore[arg-type]
 
 
@@ -106,7 +108,7 @@ def remove_l2norm(model: M) -> M:
     head = _normalized_head(model)
     if head is None:
         raise HeadError("the model is not normalised: there is nothing to remove")
-    if is_compiled(model):
+    if is_compiled(model, head):
         raise HeadError(
             "a compiled model does not notice that hooks are gone; remove them before torch.compile"
         )
@@ -158,7 +160,7 @@ def cross_entropy_floor(num_classes: int, rms_norm: float, temperature: float = 
         temperature: τ.
     """
     if num_classes < 2 or not (math.isfinite(rms_norm) and rms_norm >= 0) or not _is_positive(temperature):
-        raise HeadError(
+        raise NormgateError(
             "a cross-entropy floor needs num_classes >= 2, rms_norm >= 0 and temperature > 0, "
             f"not {num_classes}, {rms_norm} and {temperature}"
         )
@@ -189,12 +191,14 @@ def unwrap(model: nn.Module) -> nn.Module:
         model = inner
 
 
-def is_compiled(model: nn.Module) -> bool:
-    """Whether ``torch.compile`` was applied to the model or a module in it, which then ignores new hooks."""
-    return any(
-        "_orig_mod" in module._modules or getattr(module, "_compiled_call_impl", None) is not None
+def is_compiled(model: nn.Module, layer: nn.Module | None = None) -> bool:
+    """Whether part of the model, the one with this ``layer`` if given, is compiled: it then ignores new hooks."""
+    compiled = (
+        module
         for module in model.modules()
+        if "_orig_mod" in module._modules or getattr(module, "_compiled_call_impl", None) is not None
     )
+    return any(layer is None or layer in set(module.modules()) for module in compiled)
 
 
 # ---------------------------------------------------------------------------------------- finding the head

@@ -10,10 +10,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from normgate.errors import NormgateError
 from normgate.normalization import HeadError, find_head, is_compiled, unwrap
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+
+class MagnitudeError(NormgateError):
+    """The magnitude vector cannot be found where it was said to be; the message says what is there."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,7 @@ class MagnitudeSpec:
     def __post_init__(self) -> None:
         index = self.position is None or (type(self.position) is int and self.position >= 0)
         if not (isinstance(self.module, str) and index and isinstance(self.channels_last, bool)):
-            raise HeadError(f"not a description of a magnitude vector: {self}")
+            raise MagnitudeError(f"not a description of a magnitude vector: {self}")
 
     def to_dict(self) -> dict[str, str | int | bool | None]:
         """Plain values for JSON."""
@@ -57,7 +62,7 @@ class MagnitudeSpec:
                 return rows[:, self.position]
         elif self.position is None and x.ndim in (2, 3, 4):
             return x if x.ndim == 2 else x[:, 0] if x.ndim == 3 else x.mean((2, 3))
-        raise HeadError(f"no magnitude vector at {self} in an input of shape {tuple(x.shape)}")
+        raise MagnitudeError(f"no magnitude vector at {self} in an input of shape {tuple(x.shape)}")
 
 
 def _rows(x: Tensor, channels_last: bool) -> Tensor:
@@ -139,7 +144,7 @@ class Capture:
             )
         if self.magnitude is not None and (self._m is None or len(self._m) != len(self.z)):
             rows = "no input" if self._m is None else f"{len(self._m)} rows"
-            raise HeadError(f"the layer {self.magnitude.module!r} read {rows} for {len(self.z)} images")
+            raise MagnitudeError(f"the layer {self.magnitude.module!r} read {rows} for {len(self.z)} images")
 
 
 @contextlib.contextmanager
@@ -155,6 +160,7 @@ def capture(
     Raises:
         HeadError: the head cannot be found (:func:`~normgate.normalization.find_head`), is not called exactly
             once in a forward pass, or does not read one vector an image.
+        MagnitudeError: the layer of ``magnitude`` does not exist, or does not read one such vector an image.
     """
     name, linear = find_head(model, head)
     tap = Capture(name, magnitude)
@@ -179,12 +185,12 @@ def magnitude_at(model: nn.Module, module: str) -> MagnitudeSpec:
     """The input of the layer named ``module`` as the magnitude vector, whatever its shape (``features=``).
 
     Raises:
-        HeadError: the model has no such layer; the message names similar ones.
+        MagnitudeError: the model has no such layer; the message names similar ones.
     """
     names = [name for name, _ in unwrap(model).named_modules() if name]
     if module not in names:
         close = difflib.get_close_matches(module, names, n=5, cutoff=0.4) or names[-5:]
-        raise HeadError(f"the model has no layer named {module!r}; similar names: {', '.join(close)}")
+        raise MagnitudeError(f"the model has no layer named {module!r}; similar names: {', '.join(close)}")
     return MagnitudeSpec(module)
 
 

@@ -49,7 +49,7 @@ class RankHistogram:
     """
 
     def __init__(self, sizes: int | Sequence[int]) -> None:
-        distinct = {sizes} if isinstance(sizes, int) else set(sizes)
+        distinct = set(np.atleast_1d(sizes).tolist())
         if not distinct or min(distinct) < 1:
             raise CalibrationError(
                 f"a histogram of p-values needs the size of each calibration set, not {sizes}"

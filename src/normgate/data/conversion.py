@@ -1,4 +1,4 @@
-"""Other libraries' evaluation transforms written as `Preprocessing`; steps are recognised by name, none is run."""
+"""Other libraries' evaluation transforms as `Preprocessing`; steps are recognised by name, none is run."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def from_timm(config: Any) -> Preprocessing:
         raise PreprocessingError(f"crop_mode {mode!r} pads images, which cannot be written as data")
     if mode == "center" and height != width:
         raise PreprocessingError(
-            "a centre crop that is not square cannot be written as data; pass Preprocessing(size=…, resize=…) yourself"
+            "a centre crop that is not square cannot be written as data; pass Preprocessing(…) yourself"
         )
     return Preprocessing(
         size=(height, width),
@@ -150,7 +150,7 @@ def _name(step: Any) -> str:
 
 def _refused(name: str, reason: str) -> PreprocessingError:
     return PreprocessingError(
-        f"the transform cannot be written as data: {name} {reason}; or describe it with Preprocessing(size=…, …)"
+        f"the transform cannot be written as data: {name} {reason}; or pass Preprocessing(…) yourself"
     )
 
 

@@ -78,7 +78,8 @@ def decode(source: Payload, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Image
     if isinstance(source, str | os.PathLike):
         return _from_path(Path(source), max_pixels)
     raise ImageError(
-        f"a {type(source).__name__} cannot be decoded; pass a path, encoded bytes, a Pillow image or a uint8 array"
+        f"a {type(source).__name__} cannot be decoded; "
+        "pass a path, encoded bytes, a Pillow image or a uint8 array"
     )
 
 
@@ -179,7 +180,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _full_scale(image: Image.Image) -> int | None:
-    """The value of white in an image of more than 8 bits; negative where white is 0; None where it is not known."""
+    """White in an image of more than 8 bits; negative where 0 is white; None where it is not known."""
     file_format = getattr(image, "format", None)
     if file_format == "TIFF" and image.mode.startswith("I;16"):
         tags = getattr(image, "tag_v2", {})

@@ -40,19 +40,20 @@ class ImageList:
         for name, values in (("labels", labels), ("groups", groups)):
             if values is not None and len(values) != len(images):
                 raise SourceError(f"there are {len(images)} images and {len(values)} {name}; pass one each")
-        self._images = images
-        self._groups = None if groups is None else [str(group) for group in _plain(groups)]
-        self._labels: list[str] | None = None
         self.classes: tuple[str, ...] | None = None
         self.skipped = 0
+        self._images = images
+        self._groups = [None] * len(images) if groups is None else [str(plain(group)) for group in groups]
+        self._labels: list[str | None] = [None] * len(images)
         if labels is not None:
-            self._labels, self.classes = named_labels(_plain(labels), classes)
+            numbered = [plain(label) for label in labels]
+            names, self.classes = class_names(numbered, classes)
+            self._labels = [names[label] for label in numbered]
 
     def __iter__(self) -> Iterator[Record]:
         """In the order given."""
-        for i, image in enumerate(self._images):
-            label = None if self._labels is None else self._labels[i]
-            group = None if self._groups is None else self._groups[i]
+        rows = zip(self._images, self._labels, self._groups, strict=True)
+        for i, (image, label, group) in enumerate(rows):
             if isinstance(image, str | os.PathLike):
                 yield path_record(image, label, group)
             else:
@@ -62,8 +63,14 @@ class ImageList:
         return len(self._images)
 
 
-def named_labels(labels: Sequence[Any], classes: Sequence[str] | None) -> tuple[list[str], tuple[str, ...]]:
-    """Labels as names, and the names of the classes.
+def class_names(
+    labels: Sequence[Any], classes: Sequence[str] | None
+) -> tuple[dict[Any, str], tuple[str, ...]]:
+    """Names of classes by label, and all names in the order of the classes.
+
+    Args:
+        labels: names or whole numbers, as often as they occur.
+        classes: all names in the order of their numbers, where they are known.
 
     Raises:
         SourceError: a label is neither name nor number, or is none of the classes.
@@ -72,22 +79,18 @@ def named_labels(labels: Sequence[Any], classes: Sequence[str] | None) -> tuple[
         if isinstance(label, bool) or not isinstance(label, str | int):
             raise SourceError(f"label {i} is {label!r}; labels must be names or whole numbers")
     if classes is None:
-        names = {
-            label: str(label)
-            for label in sorted(set(labels), key=lambda label: (isinstance(label, str), label))
-        }
-    else:
-        names = dict(enumerate(classes)) | {name: name for name in classes}
+        ordered = sorted(set(labels), key=lambda label: (isinstance(label, str), label))
+        names = {label: str(label) for label in ordered}
+        return names, tuple(names.values())
+    # ImageNet calls a bird and a machine "crane"; a name must tell one class.
+    distinct = [f"{name} ({i})" if classes.count(name) > 1 else name for i, name in enumerate(classes)]
+    names = {name: name for name in distinct} | dict(enumerate(distinct))
     unknown = next((label for label in labels if label not in names), None)
     if unknown is not None:
-        raise SourceError(f"the label {unknown!r} is none of the {len(classes or ())} classes")
-    return [names[label] for label in labels], tuple(names.values()) if classes is None else tuple(classes)
+        raise SourceError(f"the label {unknown!r} is none of the {len(classes)} classes")
+    return names, tuple(distinct)
 
 
-def _plain(values: Sequence[Any]) -> list[Any]:
-    """Python's own numbers and strings, out of arrays and tensors too."""
-    return (
-        list(values.tolist())
-        if hasattr(values, "tolist")
-        else [value.item() if hasattr(value, "item") else value for value in values]
-    )
+def plain(value: Any) -> Any:
+    """Python's own number or string for a NumPy or torch scalar."""
+    return value.item() if hasattr(value, "item") else value

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import urllib.parse
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -14,9 +13,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from normgate.data.decoding import ImageError
-from normgate.data.folders import PARQUET_EXTENSIONS, files, utf8_name
-from normgate.data.memory import named_labels
-from normgate.data.sources import Record, SourceError
+from normgate.data.listing import PARQUET_EXTENSIONS, Listing, utf8_name
+from normgate.data.memory import class_names
+from normgate.data.sources import Record, SourceError, parse_query
 
 if TYPE_CHECKING:
     import os
@@ -30,7 +29,7 @@ _BUFFER = 1 << 20  # bytes of a column read at a time, so that memory does not g
 
 @dataclasses.dataclass(frozen=True)
 class _Part:
-    """One file: its row groups that hold a selected row, as (number, first row), and how many rows are selected."""
+    """One file: row groups with selected rows, as (number, first row), and the number of selected rows."""
 
     name: str
     path: Path
@@ -72,7 +71,7 @@ class ParquetImages:
         self.group_column = group_column
         self.skipped = 0
         self.classes: tuple[str, ...] | None = None
-        self._selection = dict(urllib.parse.parse_qsl(select, keep_blank_values=True))
+        self._selection = parse_query(select)
         self._parts = [self._open(name, file) for name, file in _parquet_files(self.path)]
         if not len(self):
             raise SourceError(self._nothing())
@@ -107,6 +106,8 @@ class ParquetImages:
                 if column is not None and column not in schema.names:
                     raise SourceError(f"{path} has no column {column!r}; it has: {', '.join(schema.names)}")
             _check_images(schema.field(self.image_column), path)
+            if self.label_column is not None:
+                _check_labels(schema.field(self.label_column), path)
             groups, first_row, selected = [], 0, 0
             for number in range(file.num_row_groups):
                 rows = file.metadata.row_group(number).num_rows
@@ -164,7 +165,7 @@ class ParquetImages:
         return f"no row of {self.path} has {chosen}; {'; '.join(values)}"
 
     def _read_classes(self, column: str) -> tuple[dict[Any, str], tuple[str, ...]]:
-        """Names by label, and the names of the classes; every label is looked at now, not after hours of training."""
+        """Names by label, and all classes. Every label is looked at now, not after hours of training."""
         names = _metadata_names(self._parts[0].path, column)
         found: set[Any] = set()
         for part in self._parts:
@@ -181,15 +182,14 @@ class ParquetImages:
                         )
                 found.update(labels)
         ordered = sorted(found, key=lambda label: (isinstance(label, str), label))
-        chosen, classes = named_labels(ordered, names)
-        return dict(zip(ordered, chosen, strict=True)), classes
+        return class_names(ordered, names)
 
 
 def _parquet_files(path: Path) -> list[tuple[str, Path]]:
     if not path.is_dir():
         return [(utf8_name(path.name), path)]
     found = []
-    for name, file in files(path, PARQUET_EXTENSIONS):
+    for name, file in Listing(path, PARQUET_EXTENSIONS):
         if isinstance(file, ImageError):
             raise SourceError(str(file))
         found.append((name, file))
@@ -218,6 +218,14 @@ def _check_images(field: pa.Field, path: Path) -> None:
         raise SourceError(
             f"{path}: column {field.name!r} holds {field.type}, not images; "
             "it must hold encoded bytes, or struct<bytes, path>"
+        )
+
+
+def _check_labels(field: pa.Field, path: Path) -> None:
+    kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind)):
+        raise SourceError(
+            f"{path}: column {field.name!r} holds {field.type}, not labels; it must hold names or class numbers"
         )
 
 

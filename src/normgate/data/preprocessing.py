@@ -285,7 +285,7 @@ def _check_resize(resize: Any, size: tuple[int, int]) -> None:
         _check_side("resize", side)
         if side < needed:
             raise PreprocessingError(
-                f"resize is {resize}, smaller than size {list(size)}: the crop would need padding; make it larger"
+                f"resize is {resize}, less than size {list(size)}: a crop would need padding; make it larger"
             )
 
 

@@ -1,11 +1,12 @@
-"""Sources: streams of undecoded images with ids, and `open_source`, which finds the right one for whatever is given."""
+"""Sources: streams of undecoded images with ids, and `open_source`, which finds the right one."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
 import os
-from collections.abc import Sequence
+import urllib.parse
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, overload, runtime_checkable
 
@@ -26,11 +27,11 @@ class SourceError(NormgateError):
 
 @dataclasses.dataclass(frozen=True, eq=False, slots=True)
 class Record:
-    """One image, undecoded.
+    r"""One image, undecoded.
 
     Attributes:
         id: POSIX path relative to the source, `file.parquet#row` in tables, `array#i` in memory. Valid UTF-8:
-            bytes of a file name that are not appear as `\\xff`.
+            bytes of a file name that are not appear as `\xff`.
         payload: whatever `decode` takes.
         label: name of its class, where the source is labelled.
         group: name of the person, scene or burst that it belongs to, where the source knows.
@@ -142,6 +143,18 @@ def open_source(
     return source
 
 
+def parse_query(query: str) -> dict[str, str]:
+    """`a=1&b=two` as a dictionary; %-escapes are undone.
+
+    Raises:
+        SourceError: a part has no `=`.
+    """
+    parts = [part.partition("=") for part in query.split("&") if part]
+    if bad := [key for key, equals, _ in parts if not equals]:
+        raise SourceError(f"?{query} is not understood at {bad[0]!r}; write ?name=value&name=value")
+    return {urllib.parse.unquote(key): urllib.parse.unquote(value) for key, _, value in parts}
+
+
 def _open_place(
     place: str, labelled: bool, image_column: str, label_column: str, group_column: str | None
 ) -> Source:
@@ -181,20 +194,29 @@ def _open_objects(data: Any, labelled: bool) -> Source:
 
     if isinstance(data, Image.Image) or (isinstance(data, np.ndarray) and data.ndim < 4):
         data = [data]
-    if labelled and isinstance(data, tuple) and len(data) == 2 and not isinstance(data[0], str | os.PathLike):
-        return ImageList(*data)
+    if _is_pair(data):
+        images, labels = data
+        return ImageList(images, labels if labelled else None)
     if isinstance(data, Sequence | np.ndarray):
         if labelled:
             raise SourceError(
                 "labels are needed: pass (images, labels), or a folder or table that holds them"
             )
         return ImageList(list(data))
-    if hasattr(data, "__getitem__") and hasattr(data, "__len__"):
+    if hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, Mapping):
         return DatasetImages(data, labelled=labelled)
     raise SourceError(
-        f"a {type(data).__name__} is no source of images; pass a folder, a Parquet file, torchvision:NAME, a sequence "
-        "of paths, Pillow images or uint8 arrays, or a data set"
+        f"a {type(data).__name__} is no source of images; pass a folder, a Parquet file, torchvision:NAME, "
+        "a sequence of paths, Pillow images or uint8 arrays, or a data set"
     )
+
+
+def _is_pair(data: Any) -> bool:
+    """Whether it is (images, labels) and not a tuple of two images."""
+    if not isinstance(data, tuple) or len(data) != 2:
+        return False
+    images = data[0]
+    return images.ndim == 4 if isinstance(images, np.ndarray) else isinstance(images, list | tuple)
 
 
 def _check_classes(source: Source) -> None:

@@ -1,6 +1,6 @@
-"""AUROC, average precision and false-positive rates of scores that should be larger for ID than for OoD images.
+"""AUROC, average precision and false-positive rates of scores that are to be larger for ID than for OoD.
 
-All are exact under ties: images with equal scores are accepted or rejected together, or count half.
+All are exact under ties: images of equal score are accepted or rejected together, or count half.
 """
 
 from __future__ import annotations
@@ -16,17 +16,16 @@ if TYPE_CHECKING:
 
 
 def auroc(id_scores: ArrayLike, ood_scores: ArrayLike) -> float:
-    """P(s_ID > s_OoD) + ½ P(s_ID = s_OoD) over all pairs, the Mann–Whitney statistic (Hanley & McNeil, 1982)."""
+    """P(s_ID > s_OoD) + ½ P(s_ID = s_OoD): the Mann–Whitney statistic (Hanley & McNeil, 1982)."""
     return group_auroc(TieGroups.of(id_scores, ood_scores))
 
 
 def average_precision(
     id_scores: ArrayLike, ood_scores: ArrayLike, positive: Literal["id", "ood"] = "ood"
 ) -> float:
-    """Average precision Σ (Rᵢ − Rᵢ₋₁) Pᵢ over the distinct scores; the share of positives for constant scores.
+    """Average precision Σ (Rᵢ − Rᵢ₋₁) Pᵢ over the distinct scores; the share of positives if constant.
 
-    Not the trapezoidal area under the precision-recall curve, which gives constant scores more than they
-    deserve.
+    Not the trapezoidal area under the precision-recall curve, which flatters constant scores.
 
     Args:
         id_scores: (m,) scores of ID images.
@@ -37,7 +36,7 @@ def average_precision(
 
 
 def fpr_at_id_tpr(id_scores: ArrayLike, ood_scores: ArrayLike, tpr: float = 0.95) -> float:
-    """Share of OoD images accepted at the highest threshold that accepts a share `tpr` or more of the ID images.
+    """Share of OoD images accepted at the highest threshold that accepts `tpr` or more of the ID images.
 
     The FPR95 of ODIN, CIDER and KNN: ID is the positive class.
     """
@@ -45,7 +44,7 @@ def fpr_at_id_tpr(id_scores: ArrayLike, ood_scores: ArrayLike, tpr: float = 0.95
 
 
 def fpr_at_ood_tpr(id_scores: ArrayLike, ood_scores: ArrayLike, tpr: float = 0.95) -> float:
-    """Share of ID images flagged at the lowest threshold that flags a share `tpr` or more of the OoD images.
+    """Share of ID images flagged at the lowest threshold that flags `tpr` or more of the OoD images.
 
     The FPR95 of OpenOOD and pytorch-ood: OoD is the positive class.
     """
@@ -81,9 +80,9 @@ def group_fpr_at_ood_tpr(groups: TieGroups, tpr: float) -> float:
 
 
 def _fpr_at(positives: Counts, negatives: Counts, tpr: float) -> float:
-    """Take whole tie groups in order until a share `tpr` of the positives is in; the share of negatives then in."""
+    """The share of negatives taken once whole tie groups, in order, hold a share `tpr` of the positives."""
     if not 0 < tpr <= 1:
-        raise MetricError(f"a true-positive rate lies in (0, 1], 0.95 for 95 %, and not at {tpr:g}")
+        raise MetricError(f"a true-positive rate is above 0 and at most 1 (0.95 for 95 %), not {tpr:g}")
     found = np.cumsum(positives)
     stop = int(np.argmax(found / found[-1] >= tpr))
     return int(negatives[: stop + 1].sum()) / int(negatives.sum())

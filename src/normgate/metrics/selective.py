@@ -77,8 +77,9 @@ def open_set_risk_coverage(
     The outliers together weigh as much as the ID images together, however many there are of either.
 
     Args:
-        id_scores: (m,) scores of ID images. ood_scores: (n,) scores of OoD images. id_wrong: (m,) bool,
-        whether the label of each ID image is wrong; None counts outliers as the only errors.
+        id_scores: (m,) scores of ID images.
+        ood_scores: (n,) scores of OoD images.
+        id_wrong: (m,) bool, whether an ID image's label is wrong; None counts outliers as the only errors.
     """
     id_values, ood_values = check_scores(id_scores, "id_scores"), check_scores(ood_scores, "ood_scores")
     m, n = len(id_values), len(ood_values)
@@ -91,7 +92,7 @@ def open_set_risk_coverage(
 
 
 def accuracy_among_accepted(correct: ArrayLike, accepted: ArrayLike) -> float | None:
-    """Share of accepted images whose label is correct; None where nothing is accepted, as no accuracy exists then.
+    """Share of accepted images whose label is correct; None, for want of a share, where none is accepted.
 
     Args:
         correct: (N,) bool.

@@ -36,12 +36,6 @@ def check_scores(scores: ArrayLike, name: str) -> NDArray[np.floating[Any]]:
     return values
 
 
-def check_level(level: float) -> None:
-    """Refuse a confidence level that is not strictly between 0 and 1."""
-    if not 0 < level < 1:
-        raise MetricError(f"a confidence level is strictly between 0 and 1 (0.95 for 95 %), not {level:g}")
-
-
 @dataclass(frozen=True, eq=False)
 class TieGroups:
     """How many ID and OoD images share each distinct score, in order of increasing score.
@@ -78,10 +72,10 @@ class TieGroups:
 
     @cached_property
     def wins(self) -> Counts:
-        """(G,) twice the number of OoD images that an ID image with this score outranks, a tie counting half."""
+        """(G,) twice the number of OoD images that an ID image of this score outranks, ties counting half."""
         return 2 * np.cumsum(self.ood) - self.ood
 
     @cached_property
     def losses(self) -> Counts:
-        """(G,) twice the number of ID images that outrank an OoD image with this score, a tie counting half."""
+        """(G,) twice the number of ID images that outrank an OoD image of this score, ties counting half."""
         return 2 * (self.n_id - np.cumsum(self.id)) + self.id

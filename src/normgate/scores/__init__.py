@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from normgate.scores.base import Score, ScoreError
 
-__all__ = ["Score", "ScoreError", "create", "names"]
+__all__ = ["Score", "ScoreError", "create", "names", "summary"]
 
 # name → (module, class, arguments that make this variant)
 _REGISTRY: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -55,6 +55,12 @@ def create(name: str, **settings: Any) -> Score:
     except TypeError as error:
         raise ScoreError(f"{name} does not take these settings: {error}") from error
     return score
+
+
+def summary(name: str) -> str:
+    """The first line of a score's documentation."""
+    module, _, _ = _REGISTRY[name]
+    return (importlib.import_module(f"normgate.scores.{module}").__doc__ or "").splitlines()[0]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,564 @@
+"""The command line: parse, call, print."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from normgate import __version__
+
+if TYPE_CHECKING:
+    from normgate.data.sources import Source
+    from normgate.gate import Gate
+
+app = typer.Typer(
+    name="normgate",
+    help="Image classifiers that know when not to answer: train a gate, set its threshold, screen images with it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+DONE, DATA_FAILED, USAGE, INTERNAL, REJECTED, INTERRUPTED = 0, 1, 2, 3, 4, 130
+
+GateFolder = Annotated[Path, typer.Argument(metavar="GATE", help="Folder of a gate.")]
+Images = Annotated[str, typer.Argument(metavar="DATA", help="Labelled images: class folders, Parquet or torchvision:NAME.")]
+Output = Annotated[Path, typer.Option("-o", "--output", help="Where to write; appears whole or not at all.")]
+Alpha = Annotated[float, typer.Option("--alpha", help="False-alarm rate: share of familiar images that may be rejected.")]
+ByClass = Annotated[bool, typer.Option("--by-class", help="A threshold for each predicted class.")]
+Lean = Annotated[bool, typer.Option("--lean", help="Keep no features in the gate.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, mps, …; by default what is there.")]
+BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Images in a forward pass.")]
+Workers = Annotated[int | None, typer.Option("--workers", min=0, help="Decoding threads; by default one a core.")]
+MaxPixels = Annotated[int, typer.Option("--max-pixels", min=1, help="Larger images are errors.")]
+DropDuplicates = Annotated[
+    bool, typer.Option("--drop-duplicates", help="Leave images that two sets share out of the later set.")
+]
+SkipUnreadable = Annotated[bool, typer.Option("--skip-unreadable", help="Go on without images that cannot be read.")]
+ImageColumn = Annotated[str, typer.Option("--image-column", help="Parquet column of the images.")]
+LabelColumn = Annotated[str, typer.Option("--label-column", help="Parquet column of the labels.")]
+GroupColumn = Annotated[
+    str | None, typer.Option("--group-column", help="Parquet column of groups (person, scene) that no split divides.")
+]
+ScoreName = Annotated[str, typer.Option("--score", help="Score of the gate; see 'normgate scores'.")]
+
+PIXELS = 100_000_000
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"normgate {__version__}")  # noqa: T201
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for everything that the demo writes.")] = Path(
+        "normgate-demo"
+    ),
+    seed: Annotated[int, typer.Option(min=0, help="Of everything that is random.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Train, calibrate, evaluate and screen the embedded hand signs (about two minutes on a CPU)."""
+    from normgate import console
+    from normgate.demo import demo as run
+
+    with console.progress_bars() as progress:
+        result = run(output, seed=seed, progress=progress)
+    if as_json:
+        _print_json(result.to_dict())
+    else:
+        from normgate.tables import print_demo
+
+        print_demo(result)
+
+
+@app.command()
+def train(
+    data: Images,
+    output: Output,
+    recipe: Annotated[str, typer.Option(help="paper (L2 normalisation, τ = 1) or plain.")] = "paper",
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training images.")] = None,
+    batch_size: Annotated[int | None, typer.Option("--batch-size", min=2, help="Images in a step.")] = None,
+    learning_rate: Annotated[float | None, typer.Option("--lr", help="Peak learning rate.")] = None,
+    temperature: Annotated[
+        str | None, typer.Option(help="τ of the normalisation: a number, 'learned', or 'none' to train without it.")
+    ] = None,
+    standardize: Annotated[
+        bool | None, typer.Option("--standardize", help="Bring each image to its own mean and contrast.")
+    ] = None,
+    model: Annotated[str, typer.Option(help="A timm network.")] = "resnet18",
+    width: Annotated[int | None, typer.Option(help="Channels of the first stage of a slim ResNet.")] = None,
+    stem: Annotated[str, typer.Option(help="ResNets: 'auto' by image size, 'standard', or stride 1 or 2.")] = "auto",
+    model_arg: Annotated[
+        list[str] | None, typer.Option("--model-arg", help="NAME=JSON for timm, such as layers=[1,1,1,1]; repeatable.")
+    ] = None,
+    image_size: Annotated[int | None, typer.Option(min=8, help="Side of the square input.")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Local checkpoint to start from (safetensors or a torch state dict).")
+    ] = None,
+    tuning: Annotated[str | None, typer.Option(metavar="DATA", help="Tuning images of their own.")] = None,
+    calibration: Annotated[str | None, typer.Option(metavar="DATA", help="Calibration images of their own.")] = None,
+    score: ScoreName = "norm",
+    alpha: Alpha = 0.05,
+    by_class: ByClass = False,
+    seed: Annotated[int, typer.Option(min=0, help="Of everything that is random.")] = 0,
+    device: Device = None,
+    devices: Annotated[int, typer.Option(min=1, help="Devices on each machine.")] = 1,
+    nodes: Annotated[int, typer.Option(min=1, help="Machines.")] = 1,
+    strategy: Annotated[str, typer.Option(help="Of Lightning Fabric: auto, ddp, fsdp, …")] = "auto",
+    precision: Annotated[
+        str | None, typer.Option(help="Of Lightning Fabric; bf16-mixed on CUDA and 32-true elsewhere.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the unfinished run of the same arguments.")] = False,
+    overwrite: Overwrite = False,
+    drop_duplicates: DropDuplicates = False,
+    skip_unreadable: SkipUnreadable = False,
+    lean: Lean = False,
+    workers: Workers = None,
+    max_pixels: MaxPixels = PIXELS,
+    image_column: ImageColumn = "image",
+    label_column: LabelColumn = "label",
+    group_column: GroupColumn = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train a network on labelled images and calibrate a gate with some of them."""
+    from normgate import console, pipeline
+    from normgate.training import Recipe
+
+    changes = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "standardize": standardize,
+    }
+    chosen = {key: value for key, value in changes.items() if value is not None}
+    if temperature is not None:
+        chosen["temperature"] = _temperature(temperature)
+
+    def opened(place: str, labelled: bool) -> Source:
+        return _open(place, labelled, image_column, label_column, group_column)
+
+    with console.progress_bars() as progress:
+        gate = pipeline.train(
+            opened(data, True),
+            output,
+            recipe=Recipe.named(recipe, **chosen),
+            model=model,
+            width=width,
+            stem=_stem(stem),
+            model_args=_json_arguments(model_arg or []),
+            image_size=image_size,
+            weights=weights,
+            tuning=None if tuning is None else opened(tuning, False),
+            calibration=None if calibration is None else opened(calibration, False),
+            score=score,
+            false_alarm_rate=alpha,
+            by_class=by_class,
+            seed=seed,
+            hardware=pipeline.Hardware(device or "auto", devices, nodes, strategy, precision),
+            resume=resume,
+            overwrite=overwrite,
+            drop_duplicates=drop_duplicates,
+            skip_unreadable=skip_unreadable,
+            lean=lean,
+            workers=workers,
+            max_pixels=max_pixels,
+            progress=progress,
+        )
+    _print_gate(gate, output, as_json)
+
+
+@app.command()
+def calibrate(
+    gate: Annotated[Path | None, typer.Argument(metavar="[GATE]", help="Folder of a gate; not with --model.")] = None,
+    data: Annotated[
+        str | None, typer.Argument(metavar="[DATA]", help="New calibration images; else those of the gate.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Where to write the new gate.")] = None,
+    score: Annotated[str | None, typer.Option(help="Another score; see 'normgate scores'.")] = None,
+    alpha: Annotated[float | None, typer.Option("--alpha", help="Another false-alarm rate (0.05).")] = None,
+    by_class: Annotated[bool | None, typer.Option("--by-class/--pooled", help="A threshold for each predicted class.")] = None,
+    train_data: Annotated[
+        str | None, typer.Option("--train", metavar="DATA", help="Training images that the score is fitted to.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="A timm network that normgate never trained.")] = None,
+    model_arg: Annotated[
+        list[str] | None, typer.Option("--model-arg", help="NAME=JSON for timm, such as layers=[1,1,1,1]; repeatable.")
+    ] = None,
+    width: Annotated[int | None, typer.Option(help="Channels of the first stage of a slim ResNet.")] = None,
+    stem: Annotated[str, typer.Option(help="ResNets: 'standard', or stride 1 or 2.")] = "standard",
+    weights: Annotated[Path | None, typer.Option(help="Its weights (safetensors or a torch state dict).")] = None,
+    preprocessing: Annotated[
+        Path | None, typer.Option(help="Its preprocessing as JSON: size, resize, interpolation, mean, std.")
+    ] = None,
+    classes: Annotated[
+        Path | None, typer.Option(help="Its class names, one a line in the order of its outputs; else those of --train.")
+    ] = None,
+    temperature: Annotated[
+        str | None, typer.Option(help="τ, if the network was trained with L2 normalisation: a number or 'learned'.")
+    ] = None,
+    head: Annotated[str | None, typer.Option(help="Its linear head, where it cannot be found.")] = None,
+    features: Annotated[str | None, typer.Option(help="Module whose input is the magnitude vector.")] = None,
+    tuning: Annotated[str | None, typer.Option(metavar="DATA", help="Tuning images.")] = None,
+    calibration: Annotated[
+        str | None, typer.Option(metavar="DATA", help="Calibration images, as an option instead of DATA.")
+    ] = None,
+    overwrite: Overwrite = False,
+    drop_duplicates: DropDuplicates = False,
+    skip_unreadable: SkipUnreadable = False,
+    lean: Lean = False,
+    device: Device = None,
+    batch_size: BatchSize = 128,
+    workers: Workers = None,
+    max_pixels: MaxPixels = PIXELS,
+    image_column: ImageColumn = "image",
+    label_column: LabelColumn = "label",
+    as_json: AsJson = False,
+) -> None:
+    """Set a new threshold, from new images, another rate or another score, for a gate or for any timm network."""
+    from normgate import console
+    from normgate.errors import NormgateError
+    from normgate.files import check_output
+    from normgate.gate import Gate
+
+    if output is None:
+        raise NormgateError("say where to write the new gate: -o FOLDER")
+    check_output(output, overwrite=overwrite)
+    common: dict[str, Any] = {
+        "drop_duplicates": drop_duplicates,
+        "skip_unreadable": skip_unreadable,
+        "lean": lean,
+        "batch_size": batch_size,
+        "workers": workers,
+        "max_pixels": max_pixels,
+    }
+
+    def opened(place: str | None, labelled: bool) -> Source | None:
+        return None if place is None else _open(place, labelled, image_column, label_column, None)
+
+    with console.progress_bars() as progress:
+        if model is None:
+            if gate is None:
+                raise NormgateError("name the gate to start from, or a network with --model")
+            given = {"weights": weights, "preprocessing": preprocessing, "classes": classes, "head": head}
+            if misplaced := [f"--{name}" for name, value in given.items() if value is not None]:
+                raise NormgateError(f"{', '.join(misplaced)} describe a network; they go with --model, not with a gate")
+            new = Gate.load(gate, device=device).recalibrate(
+                opened(calibration or data, False),
+                train=opened(train_data, True),
+                score=score,
+                false_alarm_rate=alpha,
+                by_class=by_class,
+                progress=progress,
+                **common,
+            )
+        else:
+            images = calibration or data or (None if gate is None else str(gate))
+            if images is None or weights is None or preprocessing is None:
+                raise NormgateError("--model needs --weights, --preprocessing and --calibration (and --train for most scores)")
+            if classes is None and train_data is None:
+                raise NormgateError("the names of the classes are not known; pass --classes FILE, or --train DATA")
+            new = _gate_of_network(
+                model,
+                _json_arguments(model_arg or []),
+                width,
+                _stem(stem),
+                weights,
+                preprocessing,
+                classes,
+                temperature,
+                calibration=_open(images, False, image_column, label_column, None),
+                train=opened(train_data, True),
+                tuning=opened(tuning, False),
+                score=score or "norm",
+                false_alarm_rate=0.05 if alpha is None else alpha,
+                by_class=bool(by_class),
+                head=head,
+                features=features,
+                device=device,
+                progress=progress,
+                **common,
+            )
+        new.save(output, overwrite=overwrite)
+    _print_gate(new, output, as_json)
+
+
+@app.command()
+def screen(
+    gate: GateFolder,
+    incoming: Annotated[
+        str, typer.Argument(metavar="INCOMING", help="A folder, an image, Parquet, or '-' for paths on standard input.")
+    ],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="verdicts.parquet for one file, any other name for a folder of parts.")
+    ] = None,
+    fdr: Annotated[
+        float | None, typer.Option("--fdr", help="Control the false-discovery rate of the run at this level instead of α.")
+    ] = None,
+    list_rejected: Annotated[bool, typer.Option("--list-rejected", help="Print the ids of the rejected images.")] = False,
+    copy_rejected: Annotated[Path | None, typer.Option(metavar="DIR", help="Copy the rejected files there.")] = None,
+    move_rejected: Annotated[Path | None, typer.Option(metavar="DIR", help="Move the rejected files there.")] = None,
+    fail_on_reject: Annotated[bool, typer.Option("--fail-on-reject", help="Exit with 4 if something was rejected.")] = False,
+    overwrite: Overwrite = False,
+    device: Device = None,
+    batch_size: BatchSize = 128,
+    workers: Workers = None,
+    max_pixels: MaxPixels = PIXELS,
+    image_column: ImageColumn = "image",
+    as_json: AsJson = False,
+) -> None:
+    """Judge images: one verdict for a single file, a Parquet table for anything else."""
+    from normgate import console, tables
+    from normgate.errors import NormgateError
+    from normgate.gate import Gate
+    from normgate.screening import rejected_ids
+    from normgate.screening import screen as run
+
+    if copy_rejected is not None and move_rejected is not None:
+        raise NormgateError("--copy-rejected and --move-rejected exclude each other")
+    if output is None and Path(incoming).is_file() and not incoming.lower().endswith((".parquet", ".pq")):
+        verdict = Gate.load(gate, device=device)([incoming], max_pixels=max_pixels)[0]
+        tables.print_verdict(verdict, as_json=as_json)
+        code = DATA_FAILED if verdict.error else REJECTED if fail_on_reject and not verdict.accepted else DONE
+        raise typer.Exit(code)
+    if output is None:
+        raise NormgateError("say where to write the verdicts: -o verdicts.parquet")
+    with console.progress_bars() as progress:
+        summary = run(
+            Gate.load(gate, device=device),
+            _paths_on_stdin() if incoming == "-" else _open(incoming, False, image_column, "label", None),
+            output,
+            fdr=fdr,
+            rejected="copy" if copy_rejected is not None else "move" if move_rejected is not None else None,
+            rejected_to=copy_rejected if copy_rejected is not None else move_rejected,
+            overwrite=overwrite,
+            batch_size=batch_size,
+            workers=workers,
+            max_pixels=max_pixels,
+            progress=progress,
+        )
+    tables.print_summary(summary, output, rejected_ids(output) if list_rejected else None, as_json=as_json)
+    if summary.unreadable:
+        raise typer.Exit(DATA_FAILED)
+    if fail_on_reject and summary.rejected:
+        raise typer.Exit(REJECTED)
+
+
+@app.command()
+def evaluate(
+    gate: GateFolder,
+    known: Annotated[str, typer.Option("--id", metavar="DATA", help="Test images of the known classes.")],
+    ood: Annotated[list[str] | None, typer.Option("--ood", metavar="NAME=DATA", help="Unknown images; repeatable.")] = None,
+    score: Annotated[list[str] | None, typer.Option("--score", help="Scores to compare; by default all; repeatable.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Also write the results as JSON.")] = None,
+    overwrite: Overwrite = False,
+    device: Device = None,
+    batch_size: BatchSize = 128,
+    workers: Workers = None,
+    max_pixels: MaxPixels = PIXELS,
+    image_column: ImageColumn = "image",
+    label_column: LabelColumn = "label",
+    as_json: AsJson = False,
+) -> None:
+    """Compare scores on test images, and what the gate promised with what happened."""
+    from normgate import console, tables
+    from normgate.evaluation import evaluate as run
+    from normgate.evaluation import open_known
+    from normgate.files import check_output, whole_file
+    from normgate.gate import Gate
+
+    if output is not None:
+        check_output(output, overwrite=overwrite)
+    sets = {name: _open(place, False, image_column, label_column, None) for name, place in map(_named, ood or [])}
+    with console.progress_bars() as progress:
+        evaluation = run(
+            Gate.load(gate, device=device),
+            open_known(known, image_column=image_column, label_column=label_column),
+            sets,
+            scores=score or "all",
+            batch_size=batch_size,
+            workers=workers,
+            max_pixels=max_pixels,
+            progress=progress,
+        )
+    if output is not None:
+        with whole_file(output, overwrite=overwrite) as partial:
+            partial.write_text(json.dumps(evaluation.to_dict(), indent=1) + "\n", encoding="utf-8")
+    if as_json:
+        _print_json(evaluation.to_dict())
+    else:
+        tables.print_evaluation(evaluation)
+    if evaluation.errors:
+        raise typer.Exit(DATA_FAILED)
+
+
+@app.command()
+def inspect(gate: GateFolder, as_json: AsJson = False) -> None:
+    """Say what a gate is, what it promises and where it comes from."""
+    from normgate.gate import Gate
+
+    _print_gate(Gate.load(gate, device="cpu"), gate, as_json)
+
+
+@app.command()
+def scores() -> None:
+    """List the scores."""
+    from normgate import scores as registry
+
+    for name in registry.names():
+        print(f"{name:20} {registry.summary(name)}")  # noqa: T201
+
+
+def _open(place: str, labelled: bool, image_column: str, label_column: str, group_column: str | None) -> Source:
+    from normgate.data.sources import open_source
+
+    return open_source(
+        place, labelled=labelled, image_column=image_column, label_column=label_column, group_column=group_column
+    )
+
+
+def _paths_on_stdin() -> Source:
+    from normgate.data.folders import PathList
+
+    return PathList(line.rstrip("\n") for line in sys.stdin if line.strip())
+
+
+def _named(text: str) -> tuple[str, str]:
+    from normgate.errors import NormgateError
+
+    name, equals, place = text.partition("=")
+    if not (name and equals and place):
+        raise NormgateError(f"--ood wants NAME=DATA, such as textures=photos/dtd, not {text!r}")
+    return name, place
+
+
+def _temperature(text: str) -> Any:
+    from normgate.errors import NormgateError
+
+    if text in ("none", "learned"):
+        return None if text == "none" else text
+    try:
+        return float(text)
+    except ValueError as error:
+        raise NormgateError(f"--temperature wants a number, 'learned' or 'none', not {text!r}") from error
+
+
+def _stem(text: str) -> Any:
+    from normgate.errors import NormgateError
+
+    stems = {"auto": "auto", "standard": None, "1": 1, "2": 2}
+    if text not in stems:
+        raise NormgateError(f"--stem wants one of {', '.join(stems)}, not {text!r}")
+    return stems[text]
+
+
+def _json_arguments(pairs: list[str]) -> dict[str, Any]:
+    from normgate.errors import NormgateError
+
+    arguments = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        try:
+            arguments[name] = json.loads(value)
+        except ValueError as error:
+            raise NormgateError(f"--model-arg wants NAME=JSON, such as layers=[1,1,1,1], not {pair!r}") from error
+        if not (name and equals):
+            raise NormgateError(f"--model-arg wants NAME=JSON, such as layers=[1,1,1,1], not {pair!r}")
+    return arguments
+
+
+def _gate_of_network(
+    model: str,
+    arguments: dict[str, Any],
+    width: int | None,
+    stem: int | None,
+    weights: Path,
+    preprocessing: Path,
+    classes: Path | None,
+    temperature: str | None,
+    **options: Any,
+) -> Gate:
+    from normgate.backbones import Backbone, load_weights
+    from normgate.data.preprocessing import Preprocessing
+    from normgate.gate import Gate
+    from normgate.normalization import l2norm
+
+    names = options["train"].classes if classes is None else classes.read_text(encoding="utf-8").splitlines()
+    backbone = Backbone(model, len(names), width, stem, arguments)
+    network = backbone.build()
+    tau = None if temperature is None else _temperature(temperature)
+    if tau is not None:
+        l2norm(network, head=options["head"], temperature=tau)
+    load_weights(network, weights, strict_head=True)
+    return Gate.calibrate(
+        network, preprocessing=Preprocessing.load(preprocessing), classes=names, backbone=backbone, **options
+    )
+
+
+def _print_gate(gate: Gate, folder: Path, as_json: bool) -> None:
+    from normgate.gate.folder import describe
+
+    if as_json:
+        thresholds = gate.calibration.thresholds.tolist()
+        _print_json({**describe(gate), "thresholds": thresholds, "calibration_images": gate.calibration.n})
+    else:
+        from normgate.tables import print_gate
+
+        print_gate(gate, folder)
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False))  # noqa: T201
+
+
+def main() -> None:
+    """Run the command line; exit codes: 0 done, 1 some data failed, 2 usage, 3 internal, 4 rejected, 130 Ctrl-C."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run with these arguments and return the exit code."""
+    from normgate import console
+    from normgate.errors import NormgateError
+
+    try:
+        app(arguments)
+    except SystemExit as exit_:
+        if exit_.code == INTERRUPTED:
+            console.err.print("interrupted; no output was left half-written", style="yellow")
+        return exit_.code if isinstance(exit_.code, int) else DONE
+    except NormgateError as error:
+        console.err.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
+        return USAGE
+    except BrokenPipeError:
+        console.silence_broken_pipe()
+        return DONE
+    except Exception as error:
+        if console.debugging():
+            raise
+        console.err.print(
+            f"internal error: {type(error).__name__}: {error}\nThis is a defect of normgate; "
+            "run again with NORMGATE_DEBUG=1 for the traceback, and report it.",
+            style="red",
+            markup=False,
+            soft_wrap=True,
+        )
+        return INTERNAL
+    return DONE

@@ -1,0 +1,474 @@
+"""Metrics against brute-force counts, scikit-learn, and simulations of what the intervals promise."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import astuple
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.optimize
+import scipy.stats
+import sklearn.metrics
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from normgate.errors import NormgateError
+from normgate.metrics import (
+    MetricError,
+    accuracy_among_accepted,
+    aurc,
+    auroc,
+    auroc_interval,
+    average_precision,
+    fpr_at_id_tpr,
+    fpr_at_ood_tpr,
+    mean_auroc,
+    ood_metrics,
+    open_set_risk_coverage,
+    paired_auroc_difference,
+    risk_coverage,
+)
+from normgate.metrics.intervals import delong_variance
+
+TIED = st.lists(st.integers(-4, 4).map(float), min_size=1, max_size=30)
+FREE = st.lists(st.floats(allow_nan=False, width=32), min_size=1, max_size=30)
+SAMPLES = st.tuples(TIED, TIED) | st.tuples(FREE, FREE)
+
+
+def brute_auroc(ids: Any, oods: Any) -> float:
+    return sum((i > o) + 0.5 * (i == o) for i in ids for o in oods) / (len(ids) * len(oods))
+
+
+def brute_fpr(ids: Any, oods: Any, tpr: float) -> tuple[float, float]:
+    """Both meanings, by trying every threshold."""
+    ids, oods = np.array(ids), np.array(oods)
+    limits = np.unique(np.concatenate([ids, oods]))
+    return (
+        min((oods >= t).mean() for t in limits if (ids >= t).mean() >= tpr),
+        min((ids <= t).mean() for t in limits if (oods <= t).mean() >= tpr),
+    )
+
+
+def labelled(ids: Any, oods: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and scores as scikit-learn wants them; ranks, as it refuses infinities."""
+    scores = np.unique(np.concatenate([ids, oods]), return_inverse=True)[1]
+    return np.repeat([1, 0], [len(ids), len(oods)]), scores
+
+
+class TestRanking:
+    @settings(deadline=None)
+    @given(SAMPLES)
+    def test_auroc_counts_pairs(self, samples: tuple[list[float], list[float]]) -> None:
+        assert auroc(*samples) == pytest.approx(brute_auroc(*samples), abs=1e-15)
+
+    @settings(deadline=None)
+    @given(SAMPLES)
+    def test_agrees_with_scikit_learn(self, samples: tuple[list[float], list[float]]) -> None:
+        y, s = labelled(*samples)
+        assert auroc(*samples) == pytest.approx(sklearn.metrics.roc_auc_score(y, s), abs=1e-12)
+        found = sklearn.metrics.average_precision_score(y, s)
+        assert average_precision(*samples, positive="id") == pytest.approx(found, abs=1e-12)
+        found = sklearn.metrics.average_precision_score(1 - y, -s)
+        assert average_precision(*samples, positive="ood") == pytest.approx(found, abs=1e-12)
+
+    @settings(deadline=None)
+    @given(SAMPLES, st.sampled_from([0.5, 0.8, 0.95, 1.0]))
+    def test_fpr_tries_every_threshold(self, samples: tuple[list[float], list[float]], tpr: float) -> None:
+        assert (fpr_at_id_tpr(*samples, tpr), fpr_at_ood_tpr(*samples, tpr)) == brute_fpr(*samples, tpr)
+
+    def test_the_two_meanings_differ(self) -> None:
+        ids, oods = np.append(np.arange(1.0, 20), -9), np.append(np.arange(-18.0, 1), 9.5)
+        assert fpr_at_id_tpr(ids, oods) == 1 / 20  # 19 of 20 ID images are at 1 or above
+        assert fpr_at_ood_tpr(ids, oods) == 1 / 20
+        assert fpr_at_id_tpr(ids, oods, 0.96) == 11 / 20
+        assert fpr_at_ood_tpr(ids, oods, 0.96) == 10 / 20
+
+    def test_95_of_100_is_95_percent(self) -> None:
+        ids = np.append(np.ones(95), np.zeros(5))
+        assert fpr_at_id_tpr(ids, np.full(10, 0.5)) == 0.0
+        assert fpr_at_id_tpr(ids[1:], np.full(10, 0.5)) == 1.0
+
+    @settings(deadline=None)
+    @given(SAMPLES, st.randoms())
+    def test_order_of_rows_changes_nothing(
+        self, samples: tuple[list[float], list[float]], random: Any
+    ) -> None:
+        shuffled = tuple(random.sample(values, len(values)) for values in samples)
+        assert ood_metrics(*samples) == ood_metrics(*shuffled)
+
+    @settings(deadline=None)
+    @given(SAMPLES)
+    def test_negate_and_swap(self, samples: tuple[list[float], list[float]]) -> None:
+        ids, oods = (np.array(values) for values in samples)
+        there, back = ood_metrics(ids, oods), ood_metrics(-oods, -ids)
+        assert there.auroc == back.auroc
+        assert (there.auroc_low, there.auroc_high) == pytest.approx(
+            (back.auroc_low, back.auroc_high), abs=1e-12
+        )
+        assert (there.ap_id, there.fpr_at_id_tpr95) == (back.ap_ood, back.fpr_at_ood_tpr95)
+        assert (there.ap_ood, there.fpr_at_ood_tpr95) == (back.ap_id, back.fpr_at_id_tpr95)
+
+    @settings(deadline=None)
+    @given(SAMPLES)
+    def test_one_sort_gives_what_the_functions_give(self, samples: tuple[list[float], list[float]]) -> None:
+        estimate = auroc_interval(*samples)
+        assert astuple(ood_metrics(*samples)) == (
+            *estimate,
+            average_precision(*samples, positive="id"),
+            average_precision(*samples, positive="ood"),
+            fpr_at_id_tpr(*samples),
+            fpr_at_ood_tpr(*samples),
+            *map(len, samples),
+        )
+        assert estimate.value == auroc(*samples)
+
+    @pytest.mark.parametrize("value", [0.0, -3.5, math.inf, -math.inf])
+    def test_constant_scores(self, value: float) -> None:
+        metrics = ood_metrics([value] * 90, [value] * 10)
+        assert metrics.auroc == 0.5
+        assert (metrics.fpr_at_id_tpr95, metrics.fpr_at_ood_tpr95) == (1.0, 1.0)
+        assert (metrics.ap_id, metrics.ap_ood) == pytest.approx((0.9, 0.1), abs=1e-15)
+        assert metrics.auroc_low < 0.5 < metrics.auroc_high
+
+    def test_zero_has_no_sign(self) -> None:
+        assert auroc([0.0], [-0.0]) == 0.5
+
+    def test_float32_float64_and_integers_are_one_number_line(self) -> None:
+        assert auroc(np.float32([0.1]), np.float64([0.1])) == 1.0  # the float32 is 0.100000001…
+        assert auroc([1, 2, 3], np.float32([2.0])) == 0.5
+        assert auroc(np.float16([1.0, 3.0]), [2]) == 0.5
+
+    def test_a_million_scores(self) -> None:
+        rng = np.random.default_rng(0)
+        ids, oods = rng.normal(1, 1, 500_000).astype(np.float32), rng.normal(size=500_000).astype(np.float32)
+        metrics = ood_metrics(ids, oods)
+        assert metrics.auroc == auroc(ids[::-1], oods)
+        assert metrics.auroc == pytest.approx(scipy.stats.norm.cdf(2**-0.5), abs=0.002)
+        assert metrics.auroc_low < metrics.auroc < metrics.auroc_high < metrics.auroc_low + 0.003
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        ("ids", "oods", "message"),
+        [
+            ([], [1.0], "id_scores is empty"),
+            ([1.0], [], "ood_scores is empty"),
+            ([1.0, math.nan], [1.0], "id_scores has 1 NaN among 2"),
+            ([1.0], [math.nan] * 3, "ood_scores has 3 NaN among 3"),
+            ([[1.0]], [1.0], r"id_scores is one score an image: pass a 1-D array, not one of shape \(1, 1\)"),
+        ],
+    )
+    def test_says_which_array(self, ids: Any, oods: Any, message: str) -> None:
+        for metric in (auroc, average_precision, fpr_at_id_tpr, fpr_at_ood_tpr, ood_metrics, auroc_interval):
+            with pytest.raises(NormgateError, match=message):
+                metric(ids, oods)
+
+    def test_names_the_set_of_a_mean_and_the_score_of_a_pair(self) -> None:
+        with pytest.raises(MetricError, match=r"ood_scores\['near'\] has 1 NaN"):
+            mean_auroc([1.0], {"far": [0.0], "near": [math.nan]})
+        with pytest.raises(MetricError, match="at least one OoD set"):
+            mean_auroc([1.0], {})
+        with pytest.raises(MetricError, match="ood_b is empty"):
+            paired_auroc_difference([1.0], [0.0], [1.0], [])
+        with pytest.raises(MetricError, match="the same images"):
+            paired_auroc_difference([1.0], [0.0], [1.0, 2.0], [0.0])
+
+    def test_refuses_impossible_arguments(self) -> None:
+        with pytest.raises(MetricError, match="positive is 'id' or 'ood'"):
+            average_precision([1.0], [0.0], positive="ID")  # type: ignore[arg-type]
+        for tpr in (0.0, 95, math.nan):
+            with pytest.raises(MetricError, match="true-positive rate"):
+                fpr_at_id_tpr([1.0], [0.0], tpr)
+        for level in (0.0, 1.0, 95):
+            with pytest.raises(MetricError, match="confidence level"):
+                ood_metrics([1.0], [0.0], level)
+
+
+def brute_placements(ids: np.ndarray, oods: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    wins = (ids[:, None] > oods) + 0.5 * (ids[:, None] == oods)
+    return wins.mean(1), wins.mean(0)
+
+
+def brute_covariance(ids: np.ndarray, oods: np.ndarray) -> np.ndarray:
+    """DeLong's covariance of several scores (rows) of the same images, as the paper has it, in O(mn)."""
+    pairs = [brute_placements(i, o) for i, o in zip(ids, oods, strict=True)]
+    v10, v01 = (np.atleast_2d(np.cov(np.stack(v))) for v in zip(*pairs, strict=True))
+    return v10 / ids.shape[1] + v01 / oods.shape[1]
+
+
+class TestInterval:
+    @settings(max_examples=60, deadline=None)
+    @given(st.integers(0, 10**6), st.integers(2, 60), st.integers(2, 60), st.sampled_from([1, 3, 100]))
+    def test_variance_is_delongs(self, seed: int, m: int, n: int, levels: int) -> None:
+        rng = np.random.default_rng(seed)
+        ids, oods = np.round(rng.normal(1, 1, m) * levels), np.round(rng.normal(size=n) * levels)
+        expected = float(brute_covariance(ids[None], oods[None])[0, 0])
+        ones = np.ones(m, dtype=np.int64), np.ones(n, dtype=np.int64)
+        assert delong_variance(*brute_placements(ids, oods), *ones).value == pytest.approx(
+            expected, abs=1e-15
+        )
+        # On the logit scale it is symmetric, and as wide as that variance and Student's t make it.
+        estimate = auroc_interval(ids, oods)
+        freedom = delong_variance(*brute_placements(ids, oods), *ones).freedom
+        assume(freedom >= 3)
+        logit = scipy.special.logit(estimate)
+        slope = estimate.value * (1 - estimate.value)
+        reach = scipy.stats.t.ppf(0.975, freedom) * math.sqrt(expected) / slope
+        assert logit[2] - logit[0] == pytest.approx(reach, rel=2e-3)
+        assert logit[0] - logit[1] == pytest.approx(reach, rel=2e-3)
+
+    def test_degrees_of_freedom_predict_the_spread_of_the_variance(self) -> None:
+        rng = np.random.default_rng(0)
+        values, freedoms = [], []
+        for _ in range(1000):
+            variance = delong_variance(
+                *brute_placements(rng.normal(1, 1, 80), rng.normal(size=120)),
+                np.ones(80, dtype=np.int64),
+                np.ones(120, dtype=np.int64),
+            )
+            values.append(variance.value)
+            freedoms.append(variance.freedom)
+        assert np.median(freedoms) == pytest.approx(2 * np.mean(values) ** 2 / np.var(values), rel=0.4)
+
+    def test_perfect_separation_is_not_certainty(self) -> None:
+        estimate = auroc_interval(np.arange(50) + 100, np.arange(50))
+        assert estimate.value == estimate.high == 1.0
+        assert 0.9 < estimate.low < 1.0
+        mirrored = auroc_interval(np.arange(50), np.arange(50) + 100)
+        assert mirrored == pytest.approx((0.0, 0.0, 1 - estimate.low), abs=1e-15)
+
+    @pytest.mark.parametrize(("m", "n"), [(50, 50), (1, 1), (1, 40), (300, 20)])
+    @pytest.mark.parametrize("level", [0.9, 0.95, 0.99])
+    def test_newcombes_limits_solve_his_equation(self, m: int, n: int, level: float) -> None:
+        z = NormalDist().inv_cdf((1 + level) / 2)
+
+        def excess(theta: float) -> float:
+            q1, q2, spare = theta / (2 - theta), 2 * theta**2 / (1 + theta), (m + n) / 2 - 1
+            variance = theta * (1 - theta) + spare * (
+                q1 - theta**2 + q2 - theta**2
+            )  # Hanley & McNeil, times mn
+            return (1 - theta) ** 2 - z**2 * variance / (m * n)
+
+        low = scipy.optimize.brentq(excess, 1e-9, 1 - 1e-9)
+        assert auroc_interval(np.ones(m), np.zeros(n), level) == pytest.approx((1.0, low, 1.0), abs=1e-9)
+
+    @settings(deadline=None)
+    @given(SAMPLES, st.sampled_from([0.5, 0.95, 0.999]))
+    def test_is_a_proper_interval(self, samples: tuple[list[float], list[float]], level: float) -> None:
+        value, low, high = auroc_interval(*samples, level)
+        assert 0 <= low <= value <= high <= 1
+        assert low < high
+        assert low < value or value == 0
+        assert high > value or value == 1
+
+    @pytest.mark.parametrize(
+        ("ids", "oods"), [([2.0], [1.0]), ([1.0], [1.0]), ([1.0], [0.0, 2.0]), ([0.0, 2.0], [1.0])]
+    )
+    def test_one_image_in_a_set_is_enough(self, ids: list[float], oods: list[float]) -> None:
+        value, low, high = auroc_interval(ids, oods)
+        assert value == brute_auroc(ids, oods)
+        assert high - low > 0.7
+
+    @pytest.mark.parametrize(
+        ("auc", "m", "n"), [(0.99, 100, 100), (0.9, 100, 100), (0.95, 60, 200), (0.7, 50, 50)]
+    )
+    def test_coverage(self, auc: float, m: int, n: int) -> None:
+        rng = np.random.default_rng(0)
+        shift = math.sqrt(2) * NormalDist().inv_cdf(auc)
+        intervals = [auroc_interval(rng.normal(shift, 1, m), rng.normal(size=n)) for _ in range(2000)]
+        assert 0.93 <= np.mean([low <= auc <= high for _, low, high in intervals]) <= 0.97
+
+
+class TestPairedDifference:
+    @settings(max_examples=40, deadline=None)
+    @given(st.integers(0, 10**6), st.integers(10, 40), st.integers(10, 40))
+    def test_is_delongs_test(self, seed: int, m: int, n: int) -> None:
+        rng = np.random.default_rng(seed)
+        ids, oods = rng.normal(0.7, 1, (2, m)), rng.normal(size=(2, n))
+        ids[1] += ids[0]
+        counts = np.ones(m, dtype=np.int64), np.ones(n, dtype=np.int64)
+        for score in range(2):
+            assume(delong_variance(*brute_placements(ids[score], oods[score]), *counts).known)
+        result = paired_auroc_difference(ids[0], oods[0], ids[1], oods[1])
+        covariance = brute_covariance(ids, oods)
+        error = math.sqrt(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])
+        difference = brute_auroc(ids[0], oods[0]) - brute_auroc(ids[1], oods[1])
+        assert result.difference == pytest.approx(difference, abs=1e-12)
+        assert result.low == pytest.approx(max(difference - 1.959964 * error, -1), abs=1e-6)
+        assert result.high == pytest.approx(min(difference + 1.959964 * error, 1), abs=1e-6)
+        assert result.p_value == pytest.approx(2 * scipy.stats.norm.sf(abs(difference) / error), abs=1e-12)
+
+    def test_swapping_the_scores_swaps_the_signs(self) -> None:
+        rng = np.random.default_rng(0)
+        a, b = (rng.normal(1, 1, 30), rng.normal(size=20)), (rng.normal(2, 1, 30), rng.normal(size=20))
+        there, back = paired_auroc_difference(*a, *b), paired_auroc_difference(*b, *a)
+        assert there == pytest.approx((-back.difference, -back.high, -back.low, back.p_value))
+
+    def test_the_same_ranking_differs_by_nothing(self) -> None:
+        rng = np.random.default_rng(0)
+        ids, oods = rng.normal(1, 1, 30), rng.normal(size=20)
+        assert paired_auroc_difference(ids, oods, np.exp(ids), np.exp(oods)) == (0.0, 0.0, 0.0, 1.0)
+
+    def test_two_perfect_scores_may_still_differ(self) -> None:
+        rng = np.random.default_rng(0)
+        ids, oods = np.arange(50.0) + 100, np.arange(50.0)
+        result = paired_auroc_difference(ids, oods, rng.permutation(ids), rng.permutation(oods))
+        low = auroc_interval(ids, oods).low
+        assert result == pytest.approx((0.0, low - 1, 1 - low, 1.0))
+
+    def test_few_images_prove_little(self) -> None:
+        perfect_against_inverted = paired_auroc_difference([1.0], [0.0], [0.0], [1.0])
+        assert perfect_against_inverted.difference == 1.0
+        assert perfect_against_inverted.low < 0
+        assert perfect_against_inverted.p_value > 0.05
+        many = paired_auroc_difference(np.ones(40), np.zeros(40), np.zeros(40), np.ones(40))
+        assert many.low > 0.8
+        assert many.p_value < 1e-6
+
+    def test_false_alarms_and_power(self) -> None:
+        rng = np.random.default_rng(0)
+
+        def p_value(gain: float) -> float:
+            shared_id, shared_ood = rng.normal(1.5, 1, 100), rng.normal(size=100)
+            noise = rng.normal(size=(4, 100)) * 0.5
+            return paired_auroc_difference(
+                shared_id + noise[0] + gain,
+                shared_ood + noise[1],
+                shared_id + noise[2],
+                shared_ood + noise[3],
+            ).p_value
+
+        assert 0.03 < np.mean([p_value(0) < 0.05 for _ in range(1000)]) < 0.07
+        assert np.mean([p_value(0.6) < 0.05 for _ in range(100)]) > 0.9
+
+
+class TestMean:
+    def test_one_set_is_its_own_mean(self) -> None:
+        rng = np.random.default_rng(0)
+        for ids, oods in (
+            (rng.normal(1, 1, 30), rng.normal(size=20)),
+            ([1.0], [0.0]),
+            ([1.0, 2.0], [0.0, 1.5]),
+        ):
+            assert mean_auroc(ids, {"a": oods}) == pytest.approx(auroc_interval(ids, oods))
+
+    def test_is_the_mean_over_sets_and_not_over_images(self) -> None:
+        assert mean_auroc([1.0, 1.0], {"small": [0.0], "large": [2.0] * 99}).value == 0.5
+
+    def test_the_same_set_twice_tells_no_more(self) -> None:
+        rng = np.random.default_rng(0)
+        ids, oods = rng.normal(1, 1, 400), rng.normal(size=10_000)
+        once, twice = mean_auroc(ids, {"a": oods}), mean_auroc(ids, {"a": oods, "b": rng.normal(size=10_000)})
+        # Nearly all uncertainty is in the few ID images, which both sets share.
+        assert twice.high - twice.low == pytest.approx(once.high - once.low, rel=0.05)
+
+    def test_perfect_sets_keep_a_width(self) -> None:
+        ids = np.arange(50.0) + 100
+        mean = mean_auroc(ids, {"a": np.arange(50.0), "b": np.arange(50.0) + 7})
+        assert mean == pytest.approx(auroc_interval(ids, np.arange(50.0)))
+        mixed = mean_auroc(ids, {"a": np.arange(50.0), "b": np.arange(50.0) * 3})
+        assert mixed.low < mixed.value < mixed.high < 1
+
+    @pytest.mark.parametrize("aucs", [(0.9, 0.8), (0.99, 0.97, 0.9)])
+    def test_coverage(self, aucs: tuple[float, ...]) -> None:
+        rng = np.random.default_rng(0)
+        shifts = [math.sqrt(2) * NormalDist().inv_cdf(auc) for auc in aucs]
+        truth, hits = float(np.mean(aucs)), []
+        for _ in range(1000):
+            ids = rng.normal(size=60)
+            _, low, high = mean_auroc(ids, {str(s): rng.normal(-s, 1, 80) for s in shifts})
+            hits.append(low <= truth <= high)
+        assert 0.93 <= np.mean(hits) <= 0.98
+
+
+def brute_aurc(scores: Any, wrong: Any) -> float:
+    """The mean over all orders that the scores allow of the mean risk over coverages."""
+    areas = []
+    for order in itertools.permutations(range(len(scores))):
+        if all(scores[a] >= scores[b] for a, b in itertools.pairwise(order)):
+            errors = np.array([wrong[i] for i in order])
+            areas.append((np.cumsum(errors) / np.arange(1, len(errors) + 1)).mean())
+    return float(np.mean(areas))
+
+
+class TestSelective:
+    @settings(max_examples=80, deadline=None)
+    @given(st.lists(st.tuples(st.integers(0, 2), st.booleans()), min_size=1, max_size=6))
+    def test_aurc_is_the_expectation_over_ties(self, images: list[tuple[int, bool]]) -> None:
+        scores, wrong = zip(*images, strict=True)
+        assert aurc(scores, wrong) == pytest.approx(brute_aurc(scores, wrong), abs=1e-12)
+
+    @settings(deadline=None)
+    @given(st.lists(st.tuples(st.integers(-3, 3), st.booleans(), st.integers(1, 4)), min_size=1, max_size=20))
+    def test_the_curve_counts_what_each_threshold_accepts(self, images: list[tuple[int, bool, int]]) -> None:
+        scores, wrong, weights = (np.array(column) for column in zip(*images, strict=True))
+        curve = risk_coverage(scores, wrong, weights)
+        assert curve.thresholds.tolist() == sorted(set(scores.tolist()), reverse=True)
+        for threshold, coverage, risk in zip(curve.thresholds, curve.coverage, curve.risk, strict=True):
+            accepted = scores >= threshold
+            assert coverage == pytest.approx(weights[accepted].sum() / weights.sum())
+            assert risk == pytest.approx((weights * wrong)[accepted].sum() / weights[accepted].sum())
+        assert curve.coverage[-1] == 1.0
+
+    @settings(deadline=None)
+    @given(
+        st.lists(st.tuples(st.integers(-3, 3), st.booleans(), st.integers(1, 4)), min_size=1, max_size=20),
+        st.randoms(),
+    )
+    def test_order_and_scale_of_weights_change_nothing(
+        self, images: list[tuple[int, bool, int]], random: Any
+    ) -> None:
+        area = aurc(*map(np.array, zip(*images, strict=True)))
+        scores, wrong, weights = map(np.array, zip(*random.sample(images, len(images)), strict=True))
+        assert aurc(scores, wrong, weights * 0.3) == pytest.approx(area, abs=1e-12)
+
+    def test_oracles(self) -> None:
+        assert aurc([3.0, 2.0, 1.0], [False, False, True]) == pytest.approx(1 / 9)
+        assert aurc([1.0, 2.0, 3.0], [False, False, True]) == pytest.approx((1 + 1 / 2 + 1 / 3) / 3)
+        assert aurc([5.0] * 4, [True, False, False, False]) == pytest.approx(0.25)
+        assert aurc([math.inf, -math.inf], [False, True]) == 0.25
+        assert aurc([1.0], [True], [7.0]) == 1.0
+
+    def test_an_image_of_weight_two_is_like_two_images_in_the_curve(self) -> None:
+        weighted = risk_coverage([3, 2, 1], [False, True, False], [1, 2, 1])
+        repeated = risk_coverage([3, 2, 2, 1], [False, True, True, False])
+        assert weighted.risk.tolist() == repeated.risk.tolist()
+        assert weighted.coverage.tolist() == repeated.coverage.tolist()
+
+    def test_outliers_weigh_as_much_as_id_images(self) -> None:
+        rng = np.random.default_rng(0)
+        ids, oods, wrong = rng.normal(1, 1, 300), rng.normal(size=40), rng.random(300) < 0.1
+        curve = open_set_risk_coverage(ids, oods, wrong)
+        assert curve.risk[-1] == pytest.approx((wrong.mean() + 1) / 2)
+        weights = np.append(np.ones(300), np.full(40, 300 / 40))
+        both = np.append(ids, oods), np.append(wrong, np.ones(40, dtype=bool))
+        assert curve.aurc == aurc(*both, weights)
+        outliers_alone = open_set_risk_coverage(ids, oods)
+        assert outliers_alone.risk[-1] == pytest.approx(0.5)
+        assert outliers_alone.aurc < curve.aurc
+
+    def test_accuracy_among_accepted(self) -> None:
+        correct, accepted = np.array([True, True, False, False]), np.array([True, True, True, False])
+        assert accuracy_among_accepted(correct, accepted) == 2 / 3
+        assert accuracy_among_accepted(correct, ~accepted & correct) is None
+
+    def test_refuses_what_is_not_one_flag_or_weight_an_image(self) -> None:
+        with pytest.raises(MetricError, match="wrong is a 1-D array of bool"):
+            aurc([1.0, 2.0], [0.5, 1.0])
+        with pytest.raises(MetricError, match="wrong has 1 values for 2 images"):
+            aurc([1.0, 2.0], [True])
+        with pytest.raises(MetricError, match="scores has 1 NaN"):
+            aurc([1.0, math.nan], [True, False])
+        with pytest.raises(MetricError, match="weights has 1 values for 2 images"):
+            aurc([1.0, 2.0], [True, False], [1.0])
+        for weights in ([1.0, 0.0], [1.0, -1.0], [1.0, math.inf]):
+            with pytest.raises(MetricError, match="positive and finite"):
+                aurc([1.0, 2.0], [True, False], weights)
+        with pytest.raises(MetricError, match="correct has 1 values for 2 images"):
+            accuracy_among_accepted([True], [True, False])
+        with pytest.raises(MetricError, match="accepted is a 1-D array of bool"):
+            accuracy_among_accepted([], [])
