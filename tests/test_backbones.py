@@ -327,7 +327,9 @@ class Bomb:
         return (print, ("code in a weight file was run",))
 
 
-@pytest.mark.parametrize("content", [b"", b"not weights", b"\x00" * 8 + b"{", pickle.dumps(Bomb(), protocol=2)])
+@pytest.mark.parametrize(
+    "content", [b"", b"not weights", b"\x00" * 8 + b"{", pickle.dumps(Bomb(), protocol=2)]
+)
 def test_files_that_are_no_weights_are_errors_and_never_run(content, fresh, tmp_path, capsys):
     (tmp_path / "weights.pt").write_bytes(content)
     with pytest.raises(BackboneError, match="neither"):

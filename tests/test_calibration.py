@@ -46,6 +46,11 @@ class TestRank:
                     with pytest.raises(CalibrationError):
                         rank(alpha, n)
 
+    def test_a_product_that_rounds_up(self) -> None:
+        just_below = math.nextafter(9 / 11, 0)
+        assert math.floor(just_below * 11) == 9
+        assert rank(just_below, 10) == 8
+
     @pytest.mark.parametrize(
         ("alpha", "needed"), [(0.05, 19), (0.01, 99), (0.1, 9), (1 / 3, 2), (0.5, 1), (0.999, 1)]
     )
@@ -372,7 +377,9 @@ class TestFalseDiscoveries:
     def test_nothing_to_reject(self) -> None:
         assert benjamini_hochberg([], 0.1) == RankHistogram(10).cut(0.1) == 0.0
         assert benjamini_hochberg([0.5, 0.9], 0.1) == 0.0
-        assert benjamini_hochberg([0.1], 0.1) == 0.1  # the whole of q for the last
+        assert (
+            benjamini_hochberg([0.1] * 43, 0.1) == 0.1
+        )  # the last has the whole of q: 0.1 · 43 / 43 has less
 
     def test_refuses_foreign_p_values_and_counts_nothing_of_them(self) -> None:
         histogram = RankHistogram(9)

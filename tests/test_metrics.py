@@ -200,6 +200,18 @@ def brute_covariance(ids: np.ndarray, oods: np.ndarray) -> np.ndarray:
     return v10 / ids.shape[1] + v01 / oods.shape[1]
 
 
+def newcombe_low(auc: float, m: int, n: int, level: float) -> float:
+    """The root of (A − θ)² = z² V(θ), with Hanley and McNeil's variance in their own terms."""
+    z = NormalDist().inv_cdf((1 + level) / 2)
+
+    def excess(theta: float) -> float:
+        q1, q2, spare = theta / (2 - theta), 2 * theta**2 / (1 + theta), (m + n) / 2 - 1
+        pairs = theta * (1 - theta) + spare * (q1 - theta**2 + q2 - theta**2)
+        return (auc - theta) ** 2 - z**2 * pairs / (m * n)
+
+    return float(scipy.optimize.brentq(excess, 1e-9, auc - 1e-9))
+
+
 class TestInterval:
     @settings(max_examples=60, deadline=None)
     @given(st.integers(0, 10**6), st.integers(2, 60), st.integers(2, 60), st.sampled_from([1, 3, 100]))
@@ -243,18 +255,17 @@ class TestInterval:
 
     @pytest.mark.parametrize(("m", "n"), [(50, 50), (1, 1), (1, 40), (300, 20)])
     @pytest.mark.parametrize("level", [0.9, 0.95, 0.99])
-    def test_newcombes_limits_solve_his_equation(self, m: int, n: int, level: float) -> None:
-        z = NormalDist().inv_cdf((1 + level) / 2)
-
-        def excess(theta: float) -> float:
-            q1, q2, spare = theta / (2 - theta), 2 * theta**2 / (1 + theta), (m + n) / 2 - 1
-            variance = theta * (1 - theta) + spare * (
-                q1 - theta**2 + q2 - theta**2
-            )  # Hanley & McNeil, times mn
-            return (1 - theta) ** 2 - z**2 * variance / (m * n)
-
-        low = scipy.optimize.brentq(excess, 1e-9, 1 - 1e-9)
+    def test_separated_sets_get_newcombes_interval(self, m: int, n: int, level: float) -> None:
+        low = newcombe_low(1.0, m, n, level)
         assert auroc_interval(np.ones(m), np.zeros(n), level) == pytest.approx((1.0, low, 1.0), abs=1e-9)
+
+    def test_so_do_sets_with_a_single_stray(self) -> None:
+        ids, oods = np.append(np.arange(49.0) + 100, -1), np.arange(50.0)
+        assert auroc_interval(ids, oods).low == pytest.approx(newcombe_low(0.98, 50, 50, 0.95), abs=1e-9)
+        two_strays = np.append(ids, [-2.0])
+        assert auroc_interval(two_strays, oods).low != pytest.approx(
+            newcombe_low(49 / 51, 51, 50, 0.95), abs=1e-3
+        )
 
     @settings(deadline=None)
     @given(SAMPLES, st.sampled_from([0.5, 0.95, 0.999]))

@@ -577,6 +577,11 @@ def test_wrappers_are_seen_through(process_group):
     for wrapper in wrapped:
         assert unwrap(wrapper) is model
         assert find_head(wrapper) == ("head", model.head)
+    inside = Net(part=torch.compile(model, backend="eager"))
+    assert find_head(inside) == find_head(inside, "part.head") == ("part.head", model.head)
+    assert (
+        find_head(inside, model.head) == find_head(inside, "part._orig_mod.head") == ("part.head", model.head)
+    )
     assert find_head(wrapped[0], "module.head") == ("head", model.head)
     average = torch.optim.swa_utils.AveragedModel(model)
     assert find_head(average) == ("head", average.module.head)

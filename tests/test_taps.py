@@ -135,11 +135,31 @@ def test_compiled_models_are_seen_even_after_they_ran(in_place):
     else:
         compiled = torch.compile(model, backend="eager")
     expected = compiled(x)
-    with capture(compiled) as tap:
-        compiled(x)
-    torch.testing.assert_close(tap.logits, expected)
-    assert torch.equal(tap.z, model[0](x))
+    for factor in (1, 2):
+        with capture(compiled) as tap:
+            compiled(factor * x)
+        assert torch.equal(tap.z, model[0](factor * x))
+        torch.testing.assert_close(tap.logits, compiled(factor * x))
     torch.testing.assert_close(compiled(x), expected)
+
+
+def test_a_compiled_part_hides_nothing_and_does_not_show_in_names():
+    class Part(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder, self.norm = Encoder(pool=True), nn.LayerNorm(8)
+
+        def forward(self, x):
+            return self.norm(self.encoder(x))
+
+    part = Part()
+    model = nn.Sequential(torch.compile(part, backend="eager"), nn.Linear(8, 4))
+    model(images())
+    spec = find_magnitude(model, None, images())
+    assert spec == MagnitudeSpec("0.norm", 0)
+    with capture(model, magnitude=spec) as tap:
+        model(images())
+    assert torch.equal(tap.m, part.encoder(images()))
 
 
 def test_keyword_inputs_of_transformers():
@@ -263,6 +283,19 @@ def test_the_norm_layer_is_read_at_the_token_that_the_head_reads(index, norm):
     with capture(model.eval(), magnitude=spec) as tap:
         model(images())
     assert torch.equal(tap.m, model[:2](images())[:, index])
+
+
+def test_a_norm_layer_of_ones_own_is_known_by_its_name():
+    class CustomRMSNorm(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.LayerNorm(8)
+
+        def forward(self, hidden):
+            return self.inner(hidden)
+
+    model = nn.Sequential(Encoder(pool=True), CustomRMSNorm(), nn.Linear(8, 4))
+    assert find_magnitude(model, None, images()) == MagnitudeSpec("1", 0)  # the last of the two to give z
 
 
 def test_averaging_after_the_norm_leaves_the_magnitude_in_z():

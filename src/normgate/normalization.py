@@ -46,8 +46,8 @@ def l2norm(model: M, head: str | nn.Linear | None = None, temperature: float | L
         model: any module with one linear head.
         head: the head's dotted name, or the layer itself, where it cannot be found (see :func:`find_head`).
         temperature: τ. A number is a plain attribute of the head and leaves state-dict keys as they were;
-            ``"learned"`` adds one parameter to the head, ``log_temperature``, which starts at τ = 1 (weight decay
-            would hold it there).
+            ``"learned"`` adds one parameter to the head, ``log_temperature``, which starts at τ = 1 (and is
+            held there by weight decay).
 
     Returns:
         The same object.
@@ -191,8 +191,13 @@ def unwrap(model: nn.Module) -> nn.Module:
         model = inner
 
 
+def named_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """All modules of the unwrapped model by dotted name; names do not tell which parts are compiled."""
+    return {name.replace("_orig_mod.", ""): module for name, module in unwrap(model).named_modules()}
+
+
 def is_compiled(model: nn.Module, layer: nn.Module | None = None) -> bool:
-    """Whether part of the model, the one with this ``layer`` if given, is compiled: it then ignores new hooks."""
+    """Whether part of the model, that with the ``layer`` if given, is compiled: it then ignores new hooks."""
     compiled = (
         module
         for module in model.modules()
@@ -231,13 +236,13 @@ def find_head(model: nn.Module, head: str | nn.Linear | None = None) -> tuple[st
             )
     else:
         name = _resolve(model, root, head)
-    return name, _checked(root, name)
+    return name.replace("_orig_mod.", ""), _checked(root, name)
 
 
 def _resolve(model: nn.Module, root: nn.Module, head: str | nn.Linear) -> str:
-    names: dict[int, str] = {id(module): name for name, module in root.named_modules()}
+    names = {id(module): name for name, module in named_layers(model).items()}
     if isinstance(head, str):
-        modules = {**dict(model.named_modules()), **dict(root.named_modules())}
+        modules = {**dict(model.named_modules()), **named_layers(model)}
         if head not in modules:
             close = difflib.get_close_matches(head, [name for name in modules if name], n=3)
             hint = f" (close: {', '.join(close)})" if close else ""

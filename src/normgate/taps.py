@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from normgate.errors import NormgateError
-from normgate.normalization import HeadError, find_head, is_compiled, unwrap
+from normgate.normalization import HeadError, find_head, is_compiled, named_layers, unwrap
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -49,7 +49,7 @@ class MagnitudeSpec:
     def from_dict(cls, values: Mapping[str, Any]) -> MagnitudeSpec:
         """The inverse of :meth:`to_dict`; unknown or missing entries are an error."""
         if set(values) != {"module", "position", "channels_last"}:
-            raise HeadError(
+            raise MagnitudeError(
                 f"a magnitude vector has module, position and channels_last, not {sorted(values)}"
             )
         return cls(**values)
@@ -187,7 +187,7 @@ def magnitude_at(model: nn.Module, module: str) -> MagnitudeSpec:
     Raises:
         MagnitudeError: the model has no such layer; the message names similar ones.
     """
-    names = [name for name, _ in unwrap(model).named_modules() if name]
+    names = [name for name in named_layers(model) if name]
     if module not in names:
         close = difflib.get_close_matches(module, names, n=5, cutoff=0.4) or names[-5:]
         raise MagnitudeError(f"the model has no layer named {module!r}; similar names: {', '.join(close)}")
@@ -208,12 +208,11 @@ def find_magnitude(
     outputs: dict[str, Tensor] = {}
 
     def record(name: str, output: object) -> None:
-        outputs.pop(name, None)  # so that the order is that of the last calls
         if isinstance(output, Tensor):
             outputs[name] = output
 
     with contextlib.ExitStack() as stack:
-        for name, module in root.named_modules():
+        for name, module in named_layers(model).items():
             if _removes_magnitude(module):
                 hook = module.register_forward_hook(lambda _, __, output, name=name: record(name, output))
                 stack.enter_context(hook)

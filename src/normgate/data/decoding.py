@@ -11,6 +11,7 @@ import hashlib
 import importlib
 import os
 import stat
+import threading
 from io import BytesIO
 from pathlib import Path
 from typing import IO, Any, TypeAlias
@@ -18,6 +19,7 @@ from typing import IO, Any, TypeAlias
 import numpy as np
 from PIL import ExifTags, Image
 
+from normgate.data.names import utf8_name
 from normgate.errors import NormgateError
 
 DEFAULT_MAX_PIXELS = 100_000_000
@@ -69,14 +71,15 @@ def decode(source: Payload, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Image
     """
     if isinstance(source, ImageError):
         raise ImageError(str(source))
-    if isinstance(source, Image.Image):
-        return _finished(source, max_pixels)
     if isinstance(source, np.ndarray):
         return _finished(_from_array(source), max_pixels)
-    if isinstance(source, bytes | bytearray | memoryview):
-        return _from_file(BytesIO(source), max_pixels)
-    if isinstance(source, str | os.PathLike):
-        return _from_path(Path(source), max_pixels)
+    with _pillows_limit_lifted:
+        if isinstance(source, Image.Image):
+            return _finished(source, max_pixels)
+        if isinstance(source, bytes | bytearray | memoryview):
+            return _from_file(BytesIO(source), max_pixels)
+        if isinstance(source, str | os.PathLike):
+            return _from_path(Path(source), max_pixels)
     raise ImageError(
         f"a {type(source).__name__} cannot be decoded; "
         "pass a path, encoded bytes, a Pillow image or a uint8 array"
@@ -91,17 +94,45 @@ def digest(image: Image.Image) -> bytes:
     return fingerprint.digest()
 
 
+class _PillowsLimitLifted:
+    """While any thread is inside, Pillow's limit on pixels is off; `max_pixels` is checked instead.
+
+    That limit is global, and warns before it refuses; warnings cannot be silenced in one thread alone.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._limit = Image.MAX_IMAGE_PIXELS
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+            self._inside += 1
+
+    def __exit__(self, *exception: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                Image.MAX_IMAGE_PIXELS = self._limit
+
+
+_pillows_limit_lifted = _PillowsLimitLifted()
+
+
 def _from_path(path: Path, max_pixels: int) -> Image.Image:
     try:
-        status = path.stat()
-        if stat.S_ISDIR(status.st_mode):
-            raise ImageError(f"{path} is a folder, not an image")
-        if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
-            raise ImageError(f"{path} is not a regular file")
+        name = utf8_name(path)
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            raise ImageError(f"{name} is a folder, not an image")
+        if not stat.S_ISREG(mode):  # opening a pipe would wait for ever
+            raise ImageError(f"{name} is not a regular file")
         file = path.open("rb")
     except OSError as error:
-        raise ImageError(f"{path} cannot be read: {error.strerror or error}") from error
-    except ValueError as error:  # a NUL character
+        raise ImageError(f"{name} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:  # a NUL character, or one that no file system takes
         raise ImageError(f"{str(path)!r} cannot be read: {error}") from error
     with file:
         return _from_file(file, max_pixels)
@@ -126,11 +157,7 @@ def _from_file(file: IO[bytes], max_pixels: int) -> Image.Image:
 
 
 def _factory(prefix: bytes) -> Any:
-    """The Pillow plugin that reads a file which begins so.
-
-    `Image.open` is not used because its size limit is global, warns before it refuses, and a warning cannot
-    be silenced in one thread alone; the caller's limit is checked instead.
-    """
+    """The Pillow plugin that reads a file which begins so; like `Image.open`, but it tells what is wrong."""
     for name, plugin in _PLUGINS.items():
         if name not in Image.OPEN:
             try:

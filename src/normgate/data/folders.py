@@ -6,7 +6,8 @@ from collections.abc import Sized
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from normgate.data.listing import PARQUET_EXTENSIONS, Listing, utf8_name, visible_entries
+from normgate.data.listing import PARQUET_EXTENSIONS, Listing, is_folder, visible_entries
+from normgate.data.names import utf8_name
 from normgate.data.sources import Record, SourceError
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ class ClassFolder:
             raise SourceError(f"{self.root} is not a folder; {wanted}")
         entries = visible_entries(self.root)
         self._folders = {
-            utf8_name(entry.name): Listing(Path(entry.path)) for entry in entries if entry.is_dir()
+            utf8_name(entry.name): Listing(Path(entry.path)) for entry in entries if is_folder(entry)
         }
         if not self._folders:
             raise SourceError(f"{self.root} holds no class folders; {wanted}")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from normgate.data.decoding import ImageError
+from normgate.data.names import utf8_name
 from normgate.data.sources import SourceError
 
 if TYPE_CHECKING:
@@ -65,12 +66,9 @@ class Listing:
             return
         for entry in entries:
             name = prefix + utf8_name(entry.name)
-            if entry.is_dir():
+            if is_folder(entry):
                 yield from self._walk(Path(entry.path), name + "/", (*above, identity))
-            # A link to nothing is an image that cannot be read; a pipe or a socket is no image.
-            elif Path(entry.name).suffix.lower() in self.extensions and (
-                entry.is_file() or entry.is_symlink()
-            ):
+            elif Path(entry.name).suffix.lower() in self.extensions and is_file(entry):
                 yield name, Path(entry.path)
             else:
                 self.skipped += 1
@@ -82,10 +80,21 @@ def visible_entries(folder: Path) -> list[os.DirEntry[str]]:
         with os.scandir(folder) as found:
             entries = [entry for entry in found if not entry.name.startswith(".")]
     except OSError as error:
-        raise SourceError(f"{folder} cannot be read: {error.strerror or error}") from error
-    return sorted(entries, key=lambda entry: utf8_name(entry.name) + ("/" if entry.is_dir() else ""))
+        raise SourceError(f"{utf8_name(folder)} cannot be read: {error.strerror or error}") from error
+    return sorted(entries, key=lambda entry: utf8_name(entry.name) + ("/" if is_folder(entry) else ""))
 
 
-def utf8_name(name: str) -> str:
-    r"""A file name in valid UTF-8: bytes that are not become `\xff` and the like."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder or a link to one."""
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, for one
+        return False
+
+
+def is_file(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a file or a link, even to nothing: that is a file that cannot be read."""
+    try:
+        return entry.is_symlink() or entry.is_file()
+    except OSError:
+        return True

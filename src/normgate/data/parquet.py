@@ -13,8 +13,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from normgate.data.decoding import ImageError
-from normgate.data.listing import PARQUET_EXTENSIONS, Listing, utf8_name
+from normgate.data.listing import PARQUET_EXTENSIONS, Listing
 from normgate.data.memory import class_names
+from normgate.data.names import utf8_name
 from normgate.data.sources import Record, SourceError, parse_query
 
 if TYPE_CHECKING:
@@ -225,7 +226,7 @@ def _check_labels(field: pa.Field, path: Path) -> None:
     kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind)):
         raise SourceError(
-            f"{path}: column {field.name!r} holds {field.type}, not labels; it must hold names or class numbers"
+            f"{path}: column {field.name!r} holds {field.type}, not labels; they are names or class numbers"
         )
 
 

@@ -77,7 +77,7 @@ class Preprocessing:
         _check_resize(self.resize, self.size)
         if self.resize == self.size:  # the same thing has one name, so that equal means equal
             put("resize", None)
-        if self.interpolation not in INTERPOLATIONS:
+        if not isinstance(self.interpolation, str) or self.interpolation not in INTERPOLATIONS:
             raise PreprocessingError(
                 f"interpolation is {self.interpolation!r}; choose from: {', '.join(INTERPOLATIONS)}"
             )

@@ -33,7 +33,7 @@ def paired_auroc_difference(
     """AUROC of score a − AUROC of score b on the same images, by DeLong's covariance (DeLong et al., 1988).
 
     The variance of the difference is that of the differences of placements, image by image: what both scores
-    find hard cancels. Where the variance of one of the AUROCs is 0 or hangs on one or two images, the
+    find hard cancels. Where the variance of one of the AUROCs is 0 or hangs on a single image, the
     interval combines their two intervals as if they were independent (Zou & Donner, 2008), and the p-value
     follows from its width.
 
@@ -75,7 +75,7 @@ def mean_auroc(id_scores: ArrayLike, ood_scores: Mapping[str, ArrayLike], level:
     The sets share their ID images, so their AUROCs rise and fall together. With lower limits lᵢ of the S sets
     and DeLong's correlations rᵢⱼ, the lower limit is mean A − √(ΣΣ rᵢⱼ (Aᵢ − lᵢ)(Aⱼ − lⱼ)) / S (Zou & Donner,
     "Construction of confidence limits about effect measures", 2008); r is 1 where a variance is 0 or hangs on
-    one or two images. For one set this is `auroc_interval`.
+    a single image. For one set this is `auroc_interval`.
 
     Args:
         id_scores: (m,) scores of ID images.

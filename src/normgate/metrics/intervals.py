@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
 _LEAST_FREEDOM = 3
-"""With fewer, one or two images make up DeLong's variance, and no t quantile makes up for that."""
+"""An image that makes up DeLong's variance alone gives it 2 degrees: no t quantile makes up for that."""
 
 
 class Estimate(NamedTuple):
@@ -50,7 +50,7 @@ def auroc_interval(id_scores: ArrayLike, ood_scores: ArrayLike, level: float = 0
 
     DeLong's variance on the logit scale, logit A ± t · se / (A(1−A)). Near 1 a few images make up the
     variance, so t is Student's, with the degrees of freedom that the placements show; for large sets it is
-    the normal quantile. Where the variance is 0 or hangs on one or two images, Newcombe's score interval
+    the normal quantile. Where the variance is 0 or hangs on a single image, Newcombe's score interval
     takes its place: perfectly separated sets get a lower limit below 1. For 100 against 100 normal scores of
     AUROC 0.99 the 95 % interval holds the truth in 96 % of simulations, with the normal quantile in 92 %.
     """

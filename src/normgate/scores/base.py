@@ -29,12 +29,17 @@ class Score(abc.ABC):
     """
 
     needs_fit: ClassVar[bool] = False
+    needs_tuning: ClassVar[bool] = False
 
     name: str
     state: dict[str, torch.Tensor] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
-    def fit(self, features: Features) -> Self:
+    def fit(self, features: Features, tuning: Features | None = None) -> Self:
         """Learn from training features (N, D) with labels; a second fit forgets the first.
+
+        Args:
+            features: of training images.
+            tuning: of tuning images, for scores that are scaled on them (`needs_tuning`).
 
         Raises:
             ScoreError: no rows, labels are missing where the score needs them, or features are not finite.
