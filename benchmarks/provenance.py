@@ -18,14 +18,19 @@ def write(name: str, values: dict[str, Any]) -> Path:
     import torch
 
     commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=12"], capture_output=True, text=True, cwd=RESULTS.parent
+        ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+        capture_output=True,
+        text=True,
+        cwd=RESULTS.parent,
     ).stdout.strip()
     provenance = {
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {os.cpu_count()} cores",
         "threads": torch.get_num_threads(),
         "commit": commit,
         "python": platform.python_version(),
-        "versions": {package: importlib.metadata.version(package) for package in ("torch", "torchvision", "timm", "numpy")},
+        "versions": {
+            package: importlib.metadata.version(package) for package in ("torch", "torchvision", "timm", "numpy")
+        },
     }
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"

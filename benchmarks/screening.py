@@ -2,7 +2,7 @@
 
     python benchmarks/screening.py [--images 20000] [--long 200000]
 
-Speed: `screen` against a bare loop of decode, transform and forward over the same Parquet rows, in turn, in one process.
+Speed: `screen` against a bare loop of decode, transform and forward over the same Parquet rows, in turn, in one run.
 Memory: resident memory over a long run, after the first 10,000 images.
 """
 
@@ -20,7 +20,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from PIL import Image
-from provenance import write
 from torchvision import transforms
 
 import normgate
@@ -28,6 +27,7 @@ from normgate import demo
 from normgate.data.demo import demo_set
 from normgate.data.sources import load
 from normgate.training.splitting import divide_groups
+from provenance import write
 
 
 def table_of(path: Path, count: int) -> None:
@@ -36,7 +36,9 @@ def table_of(path: Path, count: int) -> None:
     schema = pa.schema([("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())]))])
     with pq.ParquetWriter(path, schema) as writer:
         for start in range(0, count, 8192):
-            rows = [{"bytes": payloads[i % len(payloads)], "path": None} for i in range(start, min(start + 8192, count))]
+            rows = [
+                {"bytes": payloads[i % len(payloads)], "path": None} for i in range(start, min(start + 8192, count))
+            ]
             writer.write_table(pa.table({"image": rows}, schema=schema))
 
 
@@ -83,7 +85,11 @@ def main() -> None:
         **demo.NETWORK,
     )
     with tempfile.TemporaryDirectory() as name:
-        short, long, output = Path(name) / "short.parquet", Path(name) / "long.parquet", Path(name) / "verdicts.parquet"
+        short, long, output = (
+            Path(name) / "short.parquet",
+            Path(name) / "long.parquet",
+            Path(name) / "verdicts.parquet",
+        )
         table_of(short, arguments.images)
         rates: dict[str, list[float]] = {"bare": [], "screen": []}
         bare_loop(gate, short, arguments.batch_size)  # warm-up

@@ -14,9 +14,7 @@ from normgate.backbones import Backbone, BackboneError, auto_stem, create, load_
 
 
 def tiny(num_classes: int = 4, **changes: object) -> Backbone:
-    return Backbone(
-        "resnet18", num_classes, **{"width": 4, "stem": 1, "args": {"layers": [1, 1, 1, 1]}} | changes
-    )
+    return Backbone("resnet18", num_classes, **{"width": 4, "stem": 1, "args": {"layers": [1, 1, 1, 1]}} | changes)
 
 
 def stages(model: nn.Module, size: int) -> dict[str, torch.Size]:
@@ -262,9 +260,7 @@ WRAPPINGS = {
     "compiled": lambda weights: {f"_orig_mod.{name}": value for name, value in weights.items()},
     "compiled ddp": lambda weights: {f"_orig_mod.module.{name}": value for name, value in weights.items()},
     "ddp of compiled": lambda weights: {f"module._orig_mod.{name}": value for name, value in weights.items()},
-    "compiled stage": lambda weights: {
-        name.replace("layer1.", "layer1._orig_mod."): v for name, v in weights.items()
-    },
+    "compiled stage": lambda weights: {name.replace("layer1.", "layer1._orig_mod."): v for name, v in weights.items()},
 }
 
 
@@ -327,9 +323,7 @@ class Bomb:
         return (print, ("code in a weight file was run",))
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"not weights", b"\x00" * 8 + b"{", pickle.dumps(Bomb(), protocol=2)]
-)
+@pytest.mark.parametrize("content", [b"", b"not weights", b"\x00" * 8 + b"{", pickle.dumps(Bomb(), protocol=2)])
 def test_files_that_are_no_weights_are_errors_and_never_run(content, fresh, tmp_path, capsys):
     (tmp_path / "weights.pt").write_bytes(content)
     with pytest.raises(BackboneError, match="neither"):

@@ -51,9 +51,7 @@ class TestRank:
         assert math.floor(just_below * 11) == 9
         assert rank(just_below, 10) == 8
 
-    @pytest.mark.parametrize(
-        ("alpha", "needed"), [(0.05, 19), (0.01, 99), (0.1, 9), (1 / 3, 2), (0.5, 1), (0.999, 1)]
-    )
+    @pytest.mark.parametrize(("alpha", "needed"), [(0.05, 19), (0.01, 99), (0.1, 9), (1 / 3, 2), (0.5, 1), (0.999, 1)])
     def test_the_error_names_the_images_that_are_needed(self, alpha: float, needed: int) -> None:
         assert smallest_n(alpha) == needed
         assert rank(alpha, needed) >= 1
@@ -115,9 +113,7 @@ class TestPValues:
                 continue
             calibration = rng.integers(0, rng.choice([5, 1000]), n).astype(np.float32)
             scores = np.append(calibration, [-1, 2000])
-            assert (
-                (p_values(scores, calibration) <= alpha) == (scores < threshold(calibration, alpha))
-            ).all()
+            assert ((p_values(scores, calibration) <= alpha) == (scores < threshold(calibration, alpha))).all()
 
     @settings(deadline=None)
     @given(SCORES, SCORES)
@@ -163,9 +159,7 @@ class TestFalseAlarms:
         test, calibration = scores[:, 0], scores[:, 1:]
         p = (1 + (calibration <= test[:, None]).sum(1)) / (n + 1)
         few = slice(0, 50)  # the definition above, and the code under test, on some of the draws
-        assert [p_values(t[None], c)[0] for t, c in zip(test[few], calibration[few], strict=True)] == p[
-            few
-        ].tolist()
+        assert [p_values(t[None], c)[0] for t, c in zip(test[few], calibration[few], strict=True)] == p[few].tolist()
         rejections = int((p <= alpha).sum())
         expected = expected_false_alarm_rate(alpha, n)
         low, high = scipy.stats.binom(self.DRAWS, expected).interval(0.999)
@@ -196,9 +190,7 @@ class TestBand:
         ("alpha", "n", "tests"),
         [(0.05, 100, 1000), (0.01, 99, 50), (0.1, 999, 10_000), (0.5, 1, 1), (0.9, 30, 77)],
     )
-    def test_is_the_central_beta_binomial_interval(
-        self, alpha: float, n: int, tests: int, level: float
-    ) -> None:
+    def test_is_the_central_beta_binomial_interval(self, alpha: float, n: int, tests: int, level: float) -> None:
         k = rank(alpha, n)
         low, high = scipy.stats.betabinom(tests, k, n + 1 - k).interval(level)
         assert false_alarm_band(alpha, n, tests, level) == (low / tests, high / tests)
@@ -258,9 +250,7 @@ class TestCalibration:
             assert calibration.thresholds[index] == alone.thresholds[0]
             assert p[members].tolist() == alone.p_values(new[members]).tolist()
             assert accepted[members].tolist() == alone.accepts(new[members]).tolist()
-        assert calibration.expected_false_alarm_rate == pytest.approx(
-            (40 * 2 / 41 + 60 * 3 / 61 + 120 * 6 / 121) / 220
-        )
+        assert calibration.expected_false_alarm_rate == pytest.approx((40 * 2 / 41 + 60 * 3 / 61 + 120 * 6 / 121) / 220)
 
     def test_keeps_the_rate_within_each_class(self) -> None:
         rng = np.random.default_rng(0)
@@ -321,9 +311,7 @@ def step_up(p: list[float], q: float) -> float:
 
 class TestFalseDiscoveries:
     @settings(deadline=None)
-    @given(
-        st.lists(st.floats(0, 1) | st.sampled_from([0.001, 0.01, 0.02]), max_size=60), st.floats(0.01, 0.5)
-    )
+    @given(st.lists(st.floats(0, 1) | st.sampled_from([0.001, 0.01, 0.02]), max_size=60), st.floats(0.01, 0.5))
     def test_is_the_step_up_procedure(self, p: list[float], q: float) -> None:
         cut = benjamini_hochberg(p, q)
         assert cut == step_up(p, q)
@@ -377,9 +365,7 @@ class TestFalseDiscoveries:
     def test_nothing_to_reject(self) -> None:
         assert benjamini_hochberg([], 0.1) == RankHistogram(10).cut(0.1) == 0.0
         assert benjamini_hochberg([0.5, 0.9], 0.1) == 0.0
-        assert (
-            benjamini_hochberg([0.1] * 43, 0.1) == 0.1
-        )  # the last has the whole of q: 0.1 · 43 / 43 has less
+        assert benjamini_hochberg([0.1] * 43, 0.1) == 0.1  # the last has the whole of q: 0.1 · 43 / 43 has less
 
     def test_refuses_foreign_p_values_and_counts_nothing_of_them(self) -> None:
         histogram = RankHistogram(9)

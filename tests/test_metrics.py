@@ -94,9 +94,7 @@ class TestRanking:
 
     @settings(deadline=None)
     @given(SAMPLES, st.randoms())
-    def test_order_of_rows_changes_nothing(
-        self, samples: tuple[list[float], list[float]], random: Any
-    ) -> None:
+    def test_order_of_rows_changes_nothing(self, samples: tuple[list[float], list[float]], random: Any) -> None:
         shuffled = tuple(random.sample(values, len(values)) for values in samples)
         assert ood_metrics(*samples) == ood_metrics(*shuffled)
 
@@ -106,9 +104,7 @@ class TestRanking:
         ids, oods = (np.array(values) for values in samples)
         there, back = ood_metrics(ids, oods), ood_metrics(-oods, -ids)
         assert there.auroc == back.auroc
-        assert (there.auroc_low, there.auroc_high) == pytest.approx(
-            (back.auroc_low, back.auroc_high), abs=1e-12
-        )
+        assert (there.auroc_low, there.auroc_high) == pytest.approx((back.auroc_low, back.auroc_high), abs=1e-12)
         assert (there.ap_id, there.fpr_at_id_tpr95) == (back.ap_ood, back.fpr_at_ood_tpr95)
         assert (there.ap_ood, there.fpr_at_ood_tpr95) == (back.ap_id, back.fpr_at_id_tpr95)
 
@@ -220,9 +216,7 @@ class TestInterval:
         ids, oods = np.round(rng.normal(1, 1, m) * levels), np.round(rng.normal(size=n) * levels)
         expected = float(brute_covariance(ids[None], oods[None])[0, 0])
         ones = np.ones(m, dtype=np.int64), np.ones(n, dtype=np.int64)
-        assert delong_variance(*brute_placements(ids, oods), *ones).value == pytest.approx(
-            expected, abs=1e-15
-        )
+        assert delong_variance(*brute_placements(ids, oods), *ones).value == pytest.approx(expected, abs=1e-15)
         # On the logit scale it is symmetric, and as wide as that variance and Student's t make it.
         estimate = auroc_interval(ids, oods)
         freedom = delong_variance(*brute_placements(ids, oods), *ones).freedom
@@ -263,9 +257,7 @@ class TestInterval:
         ids, oods = np.append(np.arange(49.0) + 100, -1), np.arange(50.0)
         assert auroc_interval(ids, oods).low == pytest.approx(newcombe_low(0.98, 50, 50, 0.95), abs=1e-9)
         two_strays = np.append(ids, [-2.0])
-        assert auroc_interval(two_strays, oods).low != pytest.approx(
-            newcombe_low(49 / 51, 51, 50, 0.95), abs=1e-3
-        )
+        assert auroc_interval(two_strays, oods).low != pytest.approx(newcombe_low(49 / 51, 51, 50, 0.95), abs=1e-3)
 
     @settings(deadline=None)
     @given(SAMPLES, st.sampled_from([0.5, 0.95, 0.999]))
@@ -284,9 +276,7 @@ class TestInterval:
         assert value == brute_auroc(ids, oods)
         assert high - low > 0.7
 
-    @pytest.mark.parametrize(
-        ("auc", "m", "n"), [(0.99, 100, 100), (0.9, 100, 100), (0.95, 60, 200), (0.7, 50, 50)]
-    )
+    @pytest.mark.parametrize(("auc", "m", "n"), [(0.99, 100, 100), (0.9, 100, 100), (0.95, 60, 200), (0.7, 50, 50)])
     def test_coverage(self, auc: float, m: int, n: int) -> None:
         rng = np.random.default_rng(0)
         shift = math.sqrt(2) * NormalDist().inv_cdf(auc)
@@ -430,9 +420,7 @@ class TestSelective:
         st.lists(st.tuples(st.integers(-3, 3), st.booleans(), st.integers(1, 4)), min_size=1, max_size=20),
         st.randoms(),
     )
-    def test_order_and_scale_of_weights_change_nothing(
-        self, images: list[tuple[int, bool, int]], random: Any
-    ) -> None:
+    def test_order_and_scale_of_weights_change_nothing(self, images: list[tuple[int, bool, int]], random: Any) -> None:
         area = aurc(*map(np.array, zip(*images, strict=True)))
         scores, wrong, weights = map(np.array, zip(*random.sample(images, len(images)), strict=True))
         assert aurc(scores, wrong, weights * 0.3) == pytest.approx(area, abs=1e-12)

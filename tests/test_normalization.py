@@ -462,15 +462,11 @@ def two(a: nn.Module, b: nn.Module) -> dict[str, nn.Module]:
         (lambda: nn.Linear(3, 4), ""),
         (lambda: nn.Sequential(LINEAR(10, 10), nn.ReLU(), LINEAR(10, 10)), "2"),
         (
-            lambda: Net(
-                conv=nn.Conv2d(3, 16, 5), fc1=LINEAR(400, 120), fc2=LINEAR(120, 84), fc3=LINEAR(84, 10)
-            ),
+            lambda: Net(conv=nn.Conv2d(3, 16, 5), fc1=LINEAR(400, 120), fc2=LINEAR(120, 84), fc3=LINEAR(84, 10)),
             "fc3",
         ),
         (
-            lambda: Net(
-                conv=nn.Conv2d(3, 16, 5), fc1=LINEAR(400, 120), fc2=LINEAR(120, 84), fc=LINEAR(84, 10)
-            ),
+            lambda: Net(conv=nn.Conv2d(3, 16, 5), fc1=LINEAR(400, 120), fc2=LINEAR(120, 84), fc=LINEAR(84, 10)),
             "fc",
         ),
         (lambda: nn.Sequential(nn.Identity(), from_timm("convnext_atto")), "1.head.fc"),
@@ -579,9 +575,7 @@ def test_wrappers_are_seen_through(process_group):
         assert find_head(wrapper) == ("head", model.head)
     inside = Net(part=torch.compile(model, backend="eager"))
     assert find_head(inside) == find_head(inside, "part.head") == ("part.head", model.head)
-    assert (
-        find_head(inside, model.head) == find_head(inside, "part._orig_mod.head") == ("part.head", model.head)
-    )
+    assert find_head(inside, model.head) == find_head(inside, "part._orig_mod.head") == ("part.head", model.head)
     assert find_head(wrapped[0], "module.head") == ("head", model.head)
     average = torch.optim.swa_utils.AveragedModel(model)
     assert find_head(average) == ("head", average.module.head)

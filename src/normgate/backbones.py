@@ -57,9 +57,7 @@ class Backbone:
             raise BackboneError(f"stem is the stride of the first convolution, 1 or 2, not {self.stem!r}")
         object.__setattr__(self, "args", _plain(self.args))
         if self.width is not None and (said := {"channels", "stem_width"} & set(self.args)):
-            raise BackboneError(
-                f"width already says the channels: leave {', '.join(sorted(said))} out of args"
-            )
+            raise BackboneError(f"width already says the channels: leave {', '.join(sorted(said))} out of args")
 
     def build(self) -> nn.Module:
         """The network with fresh weights, drawn from torch's global generator.
@@ -127,9 +125,7 @@ def _plain(args: Mapping[str, Any]) -> dict[str, Any]:
         raise BackboneError(f"args must map names to values, not {args!r}")
     for name in args:
         if not isinstance(name, str) or _REFUSED.fullmatch(name):
-            raise BackboneError(
-                f"args cannot set {name!r}: only the architecture's own arguments are passed to timm"
-            )
+            raise BackboneError(f"args cannot set {name!r}: only the architecture's own arguments are passed to timm")
     try:
         copy: dict[str, Any] = json.loads(json.dumps(dict(args), allow_nan=False))
     except (TypeError, ValueError) as error:
@@ -237,9 +233,7 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str], head: str | Non
     if of_head and _other_size(own, given, of_head):
         kept = tuple(of_head)
         given = {name: value for name, value in given.items() if name not in kept}
-    missing = [
-        name for name in own if name not in given and name not in kept and not name.endswith("_tracked")
-    ]
+    missing = [name for name in own if name not in given and name not in kept and not name.endswith("_tracked")]
     problems = [f"missing {name}" for name in missing]
     problems += [f"unexpected {name}" for name in given if name not in own]
     problems += [
@@ -271,9 +265,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     except OSError as error:
         raise BackboneError(f"cannot read the weights: {error}") from None
     except Exception as error:
-        raise BackboneError(
-            f"{path} is neither a safetensors file nor a state dict of tensors: {error}"
-        ) from error
+        raise BackboneError(f"{path} is neither a safetensors file nor a state dict of tensors: {error}") from error
     while isinstance(weights, Mapping):
         inner = weights.get("state_dict", weights.get("model"))
         if not isinstance(inner, Mapping):
@@ -295,6 +287,5 @@ def _other_size(own: Mapping[str, Tensor], given: Mapping[str, Tensor], of_head:
     present = [name for name in of_head if name in given]
     shapes = [(own[name].shape, given[name].shape) for name in present]
     return not present or (
-        any(mine != theirs for mine, theirs in shapes)
-        and all(mine[1:] == theirs[1:] for mine, theirs in shapes)
+        any(mine != theirs for mine, theirs in shapes) and all(mine[1:] == theirs[1:] for mine, theirs in shapes)
     )

@@ -27,9 +27,13 @@ app = typer.Typer(
 DONE, DATA_FAILED, USAGE, INTERNAL, REJECTED, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
 GateFolder = Annotated[Path, typer.Argument(metavar="GATE", help="Folder of a gate.")]
-Images = Annotated[str, typer.Argument(metavar="DATA", help="Labelled images: class folders, Parquet or torchvision:NAME.")]
+Images = Annotated[
+    str, typer.Argument(metavar="DATA", help="Labelled images: class folders, Parquet or torchvision:NAME.")
+]
 Output = Annotated[Path, typer.Option("-o", "--output", help="Where to write; appears whole or not at all.")]
-Alpha = Annotated[float, typer.Option("--alpha", help="False-alarm rate: share of familiar images that may be rejected.")]
+Alpha = Annotated[
+    float, typer.Option("--alpha", help="False-alarm rate: share of familiar images that may be rejected.")
+]
 ByClass = Annotated[bool, typer.Option("--by-class", help="A threshold for each predicted class.")]
 Lean = Annotated[bool, typer.Option("--lean", help="Keep no features in the gate.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
@@ -45,7 +49,8 @@ SkipUnreadable = Annotated[bool, typer.Option("--skip-unreadable", help="Go on w
 ImageColumn = Annotated[str, typer.Option("--image-column", help="Parquet column of the images.")]
 LabelColumn = Annotated[str, typer.Option("--label-column", help="Parquet column of the labels.")]
 GroupColumn = Annotated[
-    str | None, typer.Option("--group-column", help="Parquet column of groups (person, scene) that no split divides.")
+    str | None,
+    typer.Option("--group-column", help="Parquet column of groups (person, scene) that no split divides."),
 ]
 ScoreName = Annotated[str, typer.Option("--score", help="Score of the gate; see 'normgate scores'.")]
 
@@ -98,7 +103,8 @@ def train(
     batch_size: Annotated[int | None, typer.Option("--batch-size", min=2, help="Images in a step.")] = None,
     learning_rate: Annotated[float | None, typer.Option("--lr", help="Peak learning rate.")] = None,
     temperature: Annotated[
-        str | None, typer.Option(help="τ of the normalisation: a number, 'learned', or 'none' to train without it.")
+        str | None,
+        typer.Option(help="τ of the normalisation: a number, 'learned', or 'none' to train without it."),
     ] = None,
     standardize: Annotated[
         bool | None, typer.Option("--standardize", help="Bring each image to its own mean and contrast.")
@@ -107,7 +113,8 @@ def train(
     width: Annotated[int | None, typer.Option(help="Channels of the first stage of a slim ResNet.")] = None,
     stem: Annotated[str, typer.Option(help="ResNets: 'auto' by image size, 'standard', or stride 1 or 2.")] = "auto",
     model_arg: Annotated[
-        list[str] | None, typer.Option("--model-arg", help="NAME=JSON for timm, such as layers=[1,1,1,1]; repeatable.")
+        list[str] | None,
+        typer.Option("--model-arg", help="NAME=JSON for timm, such as layers=[1,1,1,1]; repeatable."),
     ] = None,
     image_size: Annotated[int | None, typer.Option(min=8, help="Side of the square input.")] = None,
     weights: Annotated[
@@ -126,7 +133,9 @@ def train(
     precision: Annotated[
         str | None, typer.Option(help="Of Lightning Fabric; bf16-mixed on CUDA and 32-true elsewhere.")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the unfinished run of the same arguments.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the unfinished run of the same arguments.")
+    ] = False,
     overwrite: Overwrite = False,
     drop_duplicates: DropDuplicates = False,
     skip_unreadable: SkipUnreadable = False,
@@ -194,13 +203,17 @@ def calibrate(
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Where to write the new gate.")] = None,
     score: Annotated[str | None, typer.Option(help="Another score; see 'normgate scores'.")] = None,
     alpha: Annotated[float | None, typer.Option("--alpha", help="Another false-alarm rate (0.05).")] = None,
-    by_class: Annotated[bool | None, typer.Option("--by-class/--pooled", help="A threshold for each predicted class.")] = None,
+    by_class: Annotated[
+        bool | None, typer.Option("--by-class/--pooled", help="A threshold for each predicted class.")
+    ] = None,
     train_data: Annotated[
-        str | None, typer.Option("--train", metavar="DATA", help="Training images that the score is fitted to.")
+        str | None,
+        typer.Option("--train", metavar="DATA", help="Training images that the score is fitted to."),
     ] = None,
     model: Annotated[str | None, typer.Option(help="A timm network that normgate never trained.")] = None,
     model_arg: Annotated[
-        list[str] | None, typer.Option("--model-arg", help="NAME=JSON for timm, such as layers=[1,1,1,1]; repeatable.")
+        list[str] | None,
+        typer.Option("--model-arg", help="NAME=JSON for timm, such as layers=[1,1,1,1]; repeatable."),
     ] = None,
     width: Annotated[int | None, typer.Option(help="Channels of the first stage of a slim ResNet.")] = None,
     stem: Annotated[str, typer.Option(help="ResNets: 'standard', or stride 1 or 2.")] = "standard",
@@ -209,10 +222,12 @@ def calibrate(
         Path | None, typer.Option(help="Its preprocessing as JSON: size, resize, interpolation, mean, std.")
     ] = None,
     classes: Annotated[
-        Path | None, typer.Option(help="Its class names, one a line in the order of its outputs; else those of --train.")
+        Path | None,
+        typer.Option(help="Its class names, one a line in the order of its outputs; else those of --train."),
     ] = None,
     temperature: Annotated[
-        str | None, typer.Option(help="τ, if the network was trained with L2 normalisation: a number or 'learned'.")
+        str | None,
+        typer.Option(help="τ, if the network was trained with L2 normalisation: a number or 'learned'."),
     ] = None,
     head: Annotated[str | None, typer.Option(help="Its linear head, where it cannot be found.")] = None,
     features: Annotated[str | None, typer.Option(help="Module whose input is the magnitude vector.")] = None,
@@ -272,7 +287,9 @@ def calibrate(
         else:
             images = calibration or data or (None if gate is None else str(gate))
             if images is None or weights is None or preprocessing is None:
-                raise NormgateError("--model needs --weights, --preprocessing and --calibration (and --train for most scores)")
+                raise NormgateError(
+                    "--model needs --weights, --preprocessing and --calibration (and --train for most scores)"
+                )
             if classes is None and train_data is None:
                 raise NormgateError("the names of the classes are not known; pass --classes FILE, or --train DATA")
             new = _gate_of_network(
@@ -304,18 +321,25 @@ def calibrate(
 def screen(
     gate: GateFolder,
     incoming: Annotated[
-        str, typer.Argument(metavar="INCOMING", help="A folder, an image, Parquet, or '-' for paths on standard input.")
+        str,
+        typer.Argument(metavar="INCOMING", help="A folder, an image, Parquet, or '-' for paths on standard input."),
     ],
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="verdicts.parquet for one file, any other name for a folder of parts.")
+        Path | None,
+        typer.Option("-o", "--output", help="verdicts.parquet for one file, any other name for a folder of parts."),
     ] = None,
     fdr: Annotated[
-        float | None, typer.Option("--fdr", help="Control the false-discovery rate of the run at this level instead of α.")
+        float | None,
+        typer.Option("--fdr", help="Control the false-discovery rate of the run at this level instead of α."),
     ] = None,
-    list_rejected: Annotated[bool, typer.Option("--list-rejected", help="Print the ids of the rejected images.")] = False,
+    list_rejected: Annotated[
+        bool, typer.Option("--list-rejected", help="Print the ids of the rejected images.")
+    ] = False,
     copy_rejected: Annotated[Path | None, typer.Option(metavar="DIR", help="Copy the rejected files there.")] = None,
     move_rejected: Annotated[Path | None, typer.Option(metavar="DIR", help="Move the rejected files there.")] = None,
-    fail_on_reject: Annotated[bool, typer.Option("--fail-on-reject", help="Exit with 4 if something was rejected.")] = False,
+    fail_on_reject: Annotated[
+        bool, typer.Option("--fail-on-reject", help="Exit with 4 if something was rejected.")
+    ] = False,
     overwrite: Overwrite = False,
     device: Device = None,
     batch_size: BatchSize = 128,
@@ -365,8 +389,12 @@ def screen(
 def evaluate(
     gate: GateFolder,
     known: Annotated[str, typer.Option("--id", metavar="DATA", help="Test images of the known classes.")],
-    ood: Annotated[list[str] | None, typer.Option("--ood", metavar="NAME=DATA", help="Unknown images; repeatable.")] = None,
-    score: Annotated[list[str] | None, typer.Option("--score", help="Scores to compare; by default all; repeatable.")] = None,
+    ood: Annotated[
+        list[str] | None, typer.Option("--ood", metavar="NAME=DATA", help="Unknown images; repeatable.")
+    ] = None,
+    score: Annotated[
+        list[str] | None, typer.Option("--score", help="Scores to compare; by default all; repeatable.")
+    ] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Also write the results as JSON.")] = None,
     overwrite: Overwrite = False,
     device: Device = None,
@@ -430,7 +458,11 @@ def _open(place: str, labelled: bool, image_column: str, label_column: str, grou
     from normgate.data.sources import open_source
 
     return open_source(
-        place, labelled=labelled, image_column=image_column, label_column=label_column, group_column=group_column
+        place,
+        labelled=labelled,
+        image_column=image_column,
+        label_column=label_column,
+        group_column=group_column,
     )
 
 
@@ -497,6 +529,7 @@ def _gate_of_network(
 ) -> Gate:
     from normgate.backbones import Backbone, load_weights
     from normgate.data.preprocessing import Preprocessing
+    from normgate.errors import NormgateError
     from normgate.gate import Gate
     from normgate.normalization import l2norm
 
@@ -506,7 +539,11 @@ def _gate_of_network(
     tau = None if temperature is None else _temperature(temperature)
     if tau is not None:
         l2norm(network, head=options["head"], temperature=tau)
-    load_weights(network, weights, strict_head=True)
+    if fresh := load_weights(network, weights, options["head"]):
+        raise NormgateError(
+            f"{weights} holds no head for {len(names)} classes ({', '.join(fresh)}); pass weights that were trained on "
+            "these classes, or fine-tune with 'normgate train --weights'"
+        )
     return Gate.calibrate(
         network, preprocessing=Preprocessing.load(preprocessing), classes=names, backbone=backbone, **options
     )

@@ -39,8 +39,10 @@ class ProgressBars:
             if time.monotonic() - started < PATIENCE:
                 return
             self._tasks[task] = self._drawn().add_task(task, total=total, figures="")
-        update = {"figures": "  ".join(f"{name} {value:.3g}" for name, value in figures.items())} if figures else {}
-        self._drawn().update(self._tasks[task], completed=done, total=total, **update)
+        self._drawn().update(self._tasks[task], completed=done, total=total)
+        if figures:
+            said = "  ".join(f"{name} {value:.3g}" for name, value in figures.items())
+            self._drawn().update(self._tasks[task], figures=said)
 
     def close(self) -> None:
         """Leave the bars as they are and give the terminal back."""
@@ -49,7 +51,14 @@ class ProgressBars:
 
     def _drawn(self) -> Bar:
         if self._bar is None:
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import (
+                BarColumn,
+                MofNCompleteColumn,
+                Progress,
+                ProgressColumn,
+                TextColumn,
+                TimeRemainingColumn,
+            )
             from rich.text import Text
 
             class Rate(ProgressColumn):

@@ -21,7 +21,7 @@ from normgate.training.splitting import divide_groups
 if TYPE_CHECKING:
     import os
 
-    from normgate.data.sources import Source
+    from normgate.data.sources import Record, Records
     from normgate.evaluation import Evaluation
     from normgate.gate import Gate
     from normgate.progress import Progress
@@ -29,8 +29,14 @@ if TYPE_CHECKING:
 
 FAR = ("near", "far-satellite", "far-waste")
 # A ResNet with one block a stage and 16 to 128 channels: about two minutes of one core.
-NETWORK: dict[str, Any] = {"model": "resnet18", "width": 16, "stem": 2, "model_args": {"layers": [1, 1, 1, 1]}}
-RECIPE = Recipe(epochs=40, batch_size=64, shift=6 / 64)
+NETWORK: dict[str, Any] = {
+    "model": "resnet18",
+    "width": 16,
+    "stem": 2,
+    "model_args": {"layers": [1, 1, 1, 1]},
+}
+# Chosen by the accuracy on the held-out signs alone.
+RECIPE = Recipe(epochs=40, batch_size=32, learning_rate=0.3, shift=6 / 64)
 MARK = "demo.json"
 
 
@@ -61,7 +67,11 @@ class DemoResult:
                 score: {name: value.auroc for name, value in by_set.items()}
                 for score, by_set in self.evaluation.metrics.items()
             },
-            "false_alarm_rate": {"promised": outcome.promised, "realised": outcome.realised, "band": outcome.band},
+            "false_alarm_rate": {
+                "promised": outcome.promised,
+                "realised": outcome.realised,
+                "band": outcome.band,
+            },
             "seconds": self.seconds,
         }
 
@@ -74,7 +84,7 @@ def demo(
 ) -> DemoResult:
     """Train, calibrate, evaluate and screen the embedded set.
 
-    Writes `gate/`, `incoming/` (ordinary image files, known and unknown, and one that is broken), `verdicts.parquet` and
+    Writes `gate/`, `incoming/` (image files, known and unknown, and one that is broken), `verdicts.parquet` and
     `demo.json` below `output`, which appears whole or not at all; an earlier demo there is replaced.
 
     Raises:
@@ -97,8 +107,8 @@ def demo(
             progress=progress,
             **NETWORK,
         )
-        sets = {name: demo_set(name) for name in FAR}
-        test = demo_set("test")
+        sets = {name: load(demo_set(name)) for name in FAR}
+        test = load(demo_set("test"))
         evaluation = evaluate(gate, test, sets, progress=progress)
         _write_incoming(work / "incoming", test, sets)
         summary = screen(gate, work / "incoming", work / "verdicts.parquet", progress=progress)
@@ -107,11 +117,16 @@ def demo(
     return result
 
 
-def _write_incoming(folder: Path, test: Source, sets: dict[str, Source]) -> None:
+def _write_incoming(folder: Path, test: Records, sets: dict[str, Records]) -> None:
     """Every fourth image of each set as a file of its own, and one that is cut off in the middle."""
     for name, source in {"known": test, **sets}.items():
         (folder / name).mkdir(parents=True)
-        for number, record in enumerate(list(source)[::4]):
-            (folder / name / f"{number:03d}.webp").write_bytes(record.payload)
-    whole = next(iter(test)).payload
+        for number, record in enumerate(source[::4]):
+            (folder / name / f"{number:03d}.webp").write_bytes(_encoded(record))
+    whole = _encoded(test[0])
     (folder / "broken.webp").write_bytes(whole[: len(whole) // 2])
+
+
+def _encoded(record: Record) -> bytes:
+    assert isinstance(record.payload, bytes)  # the embedded set is a Parquet table
+    return record.payload

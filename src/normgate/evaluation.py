@@ -6,8 +6,6 @@ import dataclasses
 import time
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
 from normgate import metrics, scores
 from normgate.calibration import false_alarm_band
 from normgate.data.decoding import DEFAULT_MAX_PIXELS
@@ -19,6 +17,8 @@ from normgate.progress import silent
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    import numpy as np
 
     from normgate.data.sources import Data, Source
     from normgate.features import Features

@@ -145,9 +145,8 @@ class Features:
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
-            features = cls(
-                **load_file(path), ids=tuple(json.loads(metadata["ids"])), temperature=float(metadata["temperature"])
-            )
+            fields: dict[str, Any] = dict(load_file(path))
+            features = cls(**fields, ids=tuple(json.loads(metadata["ids"])), temperature=float(metadata["temperature"]))
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise FeatureError(f"{path.name} holds no features that this version can read: {error}") from error
         if len(features.ids) != len(features):
@@ -205,7 +204,11 @@ class FeatureExtractor:
             FeatureError: a feature or logit is not finite.
         """
         batch = self._input(images) if isinstance(images, np.ndarray) else images.to(self.device)
-        with _inference(self.model), capture(self.model, self.head, self.magnitude) as tap, self._stage_tap() as stages:
+        with (
+            _inference(self.model),
+            capture(self.model, self.head, self.magnitude) as tap,
+            self._stage_tap() as stages,
+        ):
             self.model(batch)
         z, logits = tap.z, tap.logits
         features = Features(
@@ -292,7 +295,12 @@ def extract(
     numbers = None if classes is None else {name: i for i, name in enumerate(classes)}
     done = 0
     batches = load_batches(
-        records, extractor.preprocessing, batch_size=batch_size, workers=workers, max_pixels=max_pixels, digests=digests
+        records,
+        extractor.preprocessing,
+        batch_size=batch_size,
+        workers=workers,
+        max_pixels=max_pixels,
+        digests=digests,
     )
     for batch in batches:
         errors += [
@@ -319,9 +327,7 @@ def concatenate(parts: Sequence[Features]) -> Features:
         parts[0],
         **{name: rows(name) for name in ("z", "logits", "labels", "m", "stage_norms")},
         ids=tuple(name for part in parts for name in part.ids),
-        digests=None
-        if parts[0].digests is None
-        else tuple(digest for part in parts for digest in part.digests or ()),
+        digests=None if parts[0].digests is None else tuple(digest for part in parts for digest in part.digests or ()),
     )
 
 

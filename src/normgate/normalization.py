@@ -59,13 +59,9 @@ def l2norm(model: M, head: str | nn.Linear | None = None, temperature: float | L
     if temperature != "learned" and not _is_positive(temperature):
         raise NormgateError(f'temperature must be a finite number above 0, or "learned", not {temperature!r}')
     if is_normalized(model):
-        raise HeadError(
-            "the model is already normalised; call remove_l2norm(model) first to change its temperature"
-        )
+        raise HeadError("the model is already normalised; call remove_l2norm(model) first to change its temperature")
     if temperature == "learned" and unwrap(model) is not model:
-        raise HeadError(
-            "a wrapped model does not train new parameters; call l2norm(model) before wrapping it"
-        )
+        raise HeadError("a wrapped model does not train new parameters; call l2norm(model) before wrapping it")
     _, linear = find_head(model, head)
     if is_compiled(model, linear):
         raise HeadError(
@@ -109,9 +105,7 @@ def remove_l2norm(model: M) -> M:
     if head is None:
         raise HeadError("the model is not normalised: there is nothing to remove")
     if is_compiled(model, head):
-        raise HeadError(
-            "a compiled model does not notice that hooks are gone; remove them before torch.compile"
-        )
+        raise HeadError("a compiled model does not notice that hooks are gone; remove them before torch.compile")
     head._l2norm_handle.remove()  # type: ignore[operator,union-attr]
     for name in ("_l2norm_handle", "temperature", "log_temperature"):
         if hasattr(head, name):
@@ -169,9 +163,7 @@ def cross_entropy_floor(num_classes: int, rms_norm: float, temperature: float = 
 
 
 def _is_positive(value: object) -> bool:
-    return (
-        isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value > 0
-    )
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value > 0
 
 
 # ------------------------------------------------------------------------------------------------ wrappers
@@ -180,9 +172,7 @@ def _is_positive(value: object) -> bool:
 def unwrap(model: nn.Module) -> nn.Module:
     """The module inside ``torch.compile``, DDP, FSDP, Lightning Fabric and weight-averaging wrappers."""
     while True:
-        wrapped = [
-            getattr(model, name, None) for name in ("_orig_mod", "_original_module", "_fsdp_wrapped_module")
-        ]
+        wrapped = [getattr(model, name, None) for name in ("_orig_mod", "_original_module", "_fsdp_wrapped_module")]
         if [name for name, _ in model.named_children()] == ["module"]:
             wrapped.append(model.get_submodule("module"))
         inner = next((module for module in wrapped if isinstance(module, nn.Module)), None)
@@ -231,9 +221,7 @@ def find_head(model: nn.Module, head: str | nn.Linear | None = None) -> tuple[st
         if rivals:
             linears = _linears(root)
             layers = {rival: linears[rival] for rival in [*rivals, name]}
-            raise HeadError(
-                f'more than one layer looks like an output: {_listing(layers)}; say which with head="..."'
-            )
+            raise HeadError(f'more than one layer looks like an output: {_listing(layers)}; say which with head="..."')
     else:
         name = _resolve(model, root, head)
     return name.replace("_orig_mod.", ""), _checked(root, name)
@@ -259,13 +247,9 @@ def _checked(root: nn.Module, name: str) -> nn.Linear:
         kind = type(module).__name__
         raise HeadError(f"{name!r} is a {kind}: only nn.Linear heads are supported; {_seen(root)}")
     if isinstance(module, LazyModuleMixin) and module.has_uninitialized_params():
-        raise HeadError(
-            f"{name!r} is a lazy layer without weights yet; run one batch through the model first"
-        )
+        raise HeadError(f"{name!r} is a lazy layer without weights yet; run one batch through the model first")
     if not module.weight.is_floating_point():
-        raise HeadError(
-            f"{name!r} is quantised ({module.weight.dtype}); use the model as it was before quantisation"
-        )
+        raise HeadError(f"{name!r} is quantised ({module.weight.dtype}); use the model as it was before quantisation")
     return module
 
 
@@ -273,9 +257,7 @@ def _locate(root: nn.Module) -> tuple[str, list[str]]:
     """The head's name, and the names of other linear layers that look like outputs beside it."""
     linears = _linears(root)
     head, suspects = _walk(root, linears)
-    suspects |= {
-        name for name, linear in linears.items() if linear.out_features == linears[head].out_features
-    }
+    suspects |= {name for name, linear in linears.items() if linear.out_features == linears[head].out_features}
     rivals = [name for name in linears if name in suspects and name != head]
     return head, [name for name in rivals if not _in_attention(root, name) and not _is_read(root, name, head)]
 
@@ -359,9 +341,7 @@ def _width_read(layer: nn.Module) -> int | None:
         return layer.normalized_shape[-1]
     if next(layer.children(), None) is not None:  # containers repeat the widths of what they hold
         return None
-    widths = (
-        getattr(layer, name, None) for name in ("in_features", "in_channels", "num_features", "num_channels")
-    )
+    widths = (getattr(layer, name, None) for name in ("in_features", "in_channels", "num_features", "num_channels"))
     return next((width for width in widths if isinstance(width, int)), None)
 
 
@@ -419,8 +399,7 @@ def _seen(root: nn.Module) -> str:
 
 def _listing(layers: dict[str, nn.Linear], most: int = 8) -> str:
     words = [
-        f"{name or 'the model itself'}: {layer.in_features}→{layer.out_features}"
-        for name, layer in layers.items()
+        f"{name or 'the model itself'}: {layer.in_features}→{layer.out_features}" for name, layer in layers.items()
     ]
     if len(words) > most:
         words = [*words[:3], f"… {len(words) - most} more …", *words[3 - most :]]

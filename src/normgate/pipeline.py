@@ -19,14 +19,14 @@ from normgate.data.loading import load_batches
 from normgate.data.preprocessing import Preprocessing
 from normgate.data.sources import Records, load, open_source
 from normgate.errors import NormgateError
-from normgate.files import OutputError, check_output
+from normgate.files import check_output
 from normgate.gate import Gate
 from normgate.gate.duplicates import check as check_duplicates
 from normgate.normalization import l2norm
 from normgate.progress import silent
 from normgate.training import Recipe, fit
 from normgate.training.images import ResidentImages, StreamedImages
-from normgate.training.splitting import Split, split
+from normgate.training.splitting import split
 
 if TYPE_CHECKING:
     import os
@@ -120,7 +120,8 @@ def train(
     see `normgate.training.splitting.split`.
 
     Args:
-        data: labelled images; see `open_source`. Where its records name groups (a person, a scene), no split divides one.
+        data: labelled images; see `open_source`. Where its records name groups (a person,
+            a scene), no split divides one.
         output: folder of the gate; while training, `<output>.run` holds the checkpoint and `log.csv`. None keeps the
             gate in memory.
         recipe: how to train; a name of `RECIPES` or a `Recipe`.
@@ -179,8 +180,14 @@ def train(
     preprocessing = _geometry(sets["train"], image_size, max_pixels, recipe.standardize)
     pixels = {
         name: _read(
-            name, part, preprocessing, keep=name == "train", skip=skip_unreadable, workers=workers,
-            max_pixels=max_pixels, progress=progress,
+            name,
+            part,
+            preprocessing,
+            keep=name == "train",
+            skip=skip_unreadable,
+            workers=workers,
+            max_pixels=max_pixels,
+            progress=progress,
         )
         for name, part in sets.items()
     }
@@ -193,7 +200,11 @@ def train(
 
     torch.manual_seed(seed)
     backbone = Backbone(
-        model, len(classes), width, auto_stem(model, min(preprocessing.size)) if stem == "auto" else stem, model_args or {}
+        model,
+        len(classes),
+        width,
+        auto_stem(model, min(preprocessing.size)) if stem == "auto" else stem,
+        model_args or {},
     )
     network = backbone.build()
     if weights is not None:
@@ -278,7 +289,9 @@ def _read(
         records += [record for record, readable in zip(batch.records, batch.readable, strict=True) if readable]
         digests += batch.digests
         errors += [
-            f"{record.id}: {error}" for record, error in zip(batch.records, batch.errors, strict=True) if error is not None
+            f"{record.id}: {error}"
+            for record, error in zip(batch.records, batch.errors, strict=True)
+            if error is not None
         ]
         if keep:
             kept.append(batch.pixels)
@@ -305,7 +318,9 @@ def _geometry(records: Sequence[Record], size: int | None, max_pixels: int, stan
     return Preprocessing((size, size), resize=size, standardize=standardize)
 
 
-def _statistics(read: _Read, preprocessing: Preprocessing, max_pixels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _statistics(
+    read: _Read, preprocessing: Preprocessing, max_pixels: int
+) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
     """Mean and standard deviation of each channel over (at most 10,000) training images, as fractions of 255."""
     rows = np.linspace(0, len(read.records) - 1, min(_STATISTICS_ROWS, len(read.records))).astype(int)
     counts = np.zeros((3, 256), dtype=np.int64)
@@ -321,7 +336,9 @@ def _statistics(read: _Read, preprocessing: Preprocessing, max_pixels: int) -> t
     weights = counts / counts.sum(axis=1, keepdims=True)
     mean = weights @ values
     std = np.sqrt(np.maximum(weights @ values**2 - mean**2, 1e-6))
-    return tuple(mean.round(6).tolist()), tuple(std.round(6).tolist())
+    red, green, blue = mean.round(6).tolist()
+    spread_red, spread_green, spread_blue = std.round(6).tolist()
+    return (red, green, blue), (spread_red, spread_green, spread_blue)
 
 
 def _training_images(

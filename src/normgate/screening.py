@@ -134,7 +134,9 @@ def screen(
         paths = stack.enter_context((scratch / "paths").open("wb"))
         with contextlib.ExitStack() as writing:
             write = writing.enter_context(
-                _writer(target, schema, overwrite) if fdr is None else _file_writer(scratch / "verdicts.parquet", schema)
+                _writer(target, schema, overwrite)
+                if fdr is None
+                else _file_writer(scratch / "verdicts.parquet", schema)
             )
             for batch in batches:
                 verdicts = gate.judge_batch(batch)
@@ -144,7 +146,9 @@ def screen(
                 counts["accepted"] += int(verdicts.accepted.sum())
                 histogram.add(verdicts.p_value[batch.readable])
                 first_errors += [
-                    f"{name}: {error}" for name, error in zip(verdicts.id, verdicts.error, strict=True) if error is not None
+                    f"{name}: {error}"
+                    for name, error in zip(verdicts.id, verdicts.error, strict=True)
+                    if error is not None
                 ][: 10 - len(first_errors)]
                 if rejected is not None:
                     _note_paths(paths, [record.payload for record in batch.records])

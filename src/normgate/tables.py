@@ -113,8 +113,8 @@ def print_evaluation(evaluation: Evaluation) -> None:
         for score, by_set in evaluation.metrics.items():
             style = "bold" if score == evaluation.gate_score else None
             cells = [
-                f"{100 * by_set[name].auroc:.1f} ({100 * by_set[name].auroc_low:.1f}–{100 * by_set[name].auroc_high:.1f})"
-                for name in sets
+                f"{100 * value.auroc:.1f} ({100 * value.auroc_low:.1f}–{100 * value.auroc_high:.1f})"
+                for value in (by_set[name] for name in sets)
             ]
             table.add_row(score + (" ◂ gate" if style else ""), *cells, style=style)
         out.print(table)
@@ -130,7 +130,10 @@ def print_evaluation(evaluation: Evaluation) -> None:
         if outcome.band is None
         else f" (99 % of such test sets: {outcome.band[0]:.2%} to {outcome.band[1]:.2%}, if images are independent)"
     )
-    out.print(f"false alarms: promised {outcome.promised:.2%}, happened {outcome.realised:.2%}{band}", soft_wrap=True)
+    out.print(
+        f"false alarms: promised {outcome.promised:.2%}, happened {outcome.realised:.2%}{band}",
+        soft_wrap=True,
+    )
     for name, share in outcome.rejected.items():
         out.print(f"rejected of {name}: {share:.2%}", markup=False)
     for set_name, image, message in evaluation.errors[:10]:

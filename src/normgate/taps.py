@@ -49,9 +49,7 @@ class MagnitudeSpec:
     def from_dict(cls, values: Mapping[str, Any]) -> MagnitudeSpec:
         """The inverse of :meth:`to_dict`; unknown or missing entries are an error."""
         if set(values) != {"module", "position", "channels_last"}:
-            raise MagnitudeError(
-                f"a magnitude vector has module, position and channels_last, not {sorted(values)}"
-            )
+            raise MagnitudeError(f"a magnitude vector has module, position and channels_last, not {sorted(values)}")
         return cls(**values)
 
     def select(self, x: Tensor) -> Tensor:
@@ -105,16 +103,12 @@ class Capture:
     @staticmethod
     def _seen(value: Tensor | None) -> Tensor:
         if value is None:
-            raise HeadError(
-                "no forward pass was captured: call the model itself inside `with capture(model) as tap:`"
-            )
+            raise HeadError("no forward pass was captured: call the model itself inside `with capture(model) as tap:`")
         return value
 
     def _model_called(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._reset()
-        self._images = next(
-            (x.shape[0] for x in (*args, *kwargs.values()) if isinstance(x, Tensor) and x.ndim), None
-        )
+        self._images = next((x.shape[0] for x in (*args, *kwargs.values()) if isinstance(x, Tensor) and x.ndim), None)
 
     def _layer_called(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         assert self.magnitude is not None
@@ -135,9 +129,7 @@ class Capture:
 
     def _model_done(self, *_: object) -> None:
         if self._calls != 1:
-            raise HeadError(
-                f"the head {self.head!r} was called {self._calls} times in one forward pass, not once"
-            )
+            raise HeadError(f"the head {self.head!r} was called {self._calls} times in one forward pass, not once")
         if self._images is not None and len(self.z) != self._images:
             raise HeadError(
                 f"the head {self.head!r} read {len(self.z)} rows for {self._images} images, not one for each"
@@ -172,9 +164,7 @@ def capture(
         stack.enter_context(linear.register_forward_pre_hook(tap._head_called, prepend=True))
         if magnitude is not None:
             layer = root.get_submodule(magnitude_at(model, magnitude.module).module)
-            stack.enter_context(
-                layer.register_forward_pre_hook(tap._layer_called, prepend=True, with_kwargs=True)
-            )
+            stack.enter_context(layer.register_forward_pre_hook(tap._layer_called, prepend=True, with_kwargs=True))
         stack.enter_context(root.register_forward_pre_hook(tap._model_called, prepend=True, with_kwargs=True))
         stack.enter_context(linear.register_forward_hook(tap._head_done))
         stack.enter_context(root.register_forward_hook(tap._model_done))

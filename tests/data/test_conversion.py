@@ -166,9 +166,7 @@ class TestTimm:
         for given in (resolved, config):
             preprocessing = Preprocessing.from_timm(given)
             for size in SIZES:
-                np.testing.assert_array_equal(
-                    preprocessing([image(*size)])[0], transform(image(*size)).numpy()
-                )
+                np.testing.assert_array_equal(preprocessing([image(*size)])[0], transform(image(*size)).numpy())
 
     def test_a_model(self):
         model = self.timm.create_model("resnet10t", num_classes=2)

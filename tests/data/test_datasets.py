@@ -117,9 +117,7 @@ def test_torchvision_with_a_folder(save, tmp_path):
 
 
 def test_what_torchvision_does_not_have(tmp_path):
-    with pytest.raises(
-        SourceError, match=r"no data set 'CIFAR1O'; did you mean CIFAR10.* choose from: .*MNIST"
-    ):
+    with pytest.raises(SourceError, match=r"no data set 'CIFAR1O'; did you mean CIFAR10.* choose from: .*MNIST"):
         torchvision_images("CIFAR1O?root=x", labelled=True)
     with pytest.raises(SourceError, match="no data set 'wrap_dataset_for_transforms_v2'"):
         torchvision_images("wrap_dataset_for_transforms_v2", labelled=True)

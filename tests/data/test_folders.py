@@ -31,9 +31,7 @@ def test_class_folders(save, tmp_path):
 
 def test_class_folders_that_are_not_there(save, tmp_path):
     file = save("image.png")
-    with pytest.raises(
-        SourceError, match=r"image\.png is not a folder; .*/<class>/<image>: one folder a class"
-    ):
+    with pytest.raises(SourceError, match=r"image\.png is not a folder; .*/<class>/<image>: one folder a class"):
         ClassFolder(file)
     with pytest.raises(SourceError, match=r"holds no class folders; .*/<class>/<image>"):
         ClassFolder(tmp_path)
@@ -44,9 +42,7 @@ def test_class_folders_without_images(save, tmp_path):
     (tmp_path / "dog").mkdir()
     (tmp_path / "owl").mkdir()
     (tmp_path / "owl" / "notes.txt").touch()
-    with pytest.raises(
-        SourceError, match=r"2 of the 3 class folders of .* hold no image: dog, owl; fill or remove"
-    ):
+    with pytest.raises(SourceError, match=r"2 of the 3 class folders of .* hold no image: dog, owl; fill or remove"):
         ClassFolder(tmp_path)
 
 

@@ -31,9 +31,7 @@ def png(encode, noise):
 def write(tmp_path, png):
     """Write a table of `rows` images and other columns."""
 
-    def make(
-        name: str = "pack.parquet", rows: int = 4, images: Any = None, names: Any = None, **columns: Any
-    ) -> Path:
+    def make(name: str = "pack.parquet", rows: int = 4, images: Any = None, names: Any = None, **columns: Any) -> Path:
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         row_group_size = columns.pop("row_group_size", None)
@@ -107,9 +105,7 @@ def test_labels_without_names(write, values, classes):
     assert labels(source) == [str(value) for value in expected]
 
 
-@pytest.mark.parametrize(
-    "metadata", [b"no json", b"[]", b"{}", b'{"info": {"features": {"label": {"names": 3}}}}']
-)
+@pytest.mark.parametrize("metadata", [b"no json", b"[]", b"{}", b'{"info": {"features": {"label": {"names": 3}}}}'])
 def test_metadata_that_means_nothing_is_passed_over(tmp_path, png, metadata):
     table = pa.table({"image": [png(0), png(1)], "label": [0, 1]})
     pq.write_table(table.replace_schema_metadata({b"huggingface": metadata}), tmp_path / "a.parquet")

@@ -45,9 +45,7 @@ def test_without_resize_the_image_is_squashed(interpolation):
 def test_resizing_the_shorter_side_then_cropping(width, height):
     found = Preprocessing(size=8, resize=12).resized(image(width, height))
     short = min(width, height)
-    resized = image(width, height).resize(
-        (12 * width // short, 12 * height // short), Image.Resampling.BILINEAR
-    )
+    resized = image(width, height).resize((12 * width // short, 12 * height // short), Image.Resampling.BILINEAR)
     left, top = round((resized.width - 8) / 2), round((resized.height - 8) / 2)
     np.testing.assert_array_equal(found, np.asarray(resized)[top : top + 8, left : left + 8])
 
@@ -64,9 +62,7 @@ def test_a_long_thin_image_is_refused_before_it_is_blown_up():
 
 
 def test_other_modes_become_rgb():
-    np.testing.assert_array_equal(
-        Preprocessing(size=2).resized(Image.new("L", (2, 2), 9)), np.full((2, 2, 3), 9)
-    )
+    np.testing.assert_array_equal(Preprocessing(size=2).resized(Image.new("L", (2, 2), 9)), np.full((2, 2, 3), 9))
 
 
 @given(hnp.arrays(np.uint8, st.tuples(st.integers(1, 4), st.integers(1, 5), st.integers(1, 5), st.just(3))))

@@ -129,9 +129,7 @@ class Calibration:
 
     def _check_labels(self, predicted: ArrayLike | None, count: int) -> Integers:
         if predicted is None:
-            raise CalibrationError(
-                "this calibration has one threshold a class: pass the predicted labels too"
-            )
+            raise CalibrationError("this calibration has one threshold a class: pass the predicted labels too")
         labels = np.asarray(predicted)
         if labels.shape != (count,):
             raise CalibrationError(f"{count} scores need as many predicted labels, not {labels.shape}")

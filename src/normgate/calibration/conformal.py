@@ -110,9 +110,7 @@ def smallest_p_value(n: int) -> float:
     return 1 / (n + 1)
 
 
-def false_alarm_band(
-    alpha: float, n_calibration: int, n_test: int, level: float = 0.99
-) -> tuple[float, float]:
+def false_alarm_band(alpha: float, n_calibration: int, n_test: int, level: float = 0.99) -> tuple[float, float]:
     """Where the share of rejected images among `n_test` ID images lies with probability `level` or more.
 
     Over calibration sets, and without ties, the chance of a rejection is spread as Beta(k, n+1−k) (Vovk,

@@ -31,9 +31,7 @@ def benjamini_hochberg(p_values: ArrayLike, q: float) -> float:
     """
     values = check_scores(p_values, "p-values")
     if len(values) and not 0 <= values.min() <= values.max() <= 1:
-        raise CalibrationError(
-            f"p-values lie in [0, 1], and these run from {values.min():g} to {values.max():g}"
-        )
+        raise CalibrationError(f"p-values lie in [0, 1], and these run from {values.min():g} to {values.max():g}")
     distinct, counts = np.unique(values, return_counts=True)
     return _cut(distinct, counts, q)
 
@@ -51,9 +49,7 @@ class RankHistogram:
     def __init__(self, sizes: int | Sequence[int]) -> None:
         distinct = set(np.atleast_1d(sizes).tolist())
         if not distinct or min(distinct) < 1:
-            raise CalibrationError(
-                f"a histogram of p-values needs the size of each calibration set, not {sizes}"
-            )
+            raise CalibrationError(f"a histogram of p-values needs the size of each calibration set, not {sizes}")
         self._values: Floats = np.unique(np.concatenate([np.arange(1, n + 2) / (n + 1) for n in distinct]))
         self._counts = np.zeros(len(self._values), dtype=np.int64)
 

@@ -73,9 +73,7 @@ class _Reading:
         if name in _NO_CHANGE:
             return
         if name == "Resize":
-            self._expect(
-                "image", "Resize", "of tensors is not Pillow's: put it before the conversion to a tensor"
-            )
+            self._expect("image", "Resize", "of tensors is not Pillow's: put it before the conversion to a tensor")
             self._resize(step)
         elif name == "CenterCrop":
             if self.crop is not None or "resize" not in self.settings:
@@ -101,9 +99,7 @@ class _Reading:
 
     def finished(self, size: int | tuple[int, int] | None) -> Preprocessing:
         if self.stage not in ("float", "normalized"):
-            raise PreprocessingError(
-                "the transform gives no float tensor; end it with ToTensor() and Normalize(…)"
-            )
+            raise PreprocessingError("the transform gives no float tensor; end it with ToTensor() and Normalize(…)")
         resize = self.settings.pop("resize", None)
         if self.crop is not None:
             return Preprocessing(size=self.crop, resize=resize, **self.settings)
@@ -113,9 +109,7 @@ class _Reading:
                 f"alone gives images of many shapes; use Resize(({resize}, {resize})) or crop",
             )
         if resize is None and size is None:
-            raise PreprocessingError(
-                "the transform has no Resize; say with size= how large the network's input is"
-            )
+            raise PreprocessingError("the transform has no Resize; say with size= how large the network's input is")
         return Preprocessing(size=_size(size if resize is None else resize), **self.settings)
 
     def _resize(self, step: Any) -> None:
@@ -141,11 +135,7 @@ def _flattened(transform: Any) -> list[Any]:
 def _name(step: Any) -> str:
     kind = type(step)
     # A class of the user's own may bear the name of a known one and do something else.
-    return (
-        kind.__name__
-        if kind.__module__.startswith(_KNOWN_MODULES)
-        else f"{kind.__module__}.{kind.__qualname__}"
-    )
+    return kind.__name__ if kind.__module__.startswith(_KNOWN_MODULES) else f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _refused(name: str, reason: str) -> PreprocessingError:

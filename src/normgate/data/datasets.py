@@ -51,9 +51,7 @@ class DatasetImages:
             if self.classes is not None and not isinstance(image, ImageError):
                 name = self._names.get(label)
                 if name is None:
-                    raise SourceError(
-                        f"{self.name}#{i} has the label {label!r}, which is none of the classes"
-                    )
+                    raise SourceError(f"{self.name}#{i} has the label {label!r}, which is none of the classes")
             yield Record(f"{self.name}#{i}", image, name)
 
     def __len__(self) -> int:
@@ -96,9 +94,7 @@ def torchvision_images(spec: str, *, labelled: bool) -> DatasetImages:
     if name not in known:
         close = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {close[0]}? " if close else ""
-        raise SourceError(
-            f"torchvision has no data set {name!r}; {hint}choose from: {', '.join(sorted(known))}"
-        )
+        raise SourceError(f"torchvision has no data set {name!r}; {hint}choose from: {', '.join(sorted(known))}")
     arguments = {key: _value(value) for key, value in parse_query(query).items()}
     parameters = {
         key: value
@@ -107,9 +103,7 @@ def torchvision_images(spec: str, *, labelled: bool) -> DatasetImages:
     }
     if unknown := [key for key in arguments if key not in parameters]:
         raise SourceError(f"torchvision:{name} takes no {unknown[0]!r}; it takes: {', '.join(parameters)}")
-    missing = [
-        key for key, value in parameters.items() if value.default is value.empty and key not in arguments
-    ]
+    missing = [key for key, value in parameters.items() if value.default is value.empty and key not in arguments]
     if missing:
         raise SourceError(f"torchvision:{name} needs {missing[0]}: write torchvision:{name}?{missing[0]}=…")
     try:

@@ -81,8 +81,7 @@ def decode(source: Payload, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Image
         if isinstance(source, str | os.PathLike):
             return _from_path(Path(source), max_pixels)
     raise ImageError(
-        f"a {type(source).__name__} cannot be decoded; "
-        "pass a path, encoded bytes, a Pillow image or a uint8 array"
+        f"a {type(source).__name__} cannot be decoded; pass a path, encoded bytes, a Pillow image or a uint8 array"
     )
 
 
@@ -259,9 +258,7 @@ def _from_array(array: np.ndarray) -> Image.Image:
         hint = ""
         if array.ndim == 3 and array.shape[0] in (1, 3, 4):
             hint = "; its channels come first: use array.transpose(1, 2, 0)"
-        raise ImageError(
-            f"an array of {shape} is not an image; pass H × W, H × W × 1, H × W × 3 or H × W × 4{hint}"
-        )
+        raise ImageError(f"an array of {shape} is not an image; pass H × W, H × W × 1, H × W × 3 or H × W × 4{hint}")
     if array.size == 0:
         raise ImageError(f"the image has no pixels ({shape})")
     return Image.fromarray(np.ascontiguousarray(array))

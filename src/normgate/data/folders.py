@@ -31,9 +31,7 @@ class ClassFolder:
         if not self.root.is_dir():
             raise SourceError(f"{self.root} is not a folder; {wanted}")
         entries = visible_entries(self.root)
-        self._folders = {
-            utf8_name(entry.name): Listing(Path(entry.path)) for entry in entries if is_folder(entry)
-        }
+        self._folders = {utf8_name(entry.name): Listing(Path(entry.path)) for entry in entries if is_folder(entry)}
         if not self._folders:
             raise SourceError(f"{self.root} holds no class folders; {wanted}")
         empty = [name for name, listing in self._folders.items() if listing.is_empty()]
@@ -74,9 +72,7 @@ class FlatFolder:
         self._listing = Listing(self.root) if self.root.is_dir() else None
         if self._listing is not None and self._listing.is_empty():
             others = f" among its {self._listing.skipped} files" if self._listing.skipped else ""
-            raise SourceError(
-                f"{self.root} holds no image{others} (by extension: .jpg, .png, .webp, .tif, …)"
-            )
+            raise SourceError(f"{self.root} holds no image{others} (by extension: .jpg, .png, .webp, .tif, …)")
 
     def __iter__(self) -> Iterator[Record]:
         """In the order of the ids."""

@@ -95,9 +95,7 @@ def _batched(records: Iterable[Record], size: int) -> Iterator[tuple[Record, ...
         yield batch
 
 
-def _load(
-    records: tuple[Record, ...], preprocessing: Preprocessing, max_pixels: int, with_digests: bool
-) -> PixelBatch:
+def _load(records: tuple[Record, ...], preprocessing: Preprocessing, max_pixels: int, with_digests: bool) -> PixelBatch:
     pixels: list[np.ndarray] = []
     errors: list[str | None] = []
     digests: list[bytes] = []

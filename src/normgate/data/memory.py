@@ -63,9 +63,7 @@ class ImageList:
         return len(self._images)
 
 
-def class_names(
-    labels: Sequence[Any], classes: Sequence[str] | None
-) -> tuple[dict[Any, str], tuple[str, ...]]:
+def class_names(labels: Sequence[Any], classes: Sequence[str] | None) -> tuple[dict[Any, str], tuple[str, ...]]:
     """Names of classes by label, and all names in the order of the classes.
 
     Args:

@@ -86,9 +86,7 @@ class ParquetImages:
     def __iter__(self) -> Iterator[Record]:
         """File by file in the order of their names, row by row."""
         for part in self._parts:
-            for rows, table in self._selected(
-                part, [self.image_column, self.label_column, self.group_column]
-            ):
+            for rows, table in self._selected(part, [self.image_column, self.label_column, self.group_column]):
                 for row, values in zip(rows, table.to_pylist(), strict=True):
                     label = self._class_names.get(values.get(self.label_column))
                     group = values.get(self.group_column)
@@ -174,13 +172,9 @@ class ParquetImages:
                 labels = table[column].to_pylist()
                 for row, label in zip(rows, labels, strict=True):
                     if label is None:
-                        raise SourceError(
-                            f"{part.name}#{row} has no label ({column} is null); label or remove it"
-                        )
+                        raise SourceError(f"{part.name}#{row} has no label ({column} is null); label or remove it")
                     if names is not None and isinstance(label, int) and not 0 <= label < len(names):
-                        raise SourceError(
-                            f"{part.name}#{row} has the label {label}; there are {len(names)} classes"
-                        )
+                        raise SourceError(f"{part.name}#{row} has the label {label}; there are {len(names)} classes")
                 found.update(labels)
         ordered = sorted(found, key=lambda label: (isinstance(label, str), label))
         return class_names(ordered, names)

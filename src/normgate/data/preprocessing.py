@@ -106,9 +106,7 @@ class Preprocessing:
             image = image.convert("RGB")
         height, width = self._resized_size(image)
         if height * width > max(DEFAULT_MAX_PIXELS, image.width * image.height):
-            raise ImageError(
-                f"an image of {image.width} × {image.height} pixels is too long and thin to be resized"
-            )
+            raise ImageError(f"an image of {image.width} × {image.height} pixels is too long and thin to be resized")
         if (width, height) != image.size:
             image = image.resize((width, height), INTERPOLATIONS[self.interpolation])
         if (height, width) != self.size:
@@ -172,13 +170,9 @@ class Preprocessing:
             raise PreprocessingError(f"a preprocessing is a JSON object, not {type(data).__name__}")
         known = [field.name for field in dataclasses.fields(cls)]
         if unknown := [key for key in data if key not in known]:
-            raise PreprocessingError(
-                f"unknown key {unknown[0]!r} in a preprocessing; known: {', '.join(known)}"
-            )
+            raise PreprocessingError(f"unknown key {unknown[0]!r} in a preprocessing; known: {', '.join(known)}")
         if "size" not in data:
-            raise PreprocessingError(
-                '"size" is missing in a preprocessing: [height, width] of the network\'s input'
-            )
+            raise PreprocessingError('"size" is missing in a preprocessing: [height, width] of the network\'s input')
         return cls(**data)
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -248,10 +242,7 @@ class Preprocessing:
 
     def _tables(self) -> list[np.ndarray]:
         """The 256 values that a pixel of each channel can become."""
-        return [
-            (_LEVELS - np.float32(mean)) / np.float32(std)
-            for mean, std in zip(self.mean, self.std, strict=True)
-        ]
+        return [(_LEVELS - np.float32(mean)) / np.float32(std) for mean, std in zip(self.mean, self.std, strict=True)]
 
 
 def _standardized_levels(pixels: np.ndarray) -> np.ndarray:
@@ -272,9 +263,7 @@ def _pair(name: str, value: Any) -> tuple[int, int]:
 
 def _check_side(name: str, side: Any) -> None:
     if isinstance(side, bool) or not isinstance(side, int) or not 1 <= side <= _LARGEST_SIDE:
-        raise PreprocessingError(
-            f"{name} holds {side!r}; a side must be a whole number from 1 to {_LARGEST_SIDE}"
-        )
+        raise PreprocessingError(f"{name} holds {side!r}; a side must be a whole number from 1 to {_LARGEST_SIDE}")
 
 
 def _check_resize(resize: Any, size: tuple[int, int]) -> None:

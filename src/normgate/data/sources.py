@@ -71,9 +71,7 @@ Data: TypeAlias = str | os.PathLike[str] | Source | Sequence[Any] | np.ndarray |
 class Records(Sequence[Record]):
     """A source that is a list: what `load` gives, and what training splits."""
 
-    def __init__(
-        self, records: Iterable[Record], classes: Sequence[str] | None = None, skipped: int = 0
-    ) -> None:
+    def __init__(self, records: Iterable[Record], classes: Sequence[str] | None = None, skipped: int = 0) -> None:
         self._records = list(records)
         self.classes = None if classes is None else tuple(classes)
         self.skipped = skipped
@@ -155,9 +153,7 @@ def parse_query(query: str) -> dict[str, str]:
     return {urllib.parse.unquote(key): urllib.parse.unquote(value) for key, _, value in parts}
 
 
-def _open_place(
-    place: str, labelled: bool, image_column: str, label_column: str, group_column: str | None
-) -> Source:
+def _open_place(place: str, labelled: bool, image_column: str, label_column: str, group_column: str | None) -> Source:
     if place.startswith("torchvision:"):
         from normgate.data.datasets import torchvision_images
 
@@ -199,9 +195,7 @@ def _open_objects(data: Any, labelled: bool) -> Source:
         return ImageList(images, labels if labelled else None)
     if isinstance(data, Sequence | np.ndarray):
         if labelled:
-            raise SourceError(
-                "labels are needed: pass (images, labels), or a folder or table that holds them"
-            )
+            raise SourceError("labels are needed: pass (images, labels), or a folder or table that holds them")
         return ImageList(list(data))
     if hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, Mapping):
         return DatasetImages(data, labelled=labelled)

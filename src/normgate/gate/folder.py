@@ -71,7 +71,9 @@ def save(gate: Gate, path: Path, *, overwrite: bool) -> None:
             features.save(folder / f"features-{name}.safetensors")
         description = {"format": FORMAT, **describe(gate)}
         description["files"] = {file.name: _sha256(file) for file in sorted(folder.iterdir())}
-        (folder / "gate.json").write_text(json.dumps(description, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        (folder / "gate.json").write_text(
+            json.dumps(description, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
 
 
 def describe(gate: Gate) -> dict[str, Any]:
@@ -182,8 +184,8 @@ def _checked(path: Path) -> dict[str, Any]:
     if version > FORMAT:
         made_by = description.get("versions", {}).get("normgate", "a newer version")
         raise GateFolderError(
-            f"{path} was made by normgate {made_by} in format {version}; this is {__version__}, which reads up to format "
-            f"{FORMAT}: upgrade normgate"
+            f"{path} was made by normgate {made_by} in format {version}; this is {__version__}, which reads up to "
+            f"format {FORMAT}: upgrade normgate"
         )
     present = {entry.name for entry in path.iterdir()} - {"gate.json"}
     problems = (

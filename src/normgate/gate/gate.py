@@ -124,9 +124,7 @@ class Gate:
         extractor = FeatureExtractor(model, preprocessing, head=head, features=features, device=device)
         names = _class_names(classes, train, extractor.head.out_features)
         sets = {
-            name: _collect(
-                extractor, data, name, names, skip_unreadable, batch_size, workers, max_pixels, progress
-            )
+            name: _collect(extractor, data, name, names, skip_unreadable, batch_size, workers, max_pixels, progress)
             for name, data in (("train", train), ("tuning", tuning), ("calibration", calibration))
             if data is not None
         }
@@ -169,7 +167,15 @@ class Gate:
         """
         new = {
             name: _collect(
-                self.extractor, data, name, self.classes, skip_unreadable, batch_size, workers, max_pixels, progress
+                self.extractor,
+                data,
+                name,
+                self.classes,
+                skip_unreadable,
+                batch_size,
+                workers,
+                max_pixels,
+                progress,
             )
             for name, data in (("train", train), ("calibration", calibration))
             if data is not None
@@ -274,7 +280,11 @@ class Gate:
 
     @classmethod
     def load(
-        cls, path: str | os.PathLike[str], *, model: nn.Module | None = None, device: str | torch.device | None = None
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        model: nn.Module | None = None,
+        device: str | torch.device | None = None,
     ) -> Gate:
         """Read a gate; nothing in the folder is executed.
 
@@ -294,7 +304,7 @@ class Gate:
         height, width = self.extractor.preprocessing.size
         if not (isinstance(images, torch.Tensor) and images.is_floating_point() and images.ndim == 4):
             raise GateError(f"preprocessed=True takes a float tensor of shape (N, 3, {height}, {width})")
-        parts = [self.judge(self.extractor(part)) for part in images.split(batch_size) if len(part)]
+        parts = [self.judge(self.extractor(part)) for part in torch.split(images, batch_size) if len(part)]
         verdicts = concatenate_verdicts(parts or [EMPTY])
         return dataclasses.replace(verdicts, id=[f"tensor#{i}" for i in range(len(verdicts))])
 
@@ -345,9 +355,7 @@ def _collect(
     return extraction.features
 
 
-def _separated(
-    new: Mapping[str, Features], known: Mapping[str, tuple[bytes, ...]], drop: bool
-) -> dict[str, Features]:
+def _separated(new: Mapping[str, Features], known: Mapping[str, tuple[bytes, ...]], drop: bool) -> dict[str, Features]:
     """The new sets, no image of which is in another set, known ones included."""
     if drop:
         rows = duplicates.repeated({**known, **_digests(new)})
@@ -371,9 +379,7 @@ def _fitted(score: Score, sets: Mapping[str, Features]) -> Score:
     return score
 
 
-def _threshold(
-    score: Score, calibration: Features, alpha: float, classes: tuple[str, ...] | None
-) -> Calibration:
+def _threshold(score: Score, calibration: Features, alpha: float, classes: tuple[str, ...] | None) -> Calibration:
     predicted = None if classes is None else calibration.logits.argmax(dim=1).numpy()
     return Calibration(score(calibration).numpy(), alpha, predicted, classes)
 

@@ -1,8 +1,9 @@
-"""Whether timm can rebuild a network that somebody made: from its name and number of classes, checked to the last bit."""
+"""Whether timm can rebuild a network that somebody made, from its name and number of classes alone."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -26,7 +27,8 @@ def recognised(model: nn.Module, example: torch.Tensor) -> Backbone | None:
     """
     model = unwrap(model)
     config = getattr(model, "pretrained_cfg", None)
-    name, outputs = getattr(config, "get", {}.get)("architecture"), getattr(model, "num_classes", None)
+    name = config.get("architecture") if isinstance(config, Mapping) else getattr(config, "architecture", None)
+    outputs = getattr(model, "num_classes", None)
     if not isinstance(name, str) or not isinstance(outputs, int):
         return None
     state = torch.random.get_rng_state()

@@ -112,5 +112,11 @@ def concatenate(parts: Sequence[Verdicts]) -> Verdicts:
 
 
 EMPTY = Verdicts(
-    id=(), label=(), probability=np.empty(0), score=np.empty(0), p_value=np.empty(0), accepted=np.empty(0, bool), error=()
+    id=(),
+    label=(),
+    probability=np.empty(0),
+    score=np.empty(0),
+    p_value=np.empty(0),
+    accepted=np.empty(0, bool),
+    error=(),
 )

@@ -20,9 +20,7 @@ def auroc(id_scores: ArrayLike, ood_scores: ArrayLike) -> float:
     return group_auroc(TieGroups.of(id_scores, ood_scores))
 
 
-def average_precision(
-    id_scores: ArrayLike, ood_scores: ArrayLike, positive: Literal["id", "ood"] = "ood"
-) -> float:
+def average_precision(id_scores: ArrayLike, ood_scores: ArrayLike, positive: Literal["id", "ood"] = "ood") -> float:
     """Average precision Σ (Rᵢ − Rᵢ₋₁) Pᵢ over the distinct scores; the share of positives if constant.
 
     Not the trapezoidal area under the precision-recall curve, which flatters constant scores.

@@ -106,22 +106,16 @@ def accuracy_among_accepted(correct: ArrayLike, accepted: ArrayLike) -> float | 
 def _flags(values: ArrayLike, name: str, count: int | None) -> NDArray[np.bool_]:
     flags = np.asarray(values)
     if flags.dtype != np.bool_ or flags.ndim != 1 or len(flags) == 0:
-        raise MetricError(
-            f"{name} is a 1-D array of bool, one an image, not {flags.dtype} of shape {flags.shape}"
-        )
+        raise MetricError(f"{name} is a 1-D array of bool, one an image, not {flags.dtype} of shape {flags.shape}")
     if count is not None and len(flags) != count:
-        raise MetricError(
-            f"{name} has {len(flags)} values for {count} images: pass one an image, in the same order"
-        )
+        raise MetricError(f"{name} has {len(flags)} values for {count} images: pass one an image, in the same order")
     return flags
 
 
 def _weights(weights: ArrayLike, count: int) -> NDArray[np.floating[Any]]:
     values = check_scores(weights, "weights")
     if len(values) != count:
-        raise MetricError(
-            f"weights has {len(values)} values for {count} images: pass one an image, in the same order"
-        )
+        raise MetricError(f"weights has {len(values)} values for {count} images: pass one an image, in the same order")
     if not (values > 0).all() or np.isinf(values).any():
         raise MetricError("weights must be positive and finite: leave images of no weight out")
     return values

@@ -30,9 +30,7 @@ def check_scores(scores: ArrayLike, name: str) -> NDArray[np.floating[Any]]:
         raise MetricError(f"{name} is empty: a metric needs at least one image")
     missing = int(np.isnan(values).sum())
     if missing:
-        raise MetricError(
-            f"{name} has {missing} NaN among {len(values)} scores: leave those images out and say so"
-        )
+        raise MetricError(f"{name} has {missing} NaN among {len(values)} scores: leave those images out and say so")
     return values
 
 

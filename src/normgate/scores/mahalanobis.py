@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class Mahalanobis(Score):
     """`−min_c (x − μ_c)ᵀ Σ⁻¹ (x − μ_c)`, Σ the covariance within classes (divided by N).
 
-    x is the direction u, or z for `mahalanobis_raw`. Unit features leave Σ rank-deficient: `jitter · trace(Σ)/D` is added
-    to its diagonal and raised tenfold until Cholesky succeeds. All in float64.
+    x is the direction u, or z for `mahalanobis_raw`. Unit features leave Σ rank-deficient: `jitter · trace(Σ)/D` is
+    added to its diagonal and raised tenfold until Cholesky succeeds. All in float64.
     Source: Lee et al., NeurIPS 2018, arXiv 1807.03888; on directions: Mueller and Hein, ICML 2025, arXiv 2505.18032.
     """
 
@@ -40,7 +40,9 @@ class Mahalanobis(Score):
         whitening, means = self.state["whitening"], self.state["means"]
         whitened = features.space(self.space).double() @ whitening.T
         # Distances from differences, not from the expanded square: exact where an image lies on a mean.
-        return -torch.cdist(whitened, means, compute_mode="donot_use_mm_for_euclid_dist").amin(dim=1).square()
+        distances: torch.Tensor = torch.cdist(whitened, means, compute_mode="donot_use_mm_for_euclid_dist")
+        nearest: torch.Tensor = distances.amin(dim=1)
+        return -nearest.square()
 
 
 def class_means(x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -64,5 +66,6 @@ def inverse_cholesky(covariance: torch.Tensor, jitter: float) -> torch.Tensor:
     while True:
         factor, failed = torch.linalg.cholesky_ex(covariance + jitter * scale * identity)
         if not failed:
-            return torch.linalg.solve_triangular(factor, identity, upper=False)
+            inverse: torch.Tensor = torch.linalg.solve_triangular(factor, identity, upper=False)
+            return inverse
         jitter *= 10

@@ -34,4 +34,5 @@ class Norm(Score):
         )
 
     def _score(self, features: Features) -> torch.Tensor:
-        return torch.linalg.vector_norm(features.magnitude, dim=1)
+        norms: torch.Tensor = torch.linalg.vector_norm(features.magnitude, dim=1)
+        return norms

@@ -39,7 +39,11 @@ class Checkpoint:
 
     @classmethod
     def take(
-        cls, run: dict[str, Any], log: list[dict[str, float]], model: nn.Module, optimizer: torch.optim.Optimizer
+        cls,
+        run: dict[str, Any],
+        log: list[dict[str, float]],
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
     ) -> Checkpoint:
         """Collect the state of a model and its optimiser."""
         tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
@@ -51,7 +55,11 @@ class Checkpoint:
         """Replace the file at `path`, which at every moment holds a whole checkpoint."""
         metadata = {"run": json.dumps(self.run), "log": json.dumps(self.log)}
         with whole_file(path, overwrite=True) as partial:
-            save_file({key: value.detach().cpu().contiguous() for key, value in self.tensors.items()}, partial, metadata)
+            save_file(
+                {key: value.detach().cpu().contiguous() for key, value in self.tensors.items()},
+                partial,
+                metadata,
+            )
 
     @classmethod
     def load(cls, path: Path, run: dict[str, Any]) -> Checkpoint:

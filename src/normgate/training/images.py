@@ -5,25 +5,25 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
 import torch
 
 from normgate.data.decoding import DEFAULT_MAX_PIXELS
 from normgate.data.loading import load_batches
-from normgate.progress import silent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from normgate.data.preprocessing import Preprocessing
     from normgate.data.sources import Record
-    from normgate.progress import Progress
 
 
 class TrainingImages(Protocol):
     """N images with class numbers, given out in batches of pixels."""
 
-    labels: torch.Tensor
+    @property
+    def labels(self) -> torch.Tensor:
+        """(N,) class numbers."""
+        ...
 
     def batches(self, order: torch.Tensor, batch_size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Pixels (B, H, W, 3) uint8 and labels (B,), whole batches in the order given."""
@@ -40,7 +40,7 @@ class ResidentImages:
     def batches(self, order: torch.Tensor, batch_size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Pixels (B, H, W, 3) uint8 and labels (B,), whole batches in the order given."""
         order = order.to(self.pixels.device)
-        for rows in order.split(batch_size):
+        for rows in torch.split(order, batch_size):
             yield self.pixels[rows], self.labels[rows]
 
 
@@ -64,6 +64,6 @@ class StreamedImages:
             workers=self.workers,
             max_pixels=self.max_pixels,
         )
-        for batch, index in zip(loaded, order.split(batch_size), strict=True):
+        for batch, index in zip(loaded, torch.split(order, batch_size), strict=True):
             # A file that went bad since it was checked leaves a smaller batch, not a crash after hours.
             yield torch.from_numpy(batch.pixels), self.labels[index.cpu()][torch.from_numpy(batch.readable)]

@@ -68,7 +68,11 @@ def fit(
         CheckpointError: the checkpoint belongs to another run.
     """
     optimizer = torch.optim.SGD(
-        model.parameters(), lr=1.0, momentum=recipe.momentum, nesterov=recipe.momentum > 0, weight_decay=recipe.weight_decay
+        model.parameters(),
+        lr=1.0,
+        momentum=recipe.momentum,
+        nesterov=recipe.momentum > 0,
+        weight_decay=recipe.weight_decay,
     )
     checkpoint_file, log_file = folder / "checkpoint.safetensors", folder / "log.csv"
     log: list[dict[str, float]] = []
@@ -112,7 +116,9 @@ def fit(
             seen += len(labels)
             if index % 10 == 9:
                 progress("training", epoch * count + seen * fabric.world_size, recipe.epochs * count)
-        loss_sum, right_sum, image_sum = fabric.all_reduce(sums, reduce_op="sum").tolist()
+        totals = fabric.all_reduce(sums, reduce_op="sum")
+        assert isinstance(totals, torch.Tensor)
+        loss_sum, right_sum, image_sum = totals.tolist()
         row = {
             "epoch": epoch + 1,
             "loss": loss_sum / image_sum,

@@ -100,9 +100,7 @@ def divide_groups(groups: Sequence[Hashable], seed: int) -> tuple[list[int], lis
     return np.setdiff1d(rows, second).tolist(), second.tolist()
 
 
-def _sample(
-    rows: np.ndarray, groups: Sequence[Hashable] | None, size: int, rng: np.random.Generator
-) -> np.ndarray:
+def _sample(rows: np.ndarray, groups: Sequence[Hashable] | None, size: int, rng: np.random.Generator) -> np.ndarray:
     """A simple random sample of `size` rows, or of as many whole groups as hold about that share of the rows."""
     if groups is None:
         return np.sort(rng.choice(rows, size, replace=False))
