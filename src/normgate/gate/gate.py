@@ -373,8 +373,8 @@ def _fitted(score: Score, sets: Mapping[str, Features]) -> Score:
         if "train" not in sets:
             raise GateError(f"{score.name} is fitted to training images, and there are none; pass train= (--train)")
         score.fit(sets["train"])
-    reference = sets.get("tuning", sets["calibration"])
-    if (reason := score.refusal(reference)) is not None:
+    reference = sets.get("tuning", sets.get("calibration"))
+    if reference is not None and (reason := score.refusal(reference)) is not None:
         raise GateError(f"{score.name} cannot be used: {reason}; choose another score, such as energy or knn")
     return score
 

@@ -49,6 +49,8 @@ def create(name: str, **settings: Any) -> Score:
         hint = f"did you mean {close[0]!r}? " if close else ""
         raise ScoreError(f"there is no score {name!r}; {hint}choose from: {', '.join(_REGISTRY)}")
     module, cls, variant = _REGISTRY[name]
+    if other := [key for key in variant if settings.get(key, variant[key]) != variant[key]]:
+        raise ScoreError(f"{name} is the score with {other[0]}={variant[other[0]]!r}; leave {other[0]} out")
     score_class = getattr(importlib.import_module(f"normgate.scores.{module}"), cls)
     try:
         score: Score = score_class(name, **{**variant, **settings})

@@ -24,8 +24,9 @@ class ScoreError(NormgateError):
 class Score(abc.ABC):
     """A function of features; larger = more familiar.
 
-    A subclass is a dataclass: its fields are hyper-parameters (plain JSON values), what it learns from training
-    features goes into `state` (named tensors), and it writes only the mathematics, `_fit` and `_score`.
+    A subclass is a dataclass: its fields are hyper-parameters (plain JSON values), what it learns from
+    training features goes into `state` (named tensors), and it writes only the mathematics, `_fit` and
+    `_score`.
     """
 
     needs_fit: ClassVar[bool] = False
@@ -51,10 +52,10 @@ class Score(abc.ABC):
         if features.labels is None:
             raise ScoreError(f"{self.name} is fitted class by class; pass training images with labels")
         _check_finite(features.z, "features")
-        self.state = {key: value.contiguous() for key, value in self._fit(features).items()}
+        with torch.autocast("cpu", enabled=False):
+            self.state = {key: value.contiguous() for key, value in self._fit(features).items()}
         return self
 
-    @torch.inference_mode()
     def __call__(self, features: Features) -> torch.Tensor:
         """Score each image.
 
@@ -69,7 +70,8 @@ class Score(abc.ABC):
         """
         if self.needs_fit and not self.state:
             raise ScoreError(f"{self.name} has not been fitted; call fit(training_features) first")
-        scores = self._score(features).double()
+        with torch.inference_mode(), torch.autocast("cpu", enabled=False):
+            scores = self._score(features).double()
         _check_finite(scores, f"{self.name} scores")
         return scores
 

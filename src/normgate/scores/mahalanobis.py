@@ -41,15 +41,15 @@ class Mahalanobis(Score):
         whitened = features.space(self.space).double() @ whitening.T
         # Distances from differences, not from the expanded square: exact where an image lies on a mean.
         distances: torch.Tensor = torch.cdist(whitened, means, compute_mode="donot_use_mm_for_euclid_dist")
-        nearest: torch.Tensor = distances.amin(dim=1)
-        return -nearest.square()
+        return -distances.amin(dim=1).square()
 
 
 def class_means(x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Mean row of each class that occurs, in the order of class numbers; x (N, D) → (C, D)."""
     _, index, counts = torch.unique(labels, return_inverse=True, return_counts=True)
     sums = torch.zeros(len(counts), x.shape[1], dtype=x.dtype).index_add_(0, index, x)
-    return sums / counts[:, None]
+    means: torch.Tensor = sums / counts[:, None]
+    return means
 
 
 def inverse_cholesky(covariance: torch.Tensor, jitter: float) -> torch.Tensor:

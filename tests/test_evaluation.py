@@ -1,0 +1,83 @@
+"""Evaluation: the metrics of scores that were computed once, and the promise beside what happened."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+from torch import nn
+
+import normgate
+from conftest import CLASSES, random_records, small_network
+from normgate import Gate, evaluate, scores
+from normgate.data.preprocessing import Preprocessing
+from normgate.data.sources import Records
+from normgate.evaluation import EvaluationError
+
+
+def gate(**options: object) -> Gate:
+    return Gate.calibrate(
+        small_network(),
+        preprocessing=Preprocessing((8, 8)),
+        train=random_records(60, 1),
+        calibration=random_records(40, 3),
+        **options,
+    )
+
+
+def test_figures_equal_those_computed_by_hand() -> None:
+    made, known, odd = gate(), random_records(50, 5), [np.full((8, 8, 3), i, np.uint8) for i in range(30)]
+    result = evaluate(made, known, {"flat": odd})
+    verdicts, strange = made([record.payload for record in known]), made(odd)
+    truth = [1] * 50 + [0] * 30
+    assert result.metrics["norm"]["flat"].auroc == pytest.approx(
+        roc_auc_score(truth, np.concatenate([verdicts.score, strange.score])), abs=1e-12
+    )
+    right = np.array([label == record.label for label, record in zip(verdicts.label, known, strict=True)])
+    assert result.accuracy == right.mean()
+    assert result.outcome.accuracy_accepted == right[verdicts.accepted].mean()
+    assert result.outcome.realised == 1 - verdicts.accepted.mean()
+    assert result.outcome.rejected == {"flat": 1 - strange.accepted.mean()}
+    assert result.outcome.promised == 2 / 41
+    assert set(result.metrics) == set(scores.names())
+    assert result.images == {"id": 50, "flat": 30}
+    json.dumps(result.to_dict(), allow_nan=False)
+    assert "| norm (gate) |" in result.table()
+
+
+def test_every_image_goes_through_the_network_once() -> None:
+    made = gate()
+    seen = []
+    made.extractor.model.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    evaluate(made, random_records(50, 5), {"a": random_records(20, 6), "b": random_records(10, 7)})
+    assert sum(seen) == 80
+
+
+def test_a_lean_gate_says_what_it_cannot_do() -> None:
+    lean = gate(lean=True)
+    result = evaluate(lean, random_records(20, 5), {"other": random_records(20, 6)})
+    assert "lean" in result.refused["knn"]
+    assert "energy" in result.metrics
+    with pytest.raises(EvaluationError, match="knn cannot be had"):
+        evaluate(lean, random_records(20, 5), {"other": random_records(20, 6)}, scores=["knn"])
+
+
+def test_unlabelled_unreadable_and_misnamed_sets() -> None:
+    made = gate()
+    unlabelled = Records(random_records(20, 5, labelled=False))
+    result = evaluate(made, unlabelled, {"odd": [b"no image", *[r.payload for r in random_records(5, 6)]]})
+    assert result.accuracy is None
+    assert [(name, image) for name, image, _ in result.errors] == [("odd", "array#0")]
+    with pytest.raises(EvaluationError, match="'id'"):
+        evaluate(made, unlabelled, {"id": unlabelled})
+
+
+def test_norm_is_left_out_where_norms_do_not_vary() -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(192, 16), nn.LayerNorm(16), nn.Linear(16, 3))
+    options = {"preprocessing": Preprocessing((8, 8)), "calibration": random_records(40, 3), "classes": CLASSES}
+    made = Gate.calibrate(network, score="energy", **options)
+    assert "norm" in evaluate(made, random_records(20, 5), {"other": random_records(20, 6)}).metrics
+    with pytest.raises(normgate.NormgateError, match="hardly vary"):
+        Gate.calibrate(network, score="norm", features="3", **options)
