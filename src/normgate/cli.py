@@ -599,3 +599,7 @@ def run(arguments: list[str]) -> int:
         )
         return INTERNAL
     return DONE
+
+
+if __name__ == "__main__":
+    main()

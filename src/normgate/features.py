@@ -5,19 +5,20 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from normgate.backbones import stage_names
 from normgate.data.decoding import DEFAULT_MAX_PIXELS
 from normgate.data.loading import load_batches
 from normgate.errors import NormgateError
-from normgate.normalization import find_head, temperature
+from normgate.normalization import find_head, temperature, unwrap
 from normgate.progress import silent
 from normgate.taps import MagnitudeSpec, capture, find_magnitude, magnitude_at
 
@@ -52,6 +53,9 @@ class Features:
         m: (N, D'), the magnitude vector where it is not z.
         stage_norms: (N, S), norms of the pooled output of each stage; None where the stages are not known.
         digests: N fingerprints of the decoded images; None where not asked for, never saved.
+
+    Raises:
+        FeatureError: shapes do not fit together.
     """
 
     z: torch.Tensor
@@ -64,6 +68,21 @@ class Features:
     m: torch.Tensor | None = None
     stage_norms: torch.Tensor | None = None
     digests: tuple[bytes, ...] | None = None
+
+    def __post_init__(self) -> None:
+        n = len(self.ids)
+        fits = (
+            self.weight.ndim == 2
+            and self.z.shape == (n, self.weight.shape[1])
+            and self.logits.shape == (n, self.weight.shape[0])
+            and (self.bias is None or self.bias.shape == self.weight.shape[:1])
+            and (self.labels is None or self.labels.shape == (n,))
+            and all(rows is None or (rows.ndim == 2 and len(rows) == n) for rows in (self.m, self.stage_norms))
+            and (self.digests is None or len(self.digests) == n)
+        )
+        if not fits:
+            shapes = {name: tuple(value.shape) for name, value in vars(self).items() if isinstance(value, torch.Tensor)}
+            raise FeatureError(f"features do not fit together: {n} ids, {shapes}")
 
     def __len__(self) -> int:
         return len(self.z)
@@ -84,7 +103,9 @@ class Features:
         return F.linear(self.z / self.temperature, self.weight, self.bias)
 
     def space(self, name: str) -> torch.Tensor:
-        """One of `z`, `u`, `magnitude`, `logits`, `raw_logits` by name."""
+        """One of `z`, `u`, `logits`, `raw_logits` by name."""
+        if name not in ("z", "u", "logits", "raw_logits"):
+            raise FeatureError(f"there are no features {name!r}; choose from: z, u, logits, raw_logits")
         value: torch.Tensor = getattr(self, name)
         return value
 
@@ -112,9 +133,9 @@ class Features:
 
     def class_balanced(self, limit: int, seed: int = 0) -> Features:
         """At most `limit` rows with as equal class counts as there are rows for, drawn at random; original order."""
-        if len(self) <= limit or self.labels is None:
+        if len(self) <= limit:
             return self
-        labels = self.labels.numpy()
+        labels = np.zeros(len(self), dtype=np.int64) if self.labels is None else self.labels.numpy()
         order = np.random.default_rng(seed).permutation(len(self))
         # Each image's place within its class decides: all first images of the classes, then all second ones, …
         turn = np.empty(len(self), dtype=np.int64)
@@ -140,18 +161,26 @@ class Features:
         Raises:
             FeatureError: the file is damaged or holds something else.
         """
-        from safetensors import safe_open
-
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
-            fields: dict[str, Any] = dict(load_file(path))
-            features = cls(**fields, ids=tuple(json.loads(metadata["ids"])), temperature=float(metadata["temperature"]))
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+                tensors: dict[str, Any] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+            ids, tau = tuple(json.loads(metadata["ids"])), float(metadata["temperature"])
+            features = cls(**tensors, ids=ids, temperature=tau)
+            features._check_values()
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError, FeatureError) as error:
             raise FeatureError(f"{path.name} holds no features that this version can read: {error}") from error
-        if len(features.ids) != len(features):
-            raise FeatureError(f"{path.name} is damaged: {len(features.ids)} ids for {len(features)} rows")
         return features
+
+    def _check_values(self) -> None:
+        """Refuse what no network gives, such as a label that is no class."""
+        for name, value in vars(self).items():
+            if isinstance(value, torch.Tensor) and value.dtype != (torch.int64 if name == "labels" else torch.float32):
+                raise FeatureError(f"{name} is {value.dtype}")
+        if not 0 < self.temperature < math.inf or not all(isinstance(name, str) for name in self.ids):
+            raise FeatureError("the temperature is no number above 0, or an id is no text")
+        if self.labels is not None and not ((self.labels >= 0) & (self.labels < len(self.weight))).all():
+            raise FeatureError("a label is no class number")
 
 
 class FeatureExtractor:
@@ -181,13 +210,16 @@ class FeatureExtractor:
         self.model = model if device is None else model.to(device)
         self.preprocessing = preprocessing
         self.head_name, self.head = find_head(model, head)
-        self.stages = stage_names(model)
+        self.stages = stage_names(unwrap(model))
         self.magnitude = magnitude
         if features is not None:
             self.magnitude = magnitude_at(model, features)
-        elif magnitude is None and search:
-            with _inference(self.model):
-                self.magnitude = find_magnitude(self.model, self.head, self.example())
+        elif magnitude is not None:
+            magnitude_at(model, magnitude.module)
+        elif search:
+            example = self.example()
+            with _inference(self.model), _explained(example):
+                self.magnitude = find_magnitude(self.model, self.head, example)
 
     @property
     def device(self) -> torch.device:
@@ -201,13 +233,14 @@ class FeatureExtractor:
             images: (N, H, W, 3) uint8 pixels of the preprocessing's size, or a prepared (N, 3, H, W) float tensor.
 
         Raises:
-            FeatureError: a feature or logit is not finite.
+            FeatureError: the network does not take such a batch, or a feature or logit is not finite.
         """
-        batch = self._input(images) if isinstance(images, np.ndarray) else images.to(self.device)
+        batch = self._input(images)
         with (
             _inference(self.model),
             capture(self.model, self.head, self.magnitude) as tap,
             self._stage_tap() as stages,
+            _explained(batch),
         ):
             self.model(batch)
         z, logits = tap.z, tap.logits
@@ -219,7 +252,7 @@ class FeatureExtractor:
             temperature=temperature(self.model),
             ids=("",) * len(z),
             m=None if tap.m is None else _host(tap.m),
-            stage_norms=_host(torch.stack(stages, dim=1)) if stages else None,
+            stage_norms=_host(torch.stack(list(stages.values()), dim=1)) if stages else None,
         )
         finite = torch.isfinite(features.z).all(dim=1) & torch.isfinite(features.logits).all(dim=1)
         if not finite.all():
@@ -233,23 +266,28 @@ class FeatureExtractor:
         """Two images of noise, prepared: they stand in for real ones, so that none of those is seen twice."""
         return self._input(np.random.default_rng(0).integers(0, 256, (2, *self.preprocessing.size, 3), dtype=np.uint8))
 
-    def _input(self, pixels: np.ndarray) -> torch.Tensor:
-        batch = torch.from_numpy(self.preprocessing.normalized(pixels))
-        return batch.to(self.device, dtype=self.head.weight.dtype)
+    def _input(self, images: np.ndarray | torch.Tensor) -> torch.Tensor:
+        prepared = images
+        if isinstance(prepared, np.ndarray):
+            prepared = torch.from_numpy(self.preprocessing.normalized(prepared))
+        return prepared.to(self.device, dtype=self.head.weight.dtype)
 
     @contextlib.contextmanager
-    def _stage_tap(self) -> Iterator[list[torch.Tensor]]:
-        norms: list[torch.Tensor] = []
+    def _stage_tap(self) -> Iterator[dict[str, torch.Tensor]]:
+        """Norms of the pooled output of each stage; a stage that gives no feature map is left out."""
+        norms: dict[str, torch.Tensor] = {}
+        root = unwrap(self.model)
+        channels_last = getattr(root, "output_fmt", None) == "NHWC"
 
-        def pooled_norm(module: nn.Module, args: Any, output: torch.Tensor) -> None:
-            norms.append(torch.linalg.vector_norm(_pool(output.float()), dim=1))
+        def note(name: str, output: Any) -> None:
+            if isinstance(output, torch.Tensor) and output.ndim in (3, 4):
+                norms[name] = torch.linalg.vector_norm(_pool(output.float(), channels_last), dim=1)
 
-        handles = [self.model.get_submodule(name).register_forward_hook(pooled_norm) for name in self.stages]
-        try:
+        with contextlib.ExitStack() as stack:
+            for name in self.stages:
+                module = root.get_submodule(name)
+                stack.enter_context(module.register_forward_hook(lambda _, __, output, name=name: note(name, output)))
             yield norms
-        finally:
-            for handle in handles:
-                handle.remove()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -307,7 +345,9 @@ def extract(
             (record.id, error) for record, error in zip(batch.records, batch.errors, strict=True) if error is not None
         ]
         if len(batch.pixels):
-            parts.append(_labelled(extractor(batch.pixels), batch, numbers))
+            part = _labelled(extractor(batch.pixels), batch, numbers)
+            # One copy of the head for all rows, not one a batch: it may weigh as much as the batch's features.
+            parts.append(dataclasses.replace(part, weight=parts[0].weight, bias=parts[0].bias) if parts else part)
         done += len(batch.records)
         progress(task, done, total)
     if not parts:
@@ -349,26 +389,58 @@ def _labelled(features: Features, batch: PixelBatch, numbers: dict[str, int] | N
 
 @contextlib.contextmanager
 def _inference(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, no autograd, no autocast, no TF32; everything as it was afterwards."""
+    """Evaluation mode, no autograd, no autocast, float32 products in float32; everything as it was afterwards."""
     training = [module for module in model.modules() if module.training]
-    tf32 = torch.backends.cudnn.allow_tf32
     model.eval()
-    torch.backends.cudnn.allow_tf32 = False
     try:
         with contextlib.ExitStack() as stack:
             stack.enter_context(torch.inference_mode())
+            stack.enter_context(_full_precision())
             for device_type in {parameter.device.type for parameter in model.parameters()}:
                 stack.enter_context(torch.autocast(device_type, enabled=False))
             yield
     finally:
-        torch.backends.cudnn.allow_tf32 = tf32
         for module in training:
             module.training = True
 
 
-def _pool(output: torch.Tensor) -> torch.Tensor:
-    """Mean over space or tokens, (N, C, H, W) or (N, T, C) → (N, C)."""
-    return output.mean(dim=(2, 3)) if output.ndim == 4 else output.mean(dim=1)
+@contextlib.contextmanager
+def _full_precision() -> Iterator[None]:
+    """Neither TF32 nor bfloat16 inside products of float32 numbers, whatever the process allows otherwise."""
+    backends: Any = torch.backends
+    parts: list[Any]
+    value: str | bool
+    if hasattr(backends, "fp32_precision"):
+        parts = [backends.cuda.matmul, backends.cudnn.conv, backends.mkldnn.matmul, backends.mkldnn.conv]
+        name, value = "fp32_precision", "ieee"
+    else:  # before PyTorch 2.9; later versions raise where switches of both kinds have been used
+        parts, name, value = [backends.cuda.matmul, backends.cudnn], "allow_tf32", False
+    before = [getattr(part, name) for part in parts]
+    try:
+        for part in parts:
+            setattr(part, name, value)
+        yield
+    finally:
+        for part, previous in zip(parts, before, strict=True):
+            setattr(part, name, previous)
+
+
+@contextlib.contextmanager
+def _explained(batch: torch.Tensor) -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+        raise FeatureError(
+            f"the network does not take a batch of shape {tuple(batch.shape)}: {error}; "
+            "if it wants another size, change the preprocessing, and if memory is short, the batch size"
+        ) from error
+
+
+def _pool(output: torch.Tensor, channels_last: bool) -> torch.Tensor:
+    """Mean over space or tokens, (N, C, H, W), (N, H, W, C) or (N, T, C) → (N, C)."""
+    if output.ndim == 4 and not channels_last:
+        return output.mean(dim=(2, 3))
+    return output.flatten(1, -2).mean(dim=1)
 
 
 def _host(tensor: torch.Tensor) -> torch.Tensor:

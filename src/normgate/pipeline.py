@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
+from normgate import scores
 from normgate.backbones import Backbone, auto_stem, load_weights
 from normgate.data.decoding import DEFAULT_MAX_PIXELS, ImageError, decode
 from normgate.data.loading import load_batches
@@ -151,6 +152,7 @@ def train(
         NormgateError: a subclass for each thing that can be wrong; the message names the fix.
     """
     recipe = Recipe.named(recipe) if isinstance(recipe, str) else recipe
+    made = scores.create(score) if isinstance(score, str) else score
     target = None if output is None else Path(output)
     if target is not None and resume and (target / "gate.json").exists():
         return Gate.load(target)
@@ -240,7 +242,7 @@ def train(
                 train=_fit_sample(sets["train"], seed),
                 preprocessing=preprocessing,
                 classes=classes,
-                score=score,
+                score=made,
                 false_alarm_rate=false_alarm_rate,
                 by_class=by_class,
                 backbone=backbone,

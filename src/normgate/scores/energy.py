@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from normgate.scores.base import Score
+from normgate.scores.base import Score, ScoreError
 
 if TYPE_CHECKING:
     from normgate.features import Features
@@ -23,6 +24,10 @@ class Energy(Score):
 
     space: Literal["logits", "raw_logits"] = "logits"
     temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.temperature < math.inf:
+            raise ScoreError(f"{self.name} needs a finite temperature above 0, not {self.temperature!r}")
 
     def _score(self, features: Features) -> torch.Tensor:
         logits = features.space(self.space).double()

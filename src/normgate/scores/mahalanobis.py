@@ -27,11 +27,15 @@ class Mahalanobis(Score):
     space: Literal["u", "z"] = "u"
     jitter: float = 1e-6
 
+    def __post_init__(self) -> None:
+        if not 0 < self.jitter <= 1:
+            raise ScoreError(f"{self.name} needs a jitter above 0 and at most 1, not {self.jitter!r}")
+
     def _fit(self, features: Features) -> dict[str, torch.Tensor]:
         assert features.labels is not None
         x = features.space(self.space).double()
-        means = class_means(x, features.labels)
-        centred = x - means[torch.unique(features.labels, return_inverse=True)[1]]
+        means, index = class_means(x, features.labels)
+        centred = x - means[index]
         covariance = centred.T @ centred / len(x)
         whitening = inverse_cholesky(covariance, self.jitter)
         return {"whitening": whitening, "means": means @ whitening.T}
@@ -44,28 +48,28 @@ class Mahalanobis(Score):
         return -distances.amin(dim=1).square()
 
 
-def class_means(x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Mean row of each class that occurs, in the order of class numbers; x (N, D) → (C, D)."""
+def class_means(x: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The mean row of each class that occurs, (C, D), and which of them is each row's, (N,); x is (N, D)."""
     _, index, counts = torch.unique(labels, return_inverse=True, return_counts=True)
     sums = torch.zeros(len(counts), x.shape[1], dtype=x.dtype).index_add_(0, index, x)
-    means: torch.Tensor = sums / counts[:, None]
-    return means
+    return sums / counts[:, None], index
 
 
 def inverse_cholesky(covariance: torch.Tensor, jitter: float) -> torch.Tensor:
     """`L⁻¹` with `L Lᵀ = Σ + j · trace(Σ)/D · I`, j the first of jitter, 10·jitter, … for which Σ is positive definite.
 
     Raises:
-        ScoreError: all training features are equal, so that there is no covariance.
+        ScoreError: features do not vary within their classes, so that there is no covariance.
     """
     d = len(covariance)
     scale = covariance.trace() / d
-    if scale <= 0:
+    if not scale > 0:
         raise ScoreError("training features do not vary within their classes; there is no covariance to fit")
     identity = torch.eye(d, dtype=covariance.dtype)
-    while True:
+    while jitter < 1e3:  # far more than rounding can ask for
         factor, failed = torch.linalg.cholesky_ex(covariance + jitter * scale * identity)
         if not failed:
             inverse: torch.Tensor = torch.linalg.solve_triangular(factor, identity, upper=False)
             return inverse
         jitter *= 10
+    raise ScoreError("the covariance of the training features is not positive definite; are they finite?")

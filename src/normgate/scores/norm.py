@@ -24,7 +24,9 @@ class Norm(Score):
     """
 
     def refusal(self, features: Features) -> str | None:  # noqa: D102
-        norms = self._score(features).double()
+        if len(features) < 2:
+            return None
+        norms = self._score(features)
         variation = float(norms.std(correction=0) / norms.mean()) if norms.mean() > 0 else 0.0
         if variation >= MIN_VARIATION:
             return None
@@ -34,5 +36,5 @@ class Norm(Score):
         )
 
     def _score(self, features: Features) -> torch.Tensor:
-        norms: torch.Tensor = torch.linalg.vector_norm(features.magnitude, dim=1)
+        norms: torch.Tensor = torch.linalg.vector_norm(features.magnitude, dim=1, dtype=torch.float64)
         return norms

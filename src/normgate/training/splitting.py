@@ -59,8 +59,8 @@ def split(
     names, numbers = np.unique(np.asarray(labels), return_inverse=True)
     counts = np.bincount(numbers)
     if len(names) < 2:
-        raise SplitError(f"a classifier needs at least two classes; there is only {names[0]!r}")
-    lonely = [f"{names[i]!r} ({counts[i]})" for i in np.flatnonzero(counts < 2 + hold_tuning + hold_calibration)]
+        raise SplitError(f"a classifier needs at least two classes; there is only {str(names[0])!r}")
+    lonely = [f"{str(names[i])!r} ({counts[i]})" for i in np.flatnonzero(counts < 2 + hold_tuning + hold_calibration)]
     if lonely:
         raise SplitError(
             f"too few images in {len(lonely)} of {len(names)} classes: {', '.join(lonely[:5])}"

@@ -1,0 +1,151 @@
+"""The command line: exit codes, what goes where, and every command once."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from safetensors.torch import save_file
+
+import normgate
+from normgate import Recipe, cli
+from normgate.data.preprocessing import Preprocessing
+
+SMALL = {"width": 2, "model_args": {"layers": [1, 1, 1, 1]}, "false_alarm_rate": 0.2}
+
+
+@pytest.fixture
+def gate(class_folders: Path, tmp_path: Path) -> Path:
+    normgate.train(class_folders, tmp_path / "gate", recipe=Recipe(epochs=1, batch_size=8), **SMALL)
+    return tmp_path / "gate"
+
+
+def run(*arguments: object) -> int:
+    return cli.run([str(argument) for argument in arguments])
+
+
+def test_help_imports_no_torch() -> None:
+    code = (
+        "import sys; from normgate.cli import run; run(['--help']);"
+        "print([name for name in ('torch', 'pyarrow', 'timm', 'numpy') if name in sys.modules])"
+    )
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert printed.splitlines()[-1] == "[]"
+    for command in ("demo", "train", "calibrate", "screen", "evaluate", "inspect"):
+        assert command in printed
+
+
+def test_every_command_once(
+    gate: Path, class_folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = class_folders / "cat" / "00.png"
+    assert run("screen", gate, image, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["label"] in ("cat", "dog", "owl")
+    assert run("screen", gate, class_folders, "-o", tmp_path / "v.parquet", "--json", "--list-rejected") == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["images"] == 60 == pq.read_metadata(tmp_path / "v.parquet").num_rows
+    assert len(summary["rejected_ids"]) == summary["rejected"]
+    assert run("evaluate", gate, "--id", class_folders, "--ood", f"cats={class_folders / 'cat'}", "--json") == 0
+    assert set(json.loads(capsys.readouterr().out)["metrics"]["norm"]) == {"cats"}
+    assert run("calibrate", gate, "-o", tmp_path / "g2", "--alpha", "0.5", "--score", "knn", "--json") == 0
+    described = json.loads(capsys.readouterr().out)
+    assert (described["false_alarm_rate"], described["score"]["name"]) == (0.5, "knn")
+    assert run("inspect", tmp_path / "g2") == 0
+    assert "knn" in capsys.readouterr().out
+    assert run("scores") == 0
+    assert "mahalanobis" in capsys.readouterr().out
+
+
+def test_a_network_that_normgate_never_trained(
+    class_folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--model", "resnet18", "--model-arg", "layers=[1,1,1,1]", "--width", "2", "--stem", "1"]
+    network = normgate.Backbone("resnet18", 3, 2, 1, {"layers": [1, 1, 1, 1]}).build()
+    save_file(network.state_dict(), tmp_path / "w.safetensors")
+    Preprocessing((12, 12)).save(tmp_path / "p.json")
+    arguments += ["--weights", tmp_path / "w.safetensors", "--preprocessing", tmp_path / "p.json"]
+    (tmp_path / "new").mkdir()
+    for path in class_folders.rglob("*.png"):  # images of their own for the threshold
+        pixels = bytearray(path.read_bytes())
+        (tmp_path / "new" / f"{path.parent.name}{path.name}").write_bytes(pixels)
+    data = ["--train", class_folders, "--calibration", tmp_path / "new", "-o", tmp_path / "g"]
+    assert run("calibrate", *arguments, *data) == 2
+    assert "two sets share images" in capsys.readouterr().err
+    assert run("calibrate", *arguments, "--calibration", tmp_path / "new", "-o", tmp_path / "g") == 2
+    assert "--classes" in capsys.readouterr().err
+    (tmp_path / "names.txt").write_text("cat\ndog\nowl\n")
+    data = ["--classes", tmp_path / "names.txt", "--calibration", tmp_path / "new", "-o", tmp_path / "g"]
+    assert run("calibrate", *arguments, *data, "--score", "energy") == 0
+    assert run("screen", tmp_path / "g", tmp_path / "new" / "cat00.png") == 0
+    del network.fc
+    save_file(network.state_dict(), tmp_path / "w.safetensors")
+    assert run("calibrate", *arguments, *data, "--overwrite") == 2
+    assert "holds no head" in capsys.readouterr().err
+
+
+def test_exit_codes(gate: Path, class_folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, said in [
+        (["nonsense"], "nonsense"),
+        (["screen", gate], "INCOMING"),
+        (["screen", gate, class_folders], "-o verdicts.parquet"),
+        (["screen", tmp_path / "nothing", class_folders, "-o", tmp_path / "x"], "does not exist"),
+        (["screen", gate, tmp_path / "gat", "-o", tmp_path / "x"], "did you mean"),
+        (["train", class_folders, "-o", tmp_path / "g", "--alpha", "0.2", "--model", "resnet81"], "resnet"),
+        (["train", class_folders, "-o", tmp_path / "g", "--alpha", "0.2", "--score", "nrm"], "'norm'"),
+        (["train", class_folders, "-o", tmp_path / "g", "--temperature", "hot"], "learned"),
+        (["train", class_folders, "-o", gate / "gate.json" / "g"], "is a file"),
+        (["evaluate", gate, "--id", class_folders, "--ood", "cats"], "NAME=DATA"),
+        (["calibrate", gate, "-o", tmp_path / "g", "--alpha", "0.0001"], "at least 9999"),
+    ]:
+        assert run(*arguments) == 2
+        captured = capsys.readouterr()
+        assert said in captured.err
+        assert captured.out == ""
+    (tmp_path / "mixed").mkdir()
+    (tmp_path / "mixed" / "broken.png").write_bytes(b"no image")
+    assert run("screen", gate, tmp_path / "mixed" / "broken.png") == 1
+    assert run("screen", gate, tmp_path / "mixed", "-o", tmp_path / "b.parquet") == 1
+    assert "broken.png" in capsys.readouterr().err
+    assert run("screen", gate, class_folders, "-o", tmp_path / "c.parquet", "--fail-on-reject") in (0, 4)
+    rejected = pq.read_table(tmp_path / "c.parquet")["accepted"].to_pylist().count(False)
+    assert (run("screen", gate, class_folders, "-o", tmp_path / "d.parquet", "--fail-on-reject") == 4) == (rejected > 0)
+
+
+def test_an_internal_error_is_three(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("oops")
+
+    monkeypatch.setattr("normgate.scores.names", fail)
+    assert run("scores") == 3
+    assert "NORMGATE_DEBUG" in capsys.readouterr().err
+    monkeypatch.setenv("NORMGATE_DEBUG", "1")
+    with pytest.raises(ZeroDivisionError):
+        run("scores")
+
+
+def test_paths_on_standard_input(gate: Path, class_folders: Path, tmp_path: Path) -> None:
+    paths = sorted(class_folders.rglob("*.png"))[:5]
+    command = [sys.executable, "-m", "normgate.cli", "screen", str(gate), "-", "-o", str(tmp_path / "v.parquet")]
+    subprocess.run(command, input="\n".join(map(str, paths)), text=True, check=True, capture_output=True)
+    assert pq.read_metadata(tmp_path / "v.parquet").num_rows == 5
+
+
+def test_ctrl_c_leaves_nothing_half_written(class_folders: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "normgate.cli", "train", str(class_folders), "-o", str(tmp_path / "g")]
+    command += ["--epochs", "100000", "--batch-size", "8", "--alpha", "0.2", "--width", "2"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "g.run" / "log.csv").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate()
+    assert process.returncode == 130
+    assert "interrupted" in said
+    assert "Traceback" not in said
+    assert not (tmp_path / "g").exists()

@@ -1,0 +1,71 @@
+"""One real run of the demo, from the built wheel, outside the checkout."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from normgate import Gate
+from normgate.demo import demo
+from normgate.files import OutputError
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """The folder and the JSON of `normgate demo --json`."""
+    place = tmp_path_factory.mktemp("demo")
+    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(place)]
+    subprocess.run([*pip, str(ROOT)], check=True)
+    (wheel,) = place.glob("*.whl")
+    zipfile.ZipFile(wheel).extractall(place / "site")
+    environment = {**os.environ, "PYTHONPATH": str(place / "site")}
+    where = [sys.executable, "-c", "import normgate; print(normgate.__file__)"]
+    found = subprocess.run(where, capture_output=True, text=True, check=True, cwd=place, env=environment).stdout
+    assert Path(found.strip()).is_relative_to(place / "site")
+    command = [sys.executable, "-m", "normgate.cli", "demo", "--json", "-o", "out"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=place, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""  # quiet when piped
+    return place / "out", json.loads(done.stdout)
+
+
+def test_figures(run: tuple[Path, dict[str, Any]]) -> None:
+    _, figures = run
+    assert figures["accuracy"] >= 0.985
+    for by_set in figures["auroc"].values():
+        assert set(by_set) == {"near", "far-satellite", "far-waste"}
+        assert all(0 <= value <= 1 for value in by_set.values())
+    alarms = figures["false_alarm_rate"]
+    assert 0.04 < alarms["promised"] <= 0.05
+    assert alarms["band"][0] <= alarms["realised"] <= alarms["band"][1]
+    assert figures["seconds"] > 0
+
+
+def test_files(run: tuple[Path, dict[str, Any]]) -> None:
+    folder, _ = run
+    assert {path.name for path in folder.iterdir()} == {"gate", "incoming", "verdicts.parquet", "demo.json"}
+    rows = pq.read_table(folder / "verdicts.parquet").to_pylist()
+    files = {path.relative_to(folder / "incoming").as_posix() for path in (folder / "incoming").rglob("*.webp")}
+    assert {row["id"] for row in rows} == files
+    assert [row["id"] for row in rows if row["error"]] == ["broken.webp"]
+    verdicts = Gate.load(folder / "gate")(folder / "incoming")
+    for row, verdict in zip(rows, verdicts, strict=True):
+        if not row["error"]:
+            assert row["label"] == verdict.label
+            assert row["score"] == pytest.approx(verdict.score, rel=1e-4)
+
+
+def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(OutputError, match="exists"):
+        demo(tmp_path / "mine")

@@ -1,0 +1,47 @@
+"""Outputs appear whole or not at all."""
+
+from pathlib import Path
+
+import pytest
+
+from normgate.files import OutputError, check_output, whole_file, whole_folder
+
+
+def test_a_file_takes_its_place_at_the_end(tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "x.txt"
+    with whole_file(target) as partial:
+        partial.write_text("new")
+        assert not target.exists()
+    assert target.read_text() == "new"
+    assert [path.name for path in target.parent.iterdir()] == ["x.txt"]
+
+
+def test_a_failure_leaves_the_old_one_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "x.txt").write_text("old")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "a").write_text("old")
+    with pytest.raises(RuntimeError), whole_file(tmp_path / "x.txt", overwrite=True) as partial:
+        partial.write_text("half")
+        raise RuntimeError
+    with pytest.raises(OutputError, match="No space left"), whole_folder(tmp_path / "folder", overwrite=True) as folder:
+        (folder / "a").write_text("half")
+        raise OSError(28, "No space left on device")
+    assert (tmp_path / "x.txt").read_text() == "old"
+    assert (tmp_path / "folder" / "a").read_text() == "old"
+    assert {path.name for path in tmp_path.iterdir()} == {"x.txt", "folder"}
+
+
+def test_a_folder_replaces_a_folder(tmp_path: Path) -> None:
+    for text in ("old", "new"):
+        with whole_folder(tmp_path / "folder", overwrite=True) as folder:
+            (folder / text).touch()
+    assert [path.name for path in (tmp_path / "folder").iterdir()] == ["new"]
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_what_cannot_be_written_is_refused_at_once(tmp_path: Path) -> None:
+    (tmp_path / "x").touch()
+    with pytest.raises(OutputError, match="--overwrite"):
+        check_output(tmp_path / "x", overwrite=False)
+    with pytest.raises(OutputError, match="is a file"):
+        check_output(tmp_path / "x" / "y", overwrite=False)

@@ -1,0 +1,140 @@
+"""From images on disk to a gate; killed and resumed."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+import normgate
+from conftest import CLASSES
+from normgate import Gate, Recipe, pipeline
+from normgate.errors import NormgateError
+from normgate.training import TrainingError
+
+OPTIONS = {"width": 2, "model_args": {"layers": [1, 1, 1, 1]}, "false_alarm_rate": 0.2}
+QUICK = Recipe(epochs=3, batch_size=8, learning_rate=0.05)
+
+
+def weights(gate: Gate) -> dict[str, torch.Tensor]:
+    return {key: value.clone() for key, value in gate.extractor.model.state_dict().items()}
+
+
+def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_a_gate_from_class_folders(class_folders: Path, tmp_path: Path) -> None:
+    gate = normgate.train(class_folders, tmp_path / "gate", recipe=QUICK, **OPTIONS)
+    assert gate.classes == CLASSES
+    assert gate.extractor.preprocessing.size == (12, 12)
+    assert {name: len(digests) for name, digests in gate.digests.items()} == {
+        "train": 48,
+        "tuning": 6,
+        "calibration": 6,
+    }
+    assert not {*gate.digests["train"]} & {*gate.digests["calibration"], *gate.digests["tuning"]}
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(("gate", "."))] == ["gate"]
+    again = Gate.load(tmp_path / "gate")
+    assert (again(class_folders).score == gate(class_folders).score).all()
+    same = normgate.train(class_folders, recipe=QUICK, **OPTIONS)
+    assert equal(weights(same), weights(gate))
+    assert not equal(weights(normgate.train(class_folders, recipe=QUICK, seed=1, **OPTIONS)), weights(gate))
+
+
+def test_streamed_images_train_the_same_weights(class_folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    resident = normgate.train(class_folders, recipe=QUICK, **OPTIONS)
+    monkeypatch.setattr(pipeline, "RESIDENT_BYTES", 0)
+    assert equal(weights(normgate.train(class_folders, recipe=QUICK, **OPTIONS)), weights(resident))
+
+
+@pytest.mark.parametrize("temperature", [None, 0.1, "learned"])
+def test_an_interrupted_run_ends_with_the_same_weights(
+    class_folders: Path, tmp_path: Path, temperature: float | str | None
+) -> None:
+    recipe = Recipe(epochs=4, batch_size=8, learning_rate=0.05, temperature=temperature)
+    whole = normgate.train(class_folders, recipe=recipe, **OPTIONS)
+
+    class StopError(Exception):
+        pass
+
+    def stop(task: str, done: int, total: int | None, /, **figures: float) -> None:
+        if task == "training" and done > 2 * 48:
+            raise StopError
+
+    with pytest.raises(StopError):
+        normgate.train(class_folders, tmp_path / "gate", recipe=recipe, progress=stop, **OPTIONS)
+    with pytest.raises(pipeline.PipelineError, match="--resume"):
+        normgate.train(class_folders, tmp_path / "gate", recipe=recipe, **OPTIONS)
+    with pytest.raises(NormgateError, match="recipe differ"):
+        normgate.train(class_folders, tmp_path / "gate", recipe=QUICK, resume=True, **OPTIONS)
+    resumed = normgate.train(class_folders, tmp_path / "gate", recipe=recipe, resume=True, **OPTIONS)
+    assert equal(weights(resumed), weights(whole))
+    assert len(resumed.provenance["log"]) == 4
+    assert equal(weights(normgate.train(class_folders, tmp_path / "gate", recipe=recipe, resume=True)), weights(whole))
+
+
+def test_killed_at_any_moment(class_folders: Path, tmp_path: Path) -> None:
+    """`kill -9` between and within epochs; the resumed command ends with an uninterrupted run's weights."""
+    code = "import torch; torch.set_num_threads(1); from normgate.cli import main; main()"
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        "train",
+        str(class_folders),
+        "--epochs",
+        "12",
+        "--batch-size",
+        "8",
+        "--width",
+    ]
+    command += ["2", "--model-arg", "layers=[1,1,1,1]", "--alpha", "0.2", "--lr", "0.05", "-o"]
+    subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
+    for epochs in (1, 6):
+        process = subprocess.Popen([*command, str(tmp_path / "gate"), "--resume"], stdout=subprocess.DEVNULL)
+        log = tmp_path / "gate.run" / "log.csv"
+        while process.poll() is None and (not log.exists() or len(log.read_text().splitlines()) <= epochs):
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    subprocess.run([*command, str(tmp_path / "gate"), "--resume"], check=True, capture_output=True)
+    ends = [load_file(tmp_path / name / "network.safetensors") for name in ("gate", "whole")]
+    assert equal(*ends)
+    logs = [json.loads((tmp_path / name / "gate.json").read_text())["provenance"]["log"] for name in ("gate", "whole")]
+    assert [row["loss"] for row in logs[0]] == [row["loss"] for row in logs[1]]
+
+
+def test_starting_from_weights(class_folders: Path, tmp_path: Path) -> None:
+    first = normgate.train(class_folders, recipe=Recipe(epochs=8, batch_size=8), **OPTIONS)
+    torch.save(first.extractor.model.state_dict(), tmp_path / "weights.pt")
+    tuned = normgate.train(class_folders, weights=tmp_path / "weights.pt", recipe=QUICK, **OPTIONS)
+    fresh = normgate.train(class_folders, recipe=QUICK, **OPTIONS)
+    assert tuned.provenance["log"][0]["loss"] < fresh.provenance["log"][0]["loss"]
+
+
+def test_bad_input_stops_before_training(class_folders: Path, tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    with pytest.raises(NormgateError, match="exists"):
+        normgate.train(class_folders, tmp_path / "there", **OPTIONS)
+    with pytest.raises(NormgateError, match="--alpha"):
+        normgate.train(class_folders, recipe=QUICK)
+    with pytest.raises(TrainingError, match="learning rate"):
+        normgate.train(class_folders, recipe=Recipe(epochs=6, batch_size=8, learning_rate=1e30), **OPTIONS)
+    (class_folders / "cat" / "broken.png").write_bytes(b"no image")
+    with pytest.raises(NormgateError, match="images cannot be read"):
+        normgate.train(class_folders, recipe=QUICK, **OPTIONS)
+    assert normgate.train(class_folders, recipe=QUICK, skip_unreadable=True, **OPTIONS)
+    (class_folders / "cat" / "broken.png").unlink()
+    for i in range(15):
+        Image.open(class_folders / "owl" / "00.png").save(class_folders / "owl" / f"copy{i}.png")
+    with pytest.raises(NormgateError, match="two sets share images"):
+        normgate.train(class_folders, recipe=QUICK, **OPTIONS)

@@ -1,0 +1,120 @@
+"""Screening: one row an image, in order, whatever the images are."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from conftest import random_records, small_network
+from normgate import Gate, screen, screening
+from normgate.calibration import benjamini_hochberg
+from normgate.data.preprocessing import Preprocessing
+from normgate.files import OutputError
+from normgate.screening import ScreeningError, rejected_ids
+
+
+@pytest.fixture
+def gate() -> Gate:
+    return Gate.calibrate(
+        small_network(),
+        preprocessing=Preprocessing((8, 8)),
+        calibration=random_records(40, 3),
+        classes=["a", "b", "c"],
+        false_alarm_rate=0.3,
+    )
+
+
+@pytest.fixture
+def incoming(tmp_path: Path) -> Path:
+    root = tmp_path / "in coming"
+    (root / "ünter ördner").mkdir(parents=True)
+    for i, record in enumerate(random_records(30, 4)):
+        Image.fromarray(record.payload).save(root / ("ünter ördner" if i % 2 else ".") / f"{i:02d} ☃.png")
+    (root / "broken.png").write_bytes(b"no image")
+    odd = os.fsencode(root) + b"/\xff\n.png"
+    Image.fromarray(random_records(1, 5)[0].payload).save(root / "odd.png")
+    os.rename(root / "odd.png", odd)  # noqa: PTH104
+    return root
+
+
+def test_rows_are_the_gates_verdicts(gate: Gate, incoming: Path, tmp_path: Path) -> None:
+    summary = screen(gate, incoming, tmp_path / "v.parquet")
+    rows, verdicts = pq.read_table(tmp_path / "v.parquet"), gate(incoming)
+    assert rows.column_names == ["id", "label", "probability", "score", "p_value", "accepted", "error"]
+    assert rows["id"].to_pylist() == list(verdicts.id)
+    for row, verdict in zip(rows.to_pylist(), verdicts, strict=True):
+        if verdict.error is None:
+            assert (row["score"], row["p_value"], row["accepted"]) == (verdict.score, verdict.p_value, verdict.accepted)
+        else:
+            assert [row[name] for name in ("label", "probability", "score", "p_value", "accepted")] == [None] * 5
+            assert row["error"] == verdict.error
+    assert (summary.images, summary.unreadable) == (32, 1)
+    assert summary.accepted == verdicts.accepted.sum()
+    assert summary.accepted + summary.rejected + summary.unreadable == 32
+    assert len(list(rejected_ids(tmp_path / "v.parquet"))) == summary.rejected > 0
+    assert rows.schema.metadata[b"normgate.score"] == b"norm"
+
+
+def test_parts(gate: Gate, incoming: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(screening, "PART_ROWS", 10)
+    screen(gate, incoming, tmp_path / "whole.parquet", batch_size=5)
+    screen(gate, incoming, tmp_path / "parts", batch_size=5)
+    parts = sorted((tmp_path / "parts").iterdir())
+    assert [pq.read_metadata(part).num_rows for part in parts] == [10, 10, 10, 2]
+    assert pq.read_table(tmp_path / "parts").equals(pq.read_table(tmp_path / "whole.parquet"))
+
+
+def test_false_discoveries_are_controlled_over_the_readable_images(gate: Gate, incoming: Path, tmp_path: Path) -> None:
+    screen(gate, incoming, tmp_path / "plain.parquet")
+    p = np.array([value for value in pq.read_table(tmp_path / "plain.parquet")["p_value"].to_pylist() if value])
+    for q in (0.05, 0.5, 0.9):
+        summary = screen(gate, incoming, tmp_path / "v.parquet", fdr=q, overwrite=True)
+        accepted = [
+            value for value in pq.read_table(tmp_path / "v.parquet")["accepted"].to_pylist() if value is not None
+        ]
+        assert accepted == (p > benjamini_hochberg(p, q)).tolist()
+        assert summary.cut == benjamini_hochberg(p, q)
+        assert summary.smallest_p_value == 1 / 41
+
+
+@pytest.mark.parametrize("action", ["copy", "move"])
+def test_rejected_files_are_carried_off(gate: Gate, incoming: Path, tmp_path: Path, action: str) -> None:
+    before = {path.relative_to(incoming) for path in incoming.rglob("*") if path.is_file()}
+    rejected = {record.id for record in gate(incoming) if not record.accepted and record.error is None}
+    screen(gate, incoming, tmp_path / "v.parquet", rejected=action, rejected_to=tmp_path / "out")
+    carried = {path.relative_to(tmp_path / "out") for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert len(carried) == len(rejected) > 0
+    after = {path.relative_to(incoming) for path in incoming.rglob("*") if path.is_file()}
+    assert after == (before if action == "copy" else before - carried)
+    if action == "copy":
+        with pytest.raises(ScreeningError, match="exists"):
+            screen(gate, incoming, tmp_path / "w.parquet", rejected=action, rejected_to=tmp_path / "out")
+
+
+def test_only_files_can_be_carried_off(gate: Gate, tmp_path: Path) -> None:
+    with pytest.raises(ScreeningError, match="source of files"):
+        screen(gate, random_records(5, 4), tmp_path / "v.parquet", rejected="move", rejected_to=tmp_path / "out")
+    assert not (tmp_path / "v.parquet").exists()
+
+
+def test_an_output_that_exists_is_never_half_overwritten(gate: Gate, incoming: Path, tmp_path: Path) -> None:
+    target = tmp_path / "v.parquet"
+    screen(gate, incoming, target)
+    before = target.read_bytes()
+    with pytest.raises(OutputError, match="--overwrite"):
+        screen(gate, incoming, target)
+
+    def interrupt(task: str, done: int, total: int | None, /, **figures: float) -> None:
+        if done > 10:
+            raise KeyboardInterrupt
+
+    for output in (target, tmp_path / "parts"):
+        with pytest.raises(KeyboardInterrupt):
+            screen(gate, incoming, output, overwrite=True, batch_size=5, progress=interrupt)
+    assert target.read_bytes() == before
+    assert {path.name for path in tmp_path.iterdir()} == {"v.parquet", "in coming"}

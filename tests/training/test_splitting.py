@@ -1,0 +1,54 @@
+"""Splits: disjoint, complete, random where the promise needs it."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from normgate.training.splitting import SplitError, divide_groups, split
+
+LABELS = ["a"] * 300 + ["b"] * 100
+
+
+def test_three_disjoint_sets_make_up_the_whole() -> None:
+    parts = split(LABELS, None, seed=0, alpha=0.05)
+    assert sorted(parts.train + parts.tuning + parts.calibration) == list(range(400))
+    assert len(parts.calibration) == 40
+    assert parts == split(LABELS, None, seed=0, alpha=0.05)
+    assert parts != split(LABELS, None, seed=1, alpha=0.05)
+
+
+def test_calibration_is_a_simple_random_sample_and_tuning_is_stratified() -> None:
+    counts, of_b = np.zeros(400), []
+    for seed in range(200):
+        parts = split(LABELS, None, seed=seed, alpha=0.05)
+        counts[parts.calibration] += 1
+        of_b.append(sum(LABELS[row] == "b" for row in parts.calibration))
+        assert 9 <= sum(LABELS[row] == "b" for row in parts.tuning) <= 12
+    assert stats.chisquare(counts).pvalue > 0.001
+    expected = stats.hypergeom(400, 100, 40)
+    assert abs(np.mean(of_b) - expected.mean()) < 4 * expected.std() / np.sqrt(200)
+    assert np.std(of_b) > 1.5  # a stratified sample would have none
+
+
+def test_no_group_is_divided() -> None:
+    groups = [str(i // 7) for i in range(400)]
+    parts = split(LABELS, groups, seed=0, alpha=0.05)
+    sets = [{groups[row] for row in rows} for rows in (parts.train, parts.tuning, parts.calibration)]
+    assert len(set.union(*sets)) == sum(map(len, sets))
+    first, second = divide_groups(groups, 0)
+    assert not {groups[row] for row in first} & {groups[row] for row in second}
+    assert len(first) + len(second) == 400
+
+
+def test_at_most_two_thousand() -> None:
+    parts = split(["a", "b"] * 15_000, None, seed=0, alpha=0.05)
+    assert (len(parts.tuning), len(parts.calibration)) == (2000, 2000)
+
+
+def test_too_few_images_are_errors_that_name_the_fix() -> None:
+    with pytest.raises(SplitError, match="at least 99 calibration images"):
+        split(LABELS, None, seed=0, alpha=0.01)
+    with pytest.raises(SplitError, match="'c' \\(1\\)"):
+        split([*LABELS, "c"], None, seed=0, alpha=0.05)
+    with pytest.raises(SplitError, match="two classes"):
+        split(["a"] * 100, None, seed=0, alpha=0.05)
