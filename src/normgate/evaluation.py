@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from normgate import metrics, scores
 from normgate.calibration import false_alarm_band
@@ -14,6 +14,7 @@ from normgate.data.sources import SourceError, open_source
 from normgate.errors import NormgateError
 from normgate.features import extract
 from normgate.progress import silent
+from normgate.scores import ScoreError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -93,7 +94,7 @@ def evaluate(
     id: Data,  # noqa: A002
     ood: Mapping[str, Data],
     *,
-    scores: Literal["all"] | Sequence[str] = "all",
+    scores: str | Sequence[str] = "all",
     batch_size: int = 128,
     workers: int | None = None,
     max_pixels: int = DEFAULT_MAX_PIXELS,
@@ -105,15 +106,16 @@ def evaluate(
         gate: whose network, threshold and kept training features are used.
         id: test images of the known classes, labelled or not; used for neither training nor calibration.
         ood: named sets of images that the gate should reject.
-        scores: names, or "all" that can be had from this gate.
+        scores: names, or a name, or "all" that can be had from this gate.
         batch_size: images in a forward pass.
         workers: decoding threads.
         max_pixels: larger images are errors.
         progress: told how far it is.
 
     Raises:
-        EvaluationError: a set is called `id`, or an image of `id` has a label that is no class of the gate.
-        ScoreError: a score that was asked for by name cannot be had.
+        EvaluationError: a set is called `id`, or a score that was asked for by name cannot be had.
+        FeatureError: an image of `id` has a label that is no class of the gate, or no image of a set can be read.
+        ScoreError: there is no score of that name.
     """
     started = time.perf_counter()
     if "id" in ood:
@@ -142,25 +144,26 @@ def evaluate_features(
     gate: Gate,
     features: Mapping[str, Features],
     *,
-    scores: Literal["all"] | Sequence[str] = "all",
+    scores: str | Sequence[str] = "all",
     errors: Sequence[tuple[str, str, str]] = (),
     started: float | None = None,
 ) -> Evaluation:
     """`evaluate` on features that are there already; the ID set is `id`."""
+    started = time.perf_counter() if started is None else started
     known = features["id"]
     ood = {name: part for name, part in features.items() if name != "id"}
-    values, refused = _scored(gate, features, scores)
     correct = None if known.labels is None else (known.logits.argmax(dim=1) == known.labels).numpy()
     verdicts = {name: gate.judge(part) for name, part in features.items()}
+    values, refused = _scored(gate, features, {name: part.score for name, part in verdicts.items()}, scores)
     accepted = verdicts["id"].accepted
     outcome = GateOutcome(
         promised=gate.calibration.expected_false_alarm_rate,
-        realised=float(1 - accepted.mean()),
+        realised=float((~accepted).mean()),
         band=None
         if gate.calibration.by_class
         else false_alarm_band(gate.calibration.alpha, gate.calibration.n, len(known)),
         accuracy_accepted=None if correct is None else metrics.accuracy_among_accepted(correct, accepted),
-        rejected={name: float(1 - verdicts[name].accepted.mean()) for name in ood},
+        rejected={name: float((~verdicts[name].accepted).mean()) for name in ood},
     )
     return Evaluation(
         gate_score=gate.score.name,
@@ -173,7 +176,7 @@ def evaluate_features(
         outcome=outcome,
         refused=refused,
         errors=tuple(errors),
-        seconds=time.perf_counter() - (time.perf_counter() if started is None else started),
+        seconds=time.perf_counter() - started,
     )
 
 
@@ -186,23 +189,27 @@ def open_known(data: Data, **columns: Any) -> Source:
 
 
 def _scored(
-    gate: Gate, features: Mapping[str, Features], wanted: Literal["all"] | Sequence[str]
+    gate: Gate, features: Mapping[str, Features], own: dict[str, np.ndarray], wanted: str | Sequence[str]
 ) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, str]]:
-    """Scores by name and set, and why others were refused."""
+    """Scores by name and set, `own` being those of the gate, and why others were refused."""
     values: dict[str, dict[str, np.ndarray]] = {}
     refused: dict[str, str] = {}
-    for name in scores.names() if wanted == "all" else wanted:
-        score = gate.score if name == gate.score.name else scores.create(name)
-        if score is not gate.score and score.needs_fit:
-            if "train" not in gate.kept:
-                refused[name] = "it is fitted to training features, and this gate keeps none (it is lean)"
-                continue
-            score.fit(gate.kept["train"])
-        reason = score.refusal(features["id"])
-        if reason is not None:
-            refused[name] = reason
+    named = [wanted] if isinstance(wanted, str) else wanted
+    for name in scores.names() if wanted == "all" else named:
+        if name == gate.score.name:
+            values[name] = own
             continue
-        values[name] = {key: score(part).numpy() for key, part in features.items()}
+        score = scores.create(name)
+        try:
+            if score.needs_fit and "train" not in gate.kept:
+                raise ScoreError("it is fitted to training features, and this gate keeps none")
+            if score.needs_fit:
+                score.fit(gate.kept["train"], gate.kept.get("tuning"))
+            if reason := score.refusal(features["id"]):
+                raise ScoreError(reason)
+            values[name] = {key: score(part).numpy() for key, part in features.items()}
+        except ScoreError as error:
+            refused[name] = str(error)
     if wanted != "all" and refused:
         raise EvaluationError("; ".join(f"{name} cannot be had: {reason}" for name, reason in refused.items()))
     return values, refused

@@ -16,7 +16,9 @@ class DuplicateError(NormgateError):
     """Two of the sets share images."""
 
 
-def repeated(digests: Mapping[str, Sequence[bytes]]) -> dict[str, list[int]]:
+def repeated(
+    digests: Mapping[str, Sequence[bytes]], known: Mapping[str, Sequence[bytes]] | None = None
+) -> dict[str, list[int]]:
     """For each set, the rows whose images an earlier set holds, too.
 
     An image that two sets share stays in the earlier one: the network may have been trained on it, and a calibration
@@ -24,11 +26,13 @@ def repeated(digests: Mapping[str, Sequence[bytes]]) -> dict[str, list[int]]:
 
     Args:
         digests: for each set of `ORDER` that there is, one fingerprint an image.
+        known: sets from before; those that are not replaced keep their images, and count as earlier.
     """
-    earlier: set[bytes] = set()
+    others = {name: own for name, own in (known or {}).items() if name not in digests}
+    earlier = {digest for own in others.values() for digest in own}
     rows: dict[str, list[int]] = {}
-    for name in ORDER:
-        own = digests.get(name, ())
+    for name in (name for name in ORDER if name in digests):
+        own = digests[name]
         rows[name] = [row for row, digest in enumerate(own) if digest in earlier]
         earlier.update(own)
     return rows

@@ -30,9 +30,9 @@ from normgate.calibration import Calibration
 from normgate.data.preprocessing import Preprocessing
 from normgate.errors import NormgateError
 from normgate.features import FeatureExtractor, Features
-from normgate.files import whole_folder
+from normgate.files import OutputError, whole_folder
 from normgate.gate.gate import Gate
-from normgate.normalization import is_normalized, l2norm, temperature
+from normgate.normalization import is_normalized, l2norm, remove_l2norm, temperature, unwrap
 from normgate.taps import MagnitudeSpec
 
 if TYPE_CHECKING:
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import nn
+
+    from normgate.scores import Score
 
 FORMAT = 1
 SETS = ("train", "tuning", "calibration")
@@ -53,33 +55,45 @@ class GateFolderError(NormgateError):
 
 def save(gate: Gate, path: Path, *, overwrite: bool) -> None:
     """Write a gate; the folder appears whole or not at all."""
+    if gate.score.name not in scores.names():
+        raise GateFolderError(f"{gate.score.name} is no score of this package: such a gate cannot be loaded again")
     with whole_folder(path, overwrite=overwrite) as folder:
-        model = gate.extractor.model
-        # clone(): tied weights share memory, which safetensors refuses.
-        weights = {key: value.detach().cpu().clone().contiguous() for key, value in model.state_dict().items()}
-        save_file(weights, folder / "network.safetensors")
-        save_file(gate.score.state, folder / "score.safetensors")
-        predicted = gate.calibration.predicted
-        arrays = {"scores": gate.calibration.scores} | ({} if predicted is None else {"predicted": predicted})
-        save_arrays(arrays, folder / "calibration.safetensors")
-        digests = {
-            name: np.frombuffer(b"".join(values), dtype=np.uint8).reshape(-1, _DIGEST_BYTES)
-            for name, values in gate.digests.items()
-        }
-        save_arrays(digests, folder / "digests.safetensors")
-        for name, features in gate.kept.items():
-            features.save(folder / f"features-{name}.safetensors")
-        description = {"format": FORMAT, **describe(gate)}
-        description["files"] = {file.name: _sha256(file) for file in sorted(folder.iterdir())}
-        (folder / "gate.json").write_text(
-            json.dumps(description, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
+        try:
+            _write(gate, folder)
+        except SafetensorError as error:  # what safetensors makes of a full disk
+            raise OutputError(f"{path} cannot be written: {error}") from error
+
+
+def _write(gate: Gate, folder: Path) -> None:
+    # clone(): tied weights share memory, which safetensors refuses.
+    weights = unwrap(gate.extractor.model).state_dict()
+    save_file(
+        {key: value.detach().cpu().clone().contiguous() for key, value in weights.items()},
+        folder / "network.safetensors",
+    )
+    save_file(gate.score.state, folder / "score.safetensors")
+    arrays = {"scores": gate.calibration.scores, "predicted": gate.calibration.predicted}
+    save_arrays(
+        # safetensors writes the memory of a strided array as it lies.
+        {name: np.ascontiguousarray(values) for name, values in arrays.items() if values is not None},
+        folder / "calibration.safetensors",
+    )
+    digests = {
+        name: np.frombuffer(b"".join(values), dtype=np.uint8).reshape(-1, _DIGEST_BYTES)
+        for name, values in gate.digests.items()
+    }
+    save_arrays(digests, folder / "digests.safetensors")
+    for name, features in gate.kept.items():
+        features.save(folder / f"features-{name}.safetensors")
+    description = {"format": FORMAT, **describe(gate)}
+    description["files"] = {file.name: _sha256(file) for file in sorted(folder.iterdir())}
+    (folder / "gate.json").write_text(json.dumps(description, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def describe(gate: Gate) -> dict[str, Any]:
     """What a gate is, as plain JSON values."""
     extractor = gate.extractor
-    model = extractor.model
+    model = unwrap(extractor.model)
     tau: float | str | None = None
     if is_normalized(model):
         learned = "log_temperature" in dict(extractor.head.named_parameters())
@@ -105,10 +119,13 @@ def describe(gate: Gate) -> dict[str, Any]:
 
 def load(path: Path, *, model: nn.Module | None, device: str | torch.device | None) -> Gate:
     """Read a gate; see `Gate.load`."""
-    description = _checked(path)
     try:
-        return _assemble(path, description, model, device)
-    except (KeyError, TypeError, AttributeError, ValueError, SafetensorError) as error:
+        return _assemble(path, _checked(path), model, device)
+    except NormgateError:
+        raise
+    except OSError as error:
+        raise GateFolderError(f"{path} cannot be read: {error}") from error
+    except Exception as error:  # whatever else a folder from elsewhere may hold
         raise GateFolderError(f"{path} is a damaged gate: {type(error).__name__}: {error}") from error
 
 
@@ -124,46 +141,83 @@ def _assemble(
                 "make that network and pass it: Gate.load(path, model=network)"
             )
         model = backbone.build()
-    if network["temperature"] is not None and not is_normalized(model):
-        model = l2norm(model, head=network["head"], temperature=network["temperature"])
+    # The gate says how its features are normalised, not the network that was passed.
+    if is_normalized(model):
+        remove_l2norm(model)
+    if network["temperature"] is not None:
+        l2norm(model, head=network["head"], temperature=network["temperature"])
     try:
-        model.load_state_dict(load_file(path / "network.safetensors"))
+        unwrap(model).load_state_dict(load_file(path / "network.safetensors"))
     except RuntimeError as error:
         raise GateFolderError(f"the weights in {path} do not fit the network: {error}") from error
     model.eval()
     magnitude = network["magnitude"]
+    extractor = FeatureExtractor(
+        model,
+        Preprocessing.from_dict(description["preprocessing"]),
+        head=network["head"],
+        magnitude=MagnitudeSpec.from_dict(magnitude) if magnitude is not None else None,
+        search=False,
+        device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
+    )
+    classes, by_class, provenance = (description[name] for name in ("classes", "by_class", "provenance"))
+    if not isinstance(by_class, bool) or not isinstance(provenance, dict):
+        raise TypeError(f"by_class is {by_class!r}, provenance a {type(provenance).__name__}")
+    if not isinstance(classes, list) or {type(name) for name in classes} != {str}:
+        raise TypeError("classes is no list of names")
+    if not len(classes) == len(set(classes)) == extractor.head.out_features:
+        raise ValueError(f"{len(set(classes))} different classes for {extractor.head.out_features} outputs")
     arrays = load_arrays(path / "calibration.safetensors")
-    classes = tuple(description["classes"])
-    by_class = bool(description["by_class"])
-    score = scores.create(description["score"]["name"], **description["score"]["settings"])
     return Gate(
-        extractor=FeatureExtractor(
-            model,
-            Preprocessing.from_dict(description["preprocessing"]),
-            head=network["head"],
-            magnitude=MagnitudeSpec.from_dict(magnitude) if magnitude is not None else None,
-            search=False,
-            device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
-        ),
-        classes=classes,
-        score=score.load_state(load_file(path / "score.safetensors")),
+        extractor=extractor,
+        classes=tuple(classes),
+        score=_score(description["score"], load_file(path / "score.safetensors"), extractor),
         calibration=Calibration(
             arrays["scores"],
             description["false_alarm_rate"],
             arrays["predicted"] if by_class else None,
-            classes if by_class else None,
+            tuple(classes) if by_class else None,
         ),
         backbone=backbone,
         kept={
-            name: Features.load(path / file)
+            name: _features(path / file, extractor)
             for name in SETS
             if (file := f"features-{name}.safetensors") in description["files"]
         },
-        digests={
-            name: tuple(bytes(row) for row in rows) for name, rows in load_arrays(path / "digests.safetensors").items()
-        },
-        provenance=description["provenance"],
+        digests={name: _digests(rows) for name, rows in load_arrays(path / "digests.safetensors").items()},
+        provenance=provenance,
     )
+
+
+def _score(description: Mapping[str, Any], state: Mapping[str, torch.Tensor], extractor: FeatureExtractor) -> Score:
+    """The score, tried on one made-up row: what does not fit the network is found now and not while screening."""
+    score = scores.create(description["name"], **description["settings"]).load_state(state)
+    head = extractor.head
+    row = Features(
+        z=torch.ones(1, head.in_features),
+        logits=torch.zeros(1, head.out_features),
+        weight=torch.zeros(head.out_features, head.in_features),
+        bias=None,
+        temperature=1.0,
+        ids=("",),
+        stage_norms=torch.ones(1, len(extractor.stages)) if extractor.stages else None,
+    )
+    if score(row).shape != (1,):
+        raise ValueError(f"{score.name} does not give one number an image")
+    return score
+
+
+def _features(path: Path, extractor: FeatureExtractor) -> Features:
+    features = Features.load(path)
+    if features.weight.shape != extractor.head.weight.shape:
+        raise ValueError(f"{path.name} holds features of another network")
+    return features
+
+
+def _digests(rows: np.ndarray) -> tuple[bytes, ...]:
+    if rows.dtype != np.uint8 or rows.ndim != 2 or rows.shape[1] != _DIGEST_BYTES:
+        raise ValueError(f"fingerprints are {rows.dtype} of shape {rows.shape}")
+    return tuple(row.tobytes() for row in rows)
 
 
 def _checked(path: Path) -> dict[str, Any]:
@@ -177,14 +231,13 @@ def _checked(path: Path) -> dict[str, Any]:
     try:
         description = json.loads(file.read_text(encoding="utf-8"))
         version, files = description["format"], description["files"]
-        if not (isinstance(version, int) and isinstance(files, dict)):
-            raise TypeError("format and files are not what they should be")
+        if type(version) is not int or version < 1 or not isinstance(files, dict):
+            raise TypeError("format is no number, or files no list of them")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise GateFolderError(f"{file} is no description of a gate: {error}") from error
     if version > FORMAT:
-        made_by = description.get("versions", {}).get("normgate", "a newer version")
         raise GateFolderError(
-            f"{path} was made by normgate {made_by} in format {version}; this is {__version__}, which reads up to "
+            f"{path} is in format {version} of a newer normgate; this is {__version__}, which reads up to "
             f"format {FORMAT}: upgrade normgate"
         )
     present = {entry.name for entry in path.iterdir()} - {"gate.json"}

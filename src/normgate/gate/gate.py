@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from normgate import scores
-from normgate.calibration import Calibration
+from normgate.calibration import Calibration, smallest_n
 from normgate.data.decoding import DEFAULT_MAX_PIXELS
 from normgate.data.loading import count, load_batches
 from normgate.data.sources import open_source
@@ -102,7 +104,7 @@ class Gate:
             train: labelled images that scores such as knn are fitted to.
             tuning: images for probes and for the choice and scaling of scores.
             classes: names of the classes by class number; by default those of `train`.
-            score: a name of `normgate.scores.names()`, or a score with settings of its own.
+            score: a name of `normgate.scores.names()`, or a score with settings of its own (a copy is fitted).
             false_alarm_rate: α, the share of familiar images that may be rejected.
             by_class: a threshold for each predicted class, each from its own calibration images.
             head: the head's name, where it cannot be found.
@@ -121,6 +123,9 @@ class Gate:
         Raises:
             NormgateError: a subclass for each thing that can be wrong; the message names the fix.
         """
+        smallest_n(false_alarm_rate)  # what cannot work is said before the images are read
+        wanted = _unfitted(score, train is not None)
+        told = _plain(provenance or {})
         extractor = FeatureExtractor(model, preprocessing, head=head, features=features, device=device)
         names = _class_names(classes, train, extractor.head.out_features)
         sets = {
@@ -129,7 +134,7 @@ class Gate:
             if data is not None
         }
         sets = _separated(sets, {}, drop_duplicates)
-        fitted = _fitted(scores.create(score) if isinstance(score, str) else score, sets)
+        fitted = _fitted(wanted, sets)
         return cls(
             extractor=extractor,
             classes=names,
@@ -138,7 +143,7 @@ class Gate:
             backbone=backbone if backbone is not None else recognised(model, extractor.example()),
             kept={} if lean else _kept(sets),
             digests=_digests(sets),
-            provenance=dict(provenance or {}),
+            provenance=told,
         )
 
     def recalibrate(
@@ -160,11 +165,24 @@ class Gate:
         """The same network with other calibration images, another α, another score, or all of them.
 
         What is not given stays as it is. Without `calibration` the calibration features that the gate keeps are used; a
-        new score is fitted to `train` (all of its images), else to the training features that the gate keeps.
+        new score is fitted to `train` (all of its images), else to the training features that the gate keeps. A lean
+        gate stays lean.
 
         Raises:
             GateError: something is needed that a lean gate does not keep.
         """
+        alpha = self.calibration.alpha if false_alarm_rate is None else false_alarm_rate
+        smallest_n(alpha)
+        grouped = self.calibration.by_class if by_class is None else by_class
+        refit = score is not None or train is not None
+        fitted = self.score
+        if refit:
+            fitted = _unfitted(self.score if score is None else score, train is not None or "train" in self.kept)
+        rescored = calibration is not None or "calibration" in self.kept
+        if not rescored and (refit or grouped != self.calibration.by_class):
+            raise GateError(
+                "a lean gate keeps no calibration features; pass calibration images to change more than the rate"
+            )
         new = {
             name: _collect(
                 self.extractor,
@@ -182,27 +200,15 @@ class Gate:
         }
         new = _separated(new, self.digests, drop_duplicates)
         sets = {**self.kept, **new}
-        changed = score is not None or train is not None
-        fitted = self.score
-        if changed:
-            wanted = self.score.name if score is None else score
-            fitted = _fitted(scores.create(wanted) if isinstance(wanted, str) else wanted, sets)
-        alpha = self.calibration.alpha if false_alarm_rate is None else false_alarm_rate
-        grouped = self.calibration.by_class if by_class is None else by_class
-        names = self.classes if grouped else None
-        if "calibration" in sets:
-            threshold = _threshold(fitted, sets["calibration"], alpha, names)
-        elif changed or grouped != self.calibration.by_class:
-            raise GateError(
-                "a lean gate keeps no calibration features; pass calibration images to change more than the rate"
-            )
-        else:
-            threshold = dataclasses.replace(self.calibration, alpha=alpha)
+        if refit:
+            fitted = _fitted(fitted, sets)
         return dataclasses.replace(
             self,
             score=fitted,
-            calibration=threshold,
-            kept={} if lean else _kept(sets),
+            calibration=_threshold(fitted, sets["calibration"], alpha, self.classes if grouped else None)
+            if rescored
+            else dataclasses.replace(self.calibration, alpha=alpha),
+            kept={} if lean or not self.kept else _kept(sets),
             digests={**self.digests, **_digests(new)},
         )
 
@@ -302,7 +308,12 @@ class Gate:
 
     def _judge_prepared(self, images: torch.Tensor, batch_size: int) -> Verdicts:
         height, width = self.extractor.preprocessing.size
-        if not (isinstance(images, torch.Tensor) and images.is_floating_point() and images.ndim == 4):
+        if not (
+            isinstance(images, torch.Tensor)
+            and images.is_floating_point()
+            and images.ndim == 4
+            and images.shape[1:] == (3, height, width)
+        ):
             raise GateError(f"preprocessed=True takes a float tensor of shape (N, 3, {height}, {width})")
         parts = [self.judge(self.extractor(part)) for part in torch.split(images, batch_size) if len(part)]
         verdicts = concatenate_verdicts(parts or [EMPTY])
@@ -314,12 +325,22 @@ def _class_names(given: Sequence[str] | None, train: Data | None, outputs: int) 
         given = open_source(train, labelled=True).classes
     if given is None:
         raise GateError("the names of the classes are not known; pass classes= in the order of the network's outputs")
-    if len(given) != outputs or len(set(given)) != outputs:
+    names = tuple(str(name) for name in given)
+    if len(names) != outputs or len(set(names)) != outputs:
         raise GateError(
-            f"the network has {outputs} outputs, and {len(set(given))} different classes are named; "
+            f"the network has {outputs} outputs, and {len(set(names))} different classes are named; "
             "pass classes= with one name an output, in their order"
         )
-    return tuple(given)
+    return names
+
+
+def _plain(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy in JSON's own types, as it will come back from disk."""
+    try:
+        copied: dict[str, Any] = json.loads(json.dumps(dict(provenance), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise GateError(f"provenance must be plain data, with string keys, that JSON can hold: {error}") from error
+    return copied
 
 
 def _collect(
@@ -358,7 +379,7 @@ def _collect(
 def _separated(new: Mapping[str, Features], known: Mapping[str, tuple[bytes, ...]], drop: bool) -> dict[str, Features]:
     """The new sets, no image of which is in another set, known ones included."""
     if drop:
-        rows = duplicates.repeated({**known, **_digests(new)})
+        rows = duplicates.repeated(_digests(new), known)
         new = {name: part.without(rows[name]) for name, part in new.items()}
     duplicates.check({**known, **_digests(new)})
     return dict(new)
@@ -368,11 +389,17 @@ def _digests(sets: Mapping[str, Features]) -> dict[str, tuple[bytes, ...]]:
     return {name: part.digests for name, part in sets.items() if part.digests is not None}
 
 
+def _unfitted(score: str | Score, fittable: bool) -> Score:
+    """The score to fit: never the caller's object, which another gate may hold."""
+    wanted = scores.create(score) if isinstance(score, str) else copy.copy(score)
+    if wanted.needs_fit and not fittable:
+        raise GateError(f"{wanted.name} is fitted to training images, and there are none; pass train= (--train)")
+    return wanted
+
+
 def _fitted(score: Score, sets: Mapping[str, Features]) -> Score:
     if score.needs_fit:
-        if "train" not in sets:
-            raise GateError(f"{score.name} is fitted to training images, and there are none; pass train= (--train)")
-        score.fit(sets["train"])
+        score.fit(sets["train"], sets.get("tuning"))
     reference = sets.get("tuning", sets.get("calibration"))
     if reference is not None and (reason := score.refusal(reference)) is not None:
         raise GateError(f"{score.name} cannot be used: {reason}; choose another score, such as energy or knn")

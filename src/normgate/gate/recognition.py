@@ -31,25 +31,25 @@ def recognised(model: nn.Module, example: torch.Tensor) -> Backbone | None:
     outputs = getattr(model, "num_classes", None)
     if not isinstance(name, str) or not isinstance(outputs, int):
         return None
-    state = torch.random.get_rng_state()
-    try:
-        backbone = Backbone(name, outputs)
-        candidate = backbone.build()
-    except BackboneError:
-        return None
-    finally:
-        torch.random.set_rng_state(state)
+    with torch.random.fork_rng(devices=[]):
+        try:
+            backbone = Backbone(name, outputs)
+            candidate = backbone.build()
+        except BackboneError:
+            return None
     original = copy.deepcopy(model)
     if is_normalized(original):
         remove_l2norm(original)
-    if str(candidate) != str(original):
+    weights = original.state_dict()
+    if str(candidate) != str(original) or _shapes(candidate.state_dict()) != _shapes(weights):
         return None
-    try:
-        candidate.load_state_dict(original.state_dict())
-    except RuntimeError:
-        return None
+    candidate.load_state_dict(weights)
     original.eval().cpu()
-    candidate.eval()
+    candidate.eval().cpu()
     with torch.inference_mode():
         same = torch.equal(candidate(example.cpu()), original(example.cpu()))
     return backbone if same else None
+
+
+def _shapes(weights: Mapping[str, torch.Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    return {name: (value.shape, value.dtype) for name, value in weights.items()}
