@@ -7,9 +7,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from provenance import write
-
 from normgate.demo import demo
+from provenance import write
 
 
 def spread(values: list[float]) -> dict[str, float]:
