@@ -10,11 +10,11 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 
 import normgate
-from conftest import CLASSES, random_records, small_network
 from normgate import Gate, evaluate, scores
 from normgate.data.preprocessing import Preprocessing
 from normgate.data.sources import Records
 from normgate.evaluation import EvaluationError
+from samples import CLASSES, random_records, small_network
 
 
 def gate(**options: object) -> Gate:

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 import normgate
-from conftest import CLASSES, random_features, random_records, small_network
 from normgate.data.preprocessing import Preprocessing
 from normgate.data.sources import Record
 from normgate.features import FeatureError, FeatureExtractor, Features, concatenate, extract
+from samples import CLASSES, random_features, random_records, small_network
 
 
 def test_one_forward_pass_an_image(network: nn.Module, preprocessing: Preprocessing) -> None:

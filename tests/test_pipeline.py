@@ -15,10 +15,10 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import normgate
-from conftest import CLASSES
 from normgate import Gate, Recipe, pipeline
 from normgate.errors import NormgateError
 from normgate.training import TrainingError
+from samples import CLASSES
 
 OPTIONS = {"width": 2, "model_args": {"layers": [1, 1, 1, 1]}, "false_alarm_rate": 0.2}
 QUICK = Recipe(epochs=3, batch_size=8, learning_rate=0.05)

@@ -10,12 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from conftest import random_records, small_network
 from normgate import Gate, screen, screening
 from normgate.calibration import benjamini_hochberg
 from normgate.data.preprocessing import Preprocessing
 from normgate.files import OutputError
 from normgate.screening import ScreeningError, rejected_ids
+from samples import random_records, small_network
 
 
 @pytest.fixture

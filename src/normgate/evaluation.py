@@ -202,7 +202,7 @@ def _scored(
         score = scores.create(name)
         try:
             if score.needs_fit and "train" not in gate.kept:
-                raise ScoreError("it is fitted to training features, and this gate keeps none")
+                raise ScoreError("it is fitted to training features, and this gate keeps none (it may be lean)")
             if score.needs_fit:
                 score.fit(gate.kept["train"], gate.kept.get("tuning"))
             if reason := score.refusal(features["id"]):

@@ -15,7 +15,6 @@ from scipy import stats
 from torch import nn
 
 import normgate
-from conftest import CLASSES, random_records, small_network
 from normgate import Gate
 from normgate.calibration import CalibrationError
 from normgate.data.preprocessing import Preprocessing
@@ -24,6 +23,7 @@ from normgate.errors import NormgateError
 from normgate.files import OutputError
 from normgate.gate import GateError, GateFolderError
 from normgate.gate.duplicates import DuplicateError
+from samples import CLASSES, random_records, small_network
 
 PREPROCESSING = Preprocessing((8, 8), mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 

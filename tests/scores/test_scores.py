@@ -9,10 +9,10 @@ import pytest
 import torch
 from scipy.special import log_softmax, logsumexp
 
-from conftest import random_features
 from normgate import scores
 from normgate.features import Features
 from normgate.scores import ScoreError
+from samples import random_features
 
 TRAIN, QUERY = random_features(90, 0), random_features(40, 2)
 DIRECTIONS = ("knn", "mahalanobis")
