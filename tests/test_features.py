@@ -2,123 +2,566 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.nn import functional as F
 
 import normgate
+from normgate import scores
+from normgate.data.decoding import digest
 from normgate.data.preprocessing import Preprocessing
 from normgate.data.sources import Record
 from normgate.features import FeatureError, FeatureExtractor, Features, concatenate, extract
-from samples import CLASSES, random_features, random_records, small_network
+from normgate.taps import MagnitudeError, MagnitudeSpec
+from samples import CLASSES, PREPROCESSING, random_features, random_records, small_network
+
+PIXELS = np.stack([record.payload for record in random_records(10, 0)])
 
 
-def test_one_forward_pass_an_image(network: nn.Module, preprocessing: Preprocessing) -> None:
-    extractor = FeatureExtractor(network, preprocessing)
-    seen = []
-    network.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+def forwards(model: nn.Module) -> list[int]:
+    """Rows of each later forward pass."""
+    seen: list[int] = []
+    model.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    return seen
+
+
+def slim_resnet() -> nn.Module:
+    torch.manual_seed(0)
+    return normgate.Backbone("resnet18", 3, 4, 1, {"layers": [1, 1, 1, 1]}).build()
+
+
+# ------------------------------------------------------------------------------------------- a single pass
+
+
+def test_one_forward_pass_an_image_for_all_scores(network: nn.Module) -> None:
+    extractor = FeatureExtractor(network, PREPROCESSING)
+    seen = forwards(network)
     features = extract(extractor, random_records(20, 0), classes=CLASSES, batch_size=8).features
+    for name in scores.names():
+        scores.create(name).fit(features)(features)
     assert seen == [8, 8, 4]
     assert features.labels is not None
     assert features.labels.tolist() == [i % 3 for i in range(20)]
+    assert features.ids == tuple(f"0/{i}" for i in range(20))
 
 
-@pytest.mark.parametrize("tau", [None, 0.1, "learned"])
-def test_features_are_the_heads_input_and_logits_keep_their_trained_form(
-    tau: float | str | None, preprocessing: Preprocessing
-) -> None:
+def test_looking_for_the_magnitude_sees_no_image(network: nn.Module) -> None:
+    batches: list[torch.Tensor] = []
+    network.register_forward_pre_hook(lambda _, args: batches.append(args[0].clone()))
+    FeatureExtractor(network, PREPROCESSING)
+    assert [len(batch) for batch in batches] == [2]
+    batches.clear()
+    FeatureExtractor(network, PREPROCESSING, search=False)
+    assert not batches
+
+
+@pytest.mark.parametrize("tau", [None, 1.0, 0.1, "learned"])
+def test_features_are_the_heads_input_and_logits_keep_their_trained_form(tau: Any) -> None:
     network = small_network()
     if tau is not None:
         normgate.l2norm(network, temperature=tau)
-    records = random_records(10, 0)
-    features = extract(FeatureExtractor(network, preprocessing), records).features
+    if tau == "learned":
+        with torch.no_grad():
+            network[-1].log_temperature.fill_(-1.5)
+    features = extract(FeatureExtractor(network, PREPROCESSING), random_records(10, 0)).features
     network.eval()
     with torch.inference_mode():
-        x = torch.from_numpy(preprocessing([record.payload for record in records]))
+        x = torch.from_numpy(PREPROCESSING(PIXELS))
         assert torch.equal(features.z, network[:-1](x))
         assert torch.equal(features.logits, network(x))
-        head = network[-1]
-        raw = nn.functional.linear(features.z / features.temperature, head.weight, head.bias)
-    assert torch.allclose(features.raw_logits, raw)
-    assert features.temperature == {None: 1.0, 0.1: 0.1, "learned": 1.0}[tau]
+    value = {None: 1.0, "learned": np.exp(-1.5)}.get(tau, tau)
+    weight, bias = network[-1].weight.detach(), network[-1].bias.detach()
+    assert features.temperature == pytest.approx(value, rel=1e-6)
+    assert torch.equal(features.weight, weight)
+    assert torch.equal(features.raw_logits, F.linear(features.z / features.temperature, weight, bias))
+    trained = features.z if tau is None else F.normalize(features.z, dim=1) / value
+    assert torch.allclose(features.logits, F.linear(trained, weight, bias), rtol=1e-5, atol=1e-6)
+    assert torch.allclose(features.u.norm(dim=1), torch.ones(10))
 
 
-def test_training_mode_autograd_and_autocast_change_nothing(network: nn.Module, preprocessing: Preprocessing) -> None:
-    extractor, records = FeatureExtractor(network, preprocessing), random_records(10, 0)
+def test_features_do_not_follow_the_network_afterwards(network: nn.Module) -> None:
+    features = FeatureExtractor(network, PREPROCESSING)(PIXELS)
+    weight, z = features.weight.clone(), features.z.clone()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(1)
+    assert torch.equal(features.weight, weight)
+    assert torch.equal(features.z, z)
+    linear = nn.Linear(54, 2)
+    linear(features.z).sum().backward()  # tensors of inference mode would refuse
+    assert linear.weight.grad is not None
+
+
+def test_a_head_without_a_bias() -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(192, 3, bias=False))
+    features = FeatureExtractor(network, PREPROCESSING)(PIXELS)
+    assert features.bias is None
+    assert torch.equal(features.raw_logits, features.logits)
+
+
+def test_the_head_is_kept_once_not_once_a_batch(network: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    joined: list[Features] = []
+    monkeypatch.setattr("normgate.features.concatenate", lambda parts: joined.extend(parts) or concatenate(parts))
+    extract(FeatureExtractor(network, PREPROCESSING), random_records(20, 0), batch_size=4)
+    assert len(joined) == 5
+    assert len({part.weight.data_ptr() for part in joined}) == 1
+
+
+# ---------------------------------------------------------------------------------- whatever surrounds it
+
+
+def test_training_mode_autograd_and_autocast_change_nothing() -> None:
+    network = normgate.l2norm(small_network(), temperature=0.1)
+    extractor, records = FeatureExtractor(network, PREPROCESSING), random_records(30, 0)
     network.eval()
-    plain = extract(extractor, records).features
+    plain = extract(extractor, records, classes=CLASSES).features
+    expected = {name: scores.create(name).fit(plain)(plain) for name in scores.names()}
     network.train()
+    network[1].eval()  # somebody froze this layer
+    statistics = network[1].running_mean.clone()
     with torch.autocast("cpu", dtype=torch.bfloat16), torch.enable_grad():
-        again = extract(extractor, records).features
+        again = extract(extractor, records, classes=CLASSES).features
+        for name in scores.names():
+            assert torch.equal(scores.create(name).fit(again)(again), expected[name])
+    assert [module.training for module in network] == [True, False, True, True, True, True]
     assert network.training
-    assert all(module.training for module in network)
+    assert torch.equal(network[1].running_mean, statistics)
     assert torch.equal(plain.z, again.z)
     assert torch.equal(plain.logits, again.logits)
     assert not again.z.requires_grad
+    assert all(parameter.grad is None for parameter in network.parameters())
 
 
-def test_the_magnitude_is_read_before_a_layer_norm(preprocessing: Preprocessing) -> None:
+def test_modes_come_back_after_an_error(network: nn.Module) -> None:
+    extractor = FeatureExtractor(network, PREPROCESSING)
+    network.train()
+    with pytest.raises(FeatureError):
+        extractor(torch.zeros(2, 3, 5, 5))
+    assert all(module.training for module in network.modules())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
+
+
+@pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="these switches came with PyTorch 2.9")
+def test_float32_products_are_not_shortened(network: nn.Module) -> None:
+    extractor = FeatureExtractor(network, PREPROCESSING)
+    parts = [torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.mkldnn.matmul]
+    before = [part.fp32_precision for part in parts]
+    seen: list[str] = []
+    network.register_forward_hook(lambda *_: seen.extend(part.fp32_precision for part in parts))
+    try:
+        torch.set_float32_matmul_precision("medium")  # bfloat16 on some CPUs
+        chosen = [part.fp32_precision for part in parts]
+        extractor(PIXELS)
+        assert [part.fp32_precision for part in parts] == chosen
+        torch.backends.cudnn.conv.fp32_precision = "ieee"  # from here on PyTorch refuses to read the old switch
+        extractor(PIXELS)
+        assert torch.backends.cudnn.conv.fp32_precision == "ieee"
+    finally:
+        for part, precision in zip(parts, before, strict=True):
+            part.fp32_precision = precision
+    assert set(seen) == {"ieee"}
+
+
+def test_two_networks_share_nothing() -> None:
+    one, two = (FeatureExtractor(small_network(seed), PREPROCESSING) for seed in (0, 1))
+    first = one(PIXELS)
+    second = two(PIXELS)
+    assert not torch.equal(first.z, second.z)
+    assert torch.equal(one(PIXELS).z, first.z)
+    assert torch.equal(first.weight, one.model[-1].weight.detach())
+    assert torch.equal(second.weight, two.model[-1].weight.detach())
+
+
+def test_batching_changes_next_to_nothing() -> None:
+    extractor = FeatureExtractor(slim_resnet(), PREPROCESSING)
+    records = random_records(30, 0)
+    whole, small = (extract(extractor, records, batch_size=size).features for size in (30, 7))
+    assert torch.allclose(whole.z, small.z, rtol=1e-5, atol=1e-6)
+    assert whole.ids == small.ids
+    again = extract(extractor, records, batch_size=7, workers=0).features
+    assert torch.equal(small.z, again.z)
+
+
+@pytest.mark.parametrize("compiled", ["wrapped", "in place"])
+def test_compiled_networks(compiled: str) -> None:
+    network = slim_resnet()
+    plain = FeatureExtractor(network, PREPROCESSING)(PIXELS)
+    if compiled == "wrapped":
+        again = FeatureExtractor(torch.compile(network, backend="eager"), PREPROCESSING)(PIXELS)
+    else:
+        network.compile(backend="eager")
+        again = FeatureExtractor(network, PREPROCESSING)(PIXELS)
+    assert torch.equal(again.z, plain.z)
+    assert plain.stage_norms is not None
+    assert again.stage_norms is not None
+    assert torch.equal(again.stage_norms, plain.stage_norms)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_networks_of_other_precision(network: nn.Module, dtype: torch.dtype) -> None:
+    plain = FeatureExtractor(network, PREPROCESSING)(PIXELS)
+    extractor = FeatureExtractor(network.to(dtype), PREPROCESSING)
+    features = extractor(PIXELS)
+    assert features.z.dtype == features.logits.dtype == features.weight.dtype == torch.float32
+    assert torch.allclose(features.z, plain.z, rtol=0.1, atol=0.1)
+    prepared = torch.from_numpy(PREPROCESSING(PIXELS))
+    assert torch.equal(extractor(prepared).z, features.z)
+
+
+# ---------------------------------------------------------------------------------- where the magnitude is
+
+
+def test_the_magnitude_is_read_before_a_layer_norm() -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.Linear(192, 16), nn.LayerNorm(16), nn.Linear(16, 3))
-    features = extract(FeatureExtractor(network, preprocessing), random_records(30, 0)).features
+    features = extract(FeatureExtractor(network, PREPROCESSING), random_records(30, 0)).features
     assert features.m is not None
+    assert torch.equal(features.m, features.magnitude)
     norms, magnitudes = features.z.norm(dim=1), features.magnitude.norm(dim=1)
     assert norms.std() / norms.mean() < 0.001 < 0.01 < magnitudes.std() / magnitudes.mean()
 
 
-def test_stages_are_pooled(preprocessing: Preprocessing) -> None:
+@pytest.mark.parametrize(
+    ("name", "options", "module", "width"),
+    [
+        ("convnext_atto", {"depths": (1, 1, 1, 1), "dims": (8, 8, 16, 16)}, "head.norm", 16),
+        ("vit_tiny_patch16_224", {"img_size": 32, "depth": 1, "embed_dim": 24, "num_heads": 2}, "norm", 24),
+    ],
+)
+def test_the_magnitude_of_timms_convnext_and_vit(name: str, options: Any, module: str, width: int) -> None:
+    import timm
+
     torch.manual_seed(0)
-    network = normgate.Backbone("resnet18", 3, 2, 1, {"layers": [1, 1, 1, 1]}).build()
-    features = extract(FeatureExtractor(network, preprocessing), random_records(4, 0)).features
+    network = timm.create_model(name, num_classes=3, **options)
+    extractor = FeatureExtractor(network, Preprocessing((32, 32)))
+    assert extractor.magnitude is not None
+    assert extractor.magnitude.module == module
+    inputs: list[torch.Tensor] = []
+    network.get_submodule(module).register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
+    features = extractor(np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8))
+    assert features.m is not None
+    assert features.m.shape == (6, width)
+    own = inputs[0].flatten(1) if name.startswith("convnext") else inputs[0][:, 0]
+    assert torch.equal(features.m, own)
+    assert scores.create("norm").refusal(dataclasses.replace(features, m=None)) is not None
+
+
+def test_the_magnitude_can_be_read_elsewhere(network: nn.Module) -> None:
+    features = FeatureExtractor(network, PREPROCESSING, features="1")(PIXELS)
+    assert features.m is not None
+    with torch.inference_mode():
+        maps = network.eval()[0](torch.from_numpy(PREPROCESSING(PIXELS)))
+    assert torch.equal(features.m, maps.mean((2, 3)))
+    with pytest.raises(MagnitudeError, match="no layer named 'layer9'"):
+        FeatureExtractor(network, PREPROCESSING, features="layer9")
+    with pytest.raises(MagnitudeError, match="no layer named 'gone'"):
+        FeatureExtractor(network, PREPROCESSING, magnitude=MagnitudeSpec("gone"), search=False)
+
+
+# --------------------------------------------------------------------------------------------- the stages
+
+
+def test_stage_norms_are_those_of_pooled_stages() -> None:
+    network = slim_resnet()
+    outputs: dict[str, torch.Tensor] = {}
+    extractor = FeatureExtractor(network, PREPROCESSING)
+    assert extractor.stages == ("act1", "layer1", "layer2", "layer3", "layer4")
+    for name in extractor.stages:
+        module = network.get_submodule(name)
+        module.register_forward_hook(lambda _, __, output, name=name: outputs.update({name: output}))
+    features = extractor(PIXELS)
+    expected = [outputs[name].mean((2, 3)).norm(dim=1) for name in extractor.stages]
     assert features.stage_norms is not None
-    assert features.stage_norms.shape == (4, 5)
+    assert torch.allclose(features.stage_norms, torch.stack(expected, dim=1))
     assert torch.allclose(features.stage_norms[:, -1], features.z.norm(dim=1), rtol=1e-5)
 
 
-def test_nan_weights_are_an_error(network: nn.Module, preprocessing: Preprocessing) -> None:
-    extractor = FeatureExtractor(network, preprocessing)
+class Staged(nn.Module):
+    """Stages as odd as timm's: twice the same name, lists, tuples, the network itself, channels last."""
+
+    def __init__(self, output_fmt: str | None = None) -> None:
+        super().__init__()
+        names = ["patches", "patches", "unused", "pair", "", "map"]
+        self.feature_info = [{"module": name, "num_chs": 4} for name in names]
+        if output_fmt is not None:
+            self.output_fmt = output_fmt
+        self.patches = nn.Conv2d(3, 4, 2, 2)
+        self.unused = nn.ModuleList([nn.Identity()])
+        self.pair = Pair()
+        self.map = nn.Identity()
+        self.fc = nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.patches(x)
+        self.pair(x)
+        if hasattr(self, "output_fmt"):
+            return self.fc(self.map(x.permute(0, 2, 3, 1)).mean((1, 2)))
+        return self.fc(self.map(x).mean((2, 3)))
+
+
+class Pair(nn.Module):
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return x, x
+
+
+@pytest.mark.parametrize("output_fmt", [None, "NHWC"])
+def test_stages_that_give_no_feature_map_are_left_out(output_fmt: str | None) -> None:
+    torch.manual_seed(0)
+    network = Staged(output_fmt)
+    features = FeatureExtractor(network, PREPROCESSING)(PIXELS)
+    assert features.stage_norms is not None
+    assert features.stage_norms.shape == (10, 2)
+    assert torch.allclose(features.stage_norms[:, -1], features.z.norm(dim=1))
+
+
+def test_networks_without_stages_have_no_stage_norms(network: nn.Module) -> None:
+    assert FeatureExtractor(network, PREPROCESSING)(PIXELS).stage_norms is None
+
+
+def test_a_transformers_network() -> None:
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = transformers.ViTConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+        image_size=8, patch_size=4, num_labels=3,
+    )  # fmt: skip
+    network = normgate.l2norm(transformers.ViTForImageClassification(config), temperature=0.5)
+    features = FeatureExtractor(network, PREPROCESSING)(PIXELS)
+    with torch.inference_mode():
+        logits = network.eval()(torch.from_numpy(PREPROCESSING(PIXELS))).logits
+    assert torch.equal(features.logits, logits)
+    assert features.m is not None
+    assert features.temperature == 0.5
+
+
+# ------------------------------------------------------------------------------------------- what is wrong
+
+
+def test_nan_weights_are_an_error(network: nn.Module) -> None:
+    extractor = FeatureExtractor(network, PREPROCESSING)
     with torch.no_grad():
         network[0].weight[0, 0, 0, 0] = float("nan")
-    with pytest.raises(FeatureError, match="NaN"):
+    with pytest.raises(FeatureError, match="NaN or infinite features for 3 of 3 images; its weights or"):
         extract(extractor, random_records(3, 0))
 
 
-def test_unreadable_images_are_listed_and_unknown_labels_are_errors(
-    network: nn.Module, preprocessing: Preprocessing
-) -> None:
-    extractor = FeatureExtractor(network, preprocessing)
-    bad = Record("bad", b"no image", "cat")
-    extraction = extract(extractor, [*random_records(3, 0), bad], classes=CLASSES)
-    assert [name for name, _ in extraction.errors] == ["bad"]
-    assert len(extraction.features) == 3
-    with pytest.raises(FeatureError, match="no image that can be read"):
-        extract(extractor, [bad])
-    with pytest.raises(FeatureError, match="'emu'"):
-        extract(extractor, [Record("x", np.zeros((8, 8, 3), np.uint8), "emu")], classes=CLASSES)
+def test_an_infinite_logit_is_an_error(network: nn.Module) -> None:
+    extractor = FeatureExtractor(network, PREPROCESSING)
+    with torch.no_grad():
+        network[-1].bias[1] = float("inf")
+    with pytest.raises(FeatureError, match="for 10 of 10"):
+        extractor(PIXELS)
 
 
-def test_saved_features_come_back(tmp_path: Path) -> None:
-    features = random_features(7, 0)
+def test_a_wrong_input_size_is_said(network: nn.Module) -> None:
+    with pytest.raises(FeatureError, match=r"batch of shape \(2, 3, 16, 16\): .*; if it wants another size"):
+        FeatureExtractor(network, Preprocessing((16, 16)))
+
+
+def test_unreadable_images_are_listed(network: nn.Module) -> None:
+    extractor = FeatureExtractor(network, PREPROCESSING)
+    bad = [Record("bad", b"no image", "cat"), Record("gone", Path("gone.png"), "cat")]
+    records = [bad[0], *random_records(3, 0), bad[1]]
+    extraction = extract(extractor, records, classes=CLASSES, batch_size=2, digests=True)
+    assert [name for name, _ in extraction.errors] == ["bad", "gone"]
+    assert "gone.png" in extraction.errors[1][1]
+    assert extraction.features.ids == ("0/0", "0/1", "0/2")
+    assert extraction.features.digests is not None
+    assert len(extraction.features.digests) == 3
+    with pytest.raises(FeatureError, match="no image that can be read; the first of 2 errors: bad: not an image"):
+        extract(extractor, bad)
+    with pytest.raises(FeatureError, match=r"no image that can be read$"):
+        extract(extractor, [])
+
+
+@pytest.mark.parametrize("label", ["emu", None])
+def test_labels_that_are_no_class_are_errors(network: nn.Module, label: str | None) -> None:
+    records = [*random_records(3, 0), Record("x", PIXELS[0], label)]
+    with pytest.raises(FeatureError, match=rf"x has the label {label!r}, which is none of the 3 classes \(cat, dog"):
+        extract(FeatureExtractor(network, PREPROCESSING), records, classes=CLASSES)
+    assert extract(FeatureExtractor(network, PREPROCESSING), records).features.labels is None
+
+
+def test_progress_and_digests(network: nn.Module) -> None:
+    told: list[tuple[str, int, int | None]] = []
+    features = extract(
+        FeatureExtractor(network, PREPROCESSING),
+        random_records(10, 0),
+        total=10,
+        batch_size=4,
+        digests=True,
+        task="testing",
+        progress=lambda task, done, total, **_: told.append((task, done, total)),
+    ).features
+    assert told == [("testing", 4, 10), ("testing", 8, 10), ("testing", 10, 10)]
+    assert features.digests == tuple(digest(Image.fromarray(image)) for image in PIXELS)
+
+
+# --------------------------------------------------------------------------------------------------- rows
+
+
+def full_features(count: int, seed: int = 0) -> Features:
+    """With everything that features can have."""
+    return dataclasses.replace(
+        random_features(count, seed),
+        m=torch.randn(count, 5, generator=torch.Generator().manual_seed(seed)),
+        stage_norms=torch.rand(count, 4, generator=torch.Generator().manual_seed(seed)),
+        digests=tuple(bytes([i % 256]) * 16 for i in range(count)),
+    )
+
+
+def equal(one: Features, other: Features) -> bool:
+    def same(a: Any, b: Any) -> bool:
+        return torch.equal(a, b) if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor) else a is b or a == b
+
+    return all(same(getattr(one, field.name), getattr(other, field.name)) for field in dataclasses.fields(Features))
+
+
+@settings(max_examples=30, deadline=None)
+@given(rows=st.lists(st.integers(0, 19), max_size=30), bare=st.booleans())
+def test_rows_are_selected_together(rows: list[int], bare: bool) -> None:
+    features = random_features(20, 0) if bare else full_features(20)
+    part = features.select(rows)
+    assert len(part) == len(rows)
+    for name in ("z", "logits", "labels", "m", "stage_norms"):
+        whole = getattr(features, name)
+        assert whole is None or getattr(part, name).tolist() == [whole[i].tolist() for i in rows]
+    assert part.ids == tuple(f"i{i}" for i in rows)
+    mask = np.isin(np.arange(20), rows)
+    assert equal(features.select(mask), features.select(torch.from_numpy(mask)))
+    assert equal(features.select(mask), features.select(sorted(set(rows))))
+    assert equal(features.without(rows), features.select(~mask))
+
+
+@settings(max_examples=30, deadline=None)
+@given(cuts=st.lists(st.integers(0, 20), max_size=4).map(sorted), bare=st.booleans())
+def test_concatenation_undoes_a_split(cuts: list[int], bare: bool) -> None:
+    features = random_features(20, 0) if bare else full_features(20)
+    edges = [0, *cuts, 20]
+    parts = [features.select(range(a, b)) for a, b in itertools.pairwise(edges)]
+    assert equal(concatenate(parts), features)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    counts=st.lists(st.integers(0, 15), min_size=3, max_size=3).filter(sum),
+    limit=st.integers(1, 50),
+    seed=st.integers(0, 5),
+)
+def test_class_balanced_rows(counts: list[int], limit: int, seed: int) -> None:
+    labels = torch.from_numpy(np.random.default_rng(seed).permutation(np.repeat([0, 1, 2], counts)))
+    features = dataclasses.replace(random_features(len(labels), 0), labels=labels)
+    part = features.class_balanced(limit, seed)
+    assert part.labels is not None
+    kept = torch.bincount(part.labels, minlength=3).tolist()
+    assert sum(kept) == min(limit, len(labels))
+    # No class gives up a row while another that keeps more than one row beyond it stays.
+    assert all(own == had or own >= max(kept) - 1 for own, had in zip(kept, counts, strict=True))
+    order = [int(name[1:]) for name in part.ids]
+    assert order == sorted(set(order))
+    assert equal(part, features.class_balanced(limit, seed))
+    unlabelled = dataclasses.replace(features, labels=None).class_balanced(limit, seed)
+    assert len(unlabelled) == min(limit, len(labels))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"z": torch.zeros(7, 11)},
+        {"z": torch.zeros(6, 12)},
+        {"z": torch.zeros(7)},
+        {"logits": torch.zeros(7, 4)},
+        {"labels": torch.zeros(6, dtype=torch.int64)},
+        {"m": torch.zeros(6, 12)},
+        {"m": torch.zeros(7)},
+        {"stage_norms": torch.zeros(1, 4)},
+        {"bias": torch.zeros(2)},
+        {"ids": ("a",)},
+        {"digests": (b"",)},
+    ],
+)
+def test_shapes_must_fit_together(change: dict[str, Any]) -> None:
+    with pytest.raises(FeatureError, match="do not fit together"):
+        dataclasses.replace(full_features(7), **change)
+
+
+def test_spaces_by_name() -> None:
+    features = full_features(7)
+    assert torch.equal(features.space("raw_logits"), features.raw_logits)
+    with pytest.raises(FeatureError, match="no features 'save'; choose from: z, u"):
+        features.space("save")
+
+
+def test_a_zero_feature_has_a_zero_direction() -> None:
+    features = dataclasses.replace(random_features(3, 0), z=torch.zeros(3, 12))
+    assert torch.equal(features.u, torch.zeros(3, 12))
+
+
+# ---------------------------------------------------------------------------------------------- on disk
+
+
+@pytest.mark.parametrize("bare", [True, False])
+@pytest.mark.parametrize("rows", [0, 7])
+def test_saved_features_come_back(tmp_path: Path, bare: bool, rows: int) -> None:
+    features = dataclasses.replace(random_features(rows, 0), bias=None) if bare else full_features(rows)
+    features = dataclasses.replace(features, ids=tuple(f"ö/{i}\n\\xff" for i in range(rows)), temperature=1 / 3)
     features.save(tmp_path / "f.safetensors")
     again = Features.load(tmp_path / "f.safetensors")
-    assert torch.equal(again.z, features.z)
-    assert again.ids == features.ids
-    assert again.temperature == features.temperature
-    (tmp_path / "f.safetensors").write_bytes((tmp_path / "f.safetensors").read_bytes()[:50])
-    with pytest.raises(FeatureError, match="can read"):
-        Features.load(tmp_path / "f.safetensors")
+    assert equal(again, dataclasses.replace(features, digests=None))
+    assert again.temperature == 1 / 3
 
 
-def test_rows() -> None:
-    features = random_features(30, 0)
-    assert features.select([4, 2]).ids == ("i4", "i2")
-    assert features.without([0, 29]).ids == features.ids[1:29]
-    parts = concatenate([features.select(range(10)), features.select(range(10, 30))])
-    assert torch.equal(parts.z, features.z)
-    assert parts.ids == features.ids
-    balanced = features.select([*range(0, 30, 3), 1, 2]).class_balanced(6)
-    assert balanced.labels is not None
-    assert torch.bincount(balanced.labels).tolist() == [4, 1, 1]
+def test_damaged_files_are_errors(tmp_path: Path) -> None:
+    path = tmp_path / "f.safetensors"
+    full_features(7).save(path)
+    content, tensors = path.read_bytes(), load_file(path)
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+
+    def refused(match: str) -> None:
+        with pytest.raises(
+            FeatureError, match=rf"f\.safetensors holds no features that this version can read: .*{match}"
+        ):
+            Features.load(path)
+
+    for size in (0, 5, 8, 50, len(content) - 1):
+        path.write_bytes(content[:size])
+        refused("")
+    path.unlink()
+    refused("")
+    odd_tensors: list[tuple[dict[str, torch.Tensor], str]] = [
+        ({"z": tensors["z"][:3].clone()}, "do not fit"),
+        ({"z": tensors["z"].double()}, "z is torch.float64"),
+        ({"labels": tensors["labels"].int()}, "labels is torch.int32"),
+        ({"labels": tensors["labels"] + 1}, "no class number"),
+        ({"labels": tensors["labels"] - 1}, "no class number"),
+        ({"extra": tensors["z"]}, "extra"),
+        ({"ids": tensors["z"]}, "ids"),
+    ]
+    for change, match in odd_tensors:
+        save_file({**tensors, **{name: value.clone() for name, value in change.items()}}, path, metadata=metadata)
+        refused(match)
+    save_file({name: value for name, value in tensors.items() if name != "logits"}, path, metadata=metadata)
+    refused("logits")
+    odd_metadata = [
+        {"ids": "x"}, {"ids": "3"}, {"ids": "[" * 100_000}, {"ids": json.dumps(["a"])}, {"ids": json.dumps([1] * 7)},
+        {"temperature": "nan"}, {"temperature": "0"}, {"temperature": "inf"}, {"temperature": "import os"},
+    ]  # fmt: skip
+    for values in odd_metadata:
+        save_file(tensors, path, metadata={**metadata, **values})
+        refused("")
+    save_file(tensors, path)
+    refused("ids")

@@ -166,7 +166,7 @@ class Features:
                 metadata = file.metadata() or {}
                 tensors: dict[str, Any] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
             ids, tau = tuple(json.loads(metadata["ids"])), float(metadata["temperature"])
-            features = cls(**tensors, ids=ids, temperature=tau)
+            features = cls(**{"bias": None, **tensors}, ids=ids, temperature=tau)
             features._check_values()
         except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError, FeatureError) as error:
             raise FeatureError(f"{path.name} holds no features that this version can read: {error}") from error

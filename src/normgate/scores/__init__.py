@@ -32,7 +32,7 @@ def names() -> tuple[str, ...]:
     return tuple(_REGISTRY)
 
 
-def create(name: str, **settings: Any) -> Score:
+def create(name: str, /, **settings: Any) -> Score:
     """Make an unfitted score by name.
 
     Args:

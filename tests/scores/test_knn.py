@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.neighbors import NearestNeighbors
+
+from normgate import scores
+from normgate.features import Features
+from samples import random_features
+
+TRAIN, QUERY = random_features(90, 0), random_features(40, 2)
+
+
+def collapsed(count: int, seed: int, spread: float) -> Features:
+    """Three classes so tight that squared distances within them are below float32's rounding of a product."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(count) % 3
+    centres = torch.nn.functional.normalize(torch.randn(3, 16, generator=torch.Generator().manual_seed(1)), dim=1)
+    z = centres[labels] + spread * torch.randn(count, 16, generator=generator)
+    return Features(z, torch.zeros(count, 3), torch.zeros(3, 16), None, 1.0, ("",) * count, labels)
+
+
+@pytest.mark.parametrize("k", [1, 3, 15])
+def test_against_scikit_learn(k: int) -> None:
+    tree = NearestNeighbors(n_neighbors=k, algorithm="kd_tree").fit(TRAIN.u.double().numpy())
+    distances, _ = tree.kneighbors(QUERY.u.double().numpy())
+    ours = scores.create("knn", k=k).fit(TRAIN)(QUERY).numpy()
+    np.testing.assert_allclose(ours, -distances[:, -1], rtol=1e-12)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 7, 39])
+def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+    score = scores.create("knn").fit(TRAIN)
+    whole = score(QUERY)
+    monkeypatch.setattr("normgate.scores.knn._BLOCK_BYTES", 8 * len(TRAIN) * rows)
+    assert torch.allclose(score(QUERY), whole, rtol=1e-12, atol=0)
+
+
+def test_a_training_image_is_its_own_nearest_neighbour() -> None:
+    assert scores.create("knn", k=1).fit(TRAIN)(TRAIN).abs().max() < 1e-7
+
+
+def test_scale_does_not_count() -> None:
+    import dataclasses
+
+    longer = dataclasses.replace(QUERY, z=QUERY.z * 1024)
+    score = scores.create("knn").fit(TRAIN)
+    assert torch.equal(score(longer), score(QUERY))
+
+
+@pytest.mark.parametrize(("asked", "rows", "used"), [(50, 90, 15), (7, 90, 7), (50, 3, 1), (50, 400, 50), (1, 3, 1)])
+def test_k_is_at_most_half_the_smallest_class(asked: int, rows: int, used: int) -> None:
+    score = scores.create("knn", k=asked).fit(random_features(rows, 0))
+    assert int(score.state["k"]) == used
+    assert score.settings["k"] == asked
+
+
+def test_a_bank_of_one_image_will_do() -> None:
+    score = scores.create("knn").fit(TRAIN.select([0]))
+    np.testing.assert_allclose(score(QUERY).numpy(), -np.linalg.norm(QUERY.u - TRAIN.u[0], axis=1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("spread", [1e-2, 1e-4, 1e-5])
+def test_collapsed_classes_keep_their_digits(spread: float) -> None:
+    train, query = collapsed(300, 0, spread), collapsed(60, 1, spread)
+    u, v = query.u.double().numpy(), train.u.double().numpy()
+    exact = -np.sort(np.linalg.norm(u[:, None] - v, axis=2), axis=1)[:, 49]
+    np.testing.assert_allclose(scores.create("knn").fit(train)(query).numpy(), exact, rtol=1e-5)
