@@ -80,8 +80,9 @@ def fit(
         checkpoint = Checkpoint.load(checkpoint_file, run)
         checkpoint.restore(model, optimizer)
         log = checkpoint.log
-    bare = model
-    model, optimizer = fabric.setup(model, optimizer)
+    # Convolutions are about a third faster with channels last.
+    bare = model.to(memory_format=torch.channels_last)
+    model, optimizer = fabric.setup(bare, optimizer)
 
     count = len(images.labels)
     batch = min(recipe.batch_size, count)
@@ -137,13 +138,13 @@ def fit(
             Checkpoint.take(run, log, bare, optimizer).save(checkpoint_file)
             _write_log(log, log_file)
         fabric.barrier()
-    bare.eval()
+    bare.to(memory_format=torch.contiguous_format).eval()
     return log
 
 
 def network_input(pixels: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:
     """What `Preprocessing.normalized` does, on the device: (N, H, W, 3) uint8 → (N, 3, H, W) float32."""
-    x = pixels.permute(0, 3, 1, 2).float() / 255
+    x = pixels.permute(0, 3, 1, 2).float() / 255  # channels-last in memory, as the pixels are
     if preprocessing.standardize:
         deviation = x.std(dim=(1, 2, 3), correction=0, keepdim=True).clamp_min(x[0].numel() ** -0.5)
         return (x - x.mean(dim=(1, 2, 3), keepdim=True)) / deviation
