@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import math
 from typing import TYPE_CHECKING, Any
@@ -87,7 +88,7 @@ class Features:
     def __len__(self) -> int:
         return len(self.z)
 
-    @property
+    @functools.cached_property
     def u(self) -> torch.Tensor:
         """Directions `z / ‖z‖₂`, (N, D); a zero feature stays zero."""
         return F.normalize(self.z, dim=1)
@@ -97,10 +98,14 @@ class Features:
         """The vector whose norm is the magnitude: m where there is one, else z."""
         return self.z if self.m is None else self.m
 
-    @property
+    @functools.cached_property
     def raw_logits(self) -> torch.Tensor:
         """`head(z/τ)`, normalisation off, (N, K)."""
-        return F.linear(self.z / self.temperature, self.weight, self.bias)
+        return self.head(self.z)
+
+    def head(self, z: torch.Tensor) -> torch.Tensor:
+        """What the head says of (N, D) features in the place of z, normalisation off: `head(z/τ)`, (N, K)."""
+        return F.linear(z / self.temperature, self.weight, self.bias)
 
     def space(self, name: str) -> torch.Tensor:
         """One of `z`, `u`, `logits`, `raw_logits` by name."""

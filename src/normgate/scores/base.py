@@ -25,8 +25,8 @@ class Score(abc.ABC):
     """A function of features; larger = more familiar.
 
     A subclass is a dataclass: its fields are hyper-parameters (plain JSON values), what it learns from
-    training features goes into `state` (named tensors), and it writes only the mathematics, `_fit` and
-    `_score`.
+    training features goes into `state` (named tensors), and it writes only the mathematics: `_score`, `_fit` where
+    it learns from training images (`needs_fit`), and `_scale` where it learns from tuning images (`needs_tuning`).
     """
 
     needs_fit: ClassVar[bool] = False
@@ -43,10 +43,16 @@ class Score(abc.ABC):
             tuning: of tuning images, for scores that are scaled on them (`needs_tuning`).
 
         Raises:
-            ScoreError: no rows, labels are missing where the score needs them, or features are not finite.
+            ScoreError: no rows, labels or tuning images are missing where the score needs them, or features are not
+                finite.
         """
         if not self.needs_fit:
             return self
+        if self.needs_tuning and (tuning is None or len(tuning) == 0):
+            raise ScoreError(
+                f"{self.name} is scaled on tuning images, and there are none; pass tuning images (tuning=, --tuning): "
+                "calibration images are for the threshold alone"
+            )
         if len(features) == 0:
             raise ScoreError(f"{self.name} cannot be fitted to no images; pass training images (train=, --train)")
         if features.labels is None:
@@ -54,6 +60,8 @@ class Score(abc.ABC):
         _check_finite(features.z, "features")
         with torch.autocast("cpu", enabled=False):
             self.state = {key: value.contiguous() for key, value in self._fit(features).items()}
+            if self.needs_tuning and tuning is not None:
+                self.state |= self._scale(tuning)
         return self
 
     def __call__(self, features: Features) -> torch.Tensor:
@@ -96,6 +104,9 @@ class Score(abc.ABC):
         return self
 
     def _fit(self, features: Features) -> dict[str, torch.Tensor]:
+        raise NotImplementedError
+
+    def _scale(self, tuning: Features) -> dict[str, torch.Tensor]:
         raise NotImplementedError
 
     @abc.abstractmethod
