@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from normgate.backbones import Backbone
     from normgate.data.preprocessing import Preprocessing
     from normgate.data.sources import open_source
-    from normgate.errors import NormgateError
+    from normgate.errors import NormgateError, ProbeWarning
     from normgate.evaluation import Evaluation, evaluate
     from normgate.gate import Gate, Verdict, Verdicts
     from normgate.normalization import is_normalized, l2norm, remove_l2norm
@@ -26,6 +26,7 @@ __all__ = [
     "Hardware",
     "NormgateError",
     "Preprocessing",
+    "ProbeWarning",
     "Recipe",
     "Verdict",
     "Verdicts",
@@ -46,6 +47,7 @@ _MODULES = {
     "Hardware": "pipeline",
     "NormgateError": "errors",
     "Preprocessing": "data.preprocessing",
+    "ProbeWarning": "errors",
     "Recipe": "training",
     "Verdict": "gate",
     "Verdicts": "gate",

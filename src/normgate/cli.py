@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -52,7 +53,9 @@ GroupColumn = Annotated[
     str | None,
     typer.Option("--group-column", help="Parquet column of groups (person, scene) that no split divides."),
 ]
-ScoreName = Annotated[str, typer.Option("--score", help="Score of the gate; see 'normgate scores'.")]
+ScoreName = Annotated[
+    str, typer.Option("--score", help="Score of the gate: 'auto' lets probes choose; see 'normgate scores'.")
+]
 
 PIXELS = 100_000_000
 
@@ -122,7 +125,7 @@ def train(
     ] = None,
     tuning: Annotated[str | None, typer.Option(metavar="DATA", help="Tuning images of their own.")] = None,
     calibration: Annotated[str | None, typer.Option(metavar="DATA", help="Calibration images of their own.")] = None,
-    score: ScoreName = "norm",
+    score: ScoreName = "auto",
     alpha: Alpha = 0.05,
     by_class: ByClass = False,
     seed: Annotated[int, typer.Option(min=0, help="Of everything that is random.")] = 0,
@@ -201,7 +204,10 @@ def calibrate(
         str | None, typer.Argument(metavar="[DATA]", help="New calibration images; else those of the gate.")
     ] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Where to write the new gate.")] = None,
-    score: Annotated[str | None, typer.Option(help="Another score; see 'normgate scores'.")] = None,
+    score: Annotated[
+        str | None,
+        typer.Option(help="Another score; 'auto' lets probes choose, the default of --model with --tuning; else norm."),
+    ] = None,
     alpha: Annotated[float | None, typer.Option("--alpha", help="Another false-alarm rate (0.05).")] = None,
     by_class: Annotated[
         bool | None, typer.Option("--by-class/--pooled", help="A threshold for each predicted class.")
@@ -278,6 +284,7 @@ def calibrate(
             new = Gate.load(gate, device=device).recalibrate(
                 opened(calibration or data, False),
                 train=opened(train_data, True),
+                tuning=opened(tuning, False),
                 score=score,
                 false_alarm_rate=alpha,
                 by_class=by_class,
@@ -304,7 +311,7 @@ def calibrate(
                 calibration=_open(images, False, image_column, label_column, None),
                 train=opened(train_data, True),
                 tuning=opened(tuning, False),
-                score=score or "norm",
+                score=score or ("norm" if tuning is None else "auto"),
                 false_alarm_rate=0.05 if alpha is None else alpha,
                 by_class=bool(by_class),
                 head=head,
@@ -573,10 +580,12 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """Run with these arguments and return the exit code."""
     from normgate import console
-    from normgate.errors import NormgateError
+    from normgate.errors import NormgateError, ProbeWarning
 
     try:
-        app(arguments)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ProbeWarning)  # the commands print what it says
+            app(arguments)
     except SystemExit as exit_:
         if exit_.code == INTERRUPTED:
             console.err.print("interrupted; no output was left half-written", style="yellow")

@@ -21,7 +21,7 @@ from normgate.data.preprocessing import Preprocessing
 from normgate.data.sources import Records, load, open_source
 from normgate.errors import NormgateError
 from normgate.files import check_output
-from normgate.gate import Gate
+from normgate.gate import AUTO, Gate
 from normgate.gate.duplicates import check as check_duplicates
 from normgate.normalization import l2norm
 from normgate.progress import silent
@@ -101,7 +101,7 @@ def train(
     weights: str | os.PathLike[str] | None = None,
     tuning: Data | None = None,
     calibration: Data | None = None,
-    score: str | Score = "norm",
+    score: str | Score = AUTO,
     false_alarm_rate: float = 0.05,
     by_class: bool = False,
     seed: int = 0,
@@ -134,7 +134,8 @@ def train(
         weights: a local checkpoint to start from.
         tuning: tuning images, instead of a part of `data`.
         calibration: calibration images, instead of a part of `data`.
-        score: see `Gate.calibrate`, as are the next two.
+        score: by default the one that probes choose, made of the tuning images; see `Gate.calibrate`, as are the next
+            two.
         false_alarm_rate: α.
         by_class: thresholds by predicted class.
         seed: of everything that is random.
@@ -152,7 +153,7 @@ def train(
         NormgateError: a subclass for each thing that can be wrong; the message names the fix.
     """
     recipe = Recipe.named(recipe) if isinstance(recipe, str) else recipe
-    made = scores.create(score) if isinstance(score, str) else score
+    made = scores.create(score) if isinstance(score, str) and score != AUTO else score
     target = None if output is None else Path(output)
     if target is not None and resume and (target / "gate.json").exists():
         return Gate.load(target)
@@ -251,7 +252,12 @@ def train(
                 skip_unreadable=skip_unreadable,
                 workers=workers,
                 max_pixels=max_pixels,
-                provenance={"run": run, "log": log, "sets": {name: len(part) for name, part in sets.items()}},
+                provenance={
+                    "run": run,
+                    "log": log,
+                    "score": made if isinstance(made, str) else made.name,
+                    "sets": {name: len(part) for name, part in sets.items()},
+                },
                 progress=progress,
             )
             if target is not None:

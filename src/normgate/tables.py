@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from normgate.demo import DemoResult
     from normgate.evaluation import Evaluation
     from normgate.gate import Gate, Verdict
+    from normgate.probes import ProbeReport
     from normgate.screening import Summary
 
 
@@ -54,6 +55,33 @@ def print_gate(gate: Gate, folder: Path) -> None:
         + " images; they derive from those images, share them as you would the images",
     )
     out.print(table)
+    if gate.probes is None:
+        out.print("not probed: the gate was made without tuning images, so what its score would miss is not known")
+    else:
+        print_probes(gate.probes, gate.score.name)
+
+
+def print_probes(report: ProbeReport, own: str) -> None:
+    """Scores × families of probes, and in words what the gate's score would miss."""
+    families = list(report.families(own)) if own in report.auroc else []
+    table = Table(
+        title=f"probes: AUROC in points of {report.images} tuning images against synthetic outliers made of them",
+        title_justify="left",
+    )
+    table.add_column("score")
+    table.add_column("mean", justify="right")
+    for family in families:
+        table.add_column(family, justify="right")
+    for score in report.ranking() if families else ():
+        style = "bold" if score == own else None
+        cells = [f"{100 * value:.0f}" for value in report.families(score).values()]
+        table.add_row(score + (" ◂ gate" if style else ""), f"{100 * report.mean(score):.1f}", *cells, style=style)
+    out.print(table)
+    if report.uninformative:
+        names = ", ".join(report.uninformative)
+        out.print(f"left out, since no score tells them from your images: {names}", markup=False, soft_wrap=True)
+    for line in report.warnings(own):
+        out.print(f"warning: {line}", style="yellow", markup=False, soft_wrap=True)
 
 
 def print_verdict(verdict: Verdict, *, as_json: bool) -> None:

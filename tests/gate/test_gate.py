@@ -23,6 +23,7 @@ from normgate.data.sources import Record, Records, SourceError
 from normgate.features import FeatureError
 from normgate.gate import GateError, Verdicts
 from normgate.gate.duplicates import DuplicateError
+from normgate.probes import PROBES
 from normgate.scores import ScoreError
 from samples import CLASSES, PREPROCESSING, random_records, small_network
 
@@ -246,7 +247,8 @@ def test_modes_and_autocast_around_change_nothing() -> None:
 def test_what_a_gate_keeps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("normgate.gate.gate.KEPT_ROWS", 30)
     gate = calibrated()
-    assert {name: len(part) for name, part in gate.kept.items()} == {"train": 30, "tuning": 30, "calibration": 40}
+    sizes = {"train": 30, "tuning": 30, "probes": 30 * len(PROBES), "calibration": 40}
+    assert {name: len(part) for name, part in gate.kept.items()} == sizes
     labels = gate.kept["train"].labels
     assert labels is not None
     assert torch.bincount(labels).tolist() == [10, 10, 10]
@@ -393,7 +395,7 @@ def test_shared_images_are_counted_or_dropped_from_the_later_set() -> None:
     with pytest.raises(DuplicateError, match="2 in train and tuning, 5 in train and calibration, 3 in tuning and cal"):
         calibrated(calibration=mixed, tuning=tuning)
     both = calibrated(calibration=mixed, tuning=tuning, drop_duplicates=True)
-    assert {name: len(part) for name, part in both.kept.items()} == {"train": 60, "tuning": 31, "calibration": 39}
+    assert {name: len(part) for name, part in both.digests.items()} == {"train": 60, "tuning": 31, "calibration": 39}
 
 
 def test_the_same_picture_in_another_file_is_shared() -> None:
@@ -490,10 +492,10 @@ def test_norm_is_refused_where_norms_do_not_vary() -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.Linear(192, 16), nn.LayerNorm(16), nn.Linear(16, 3))
     assert calibrated(network).score.name == "norm"  # of the vector before the LayerNorm
-    with pytest.raises(GateError, match=r"norm cannot be used: .*hardly vary.*choose another score"):
+    with pytest.raises(ScoreError, match=r"norm cannot be used: .*hardly vary.*choose another score"):
         calibrated(network, features="3")
     energy = calibrated(network, features="3", score="energy")
-    with pytest.raises(GateError, match="hardly vary"):
+    with pytest.raises(ScoreError, match="hardly vary"):
         energy.recalibrate(score="norm")
 
 

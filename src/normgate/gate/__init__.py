@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from normgate.gate.folder import GateFolderError
-    from normgate.gate.gate import Gate, GateError
+    from normgate.gate.gate import AUTO, Gate, GateError
     from normgate.gate.verdicts import Verdict, Verdicts
 
-__all__ = ["Gate", "GateError", "GateFolderError", "Verdict", "Verdicts"]
+__all__ = ["AUTO", "Gate", "GateError", "GateFolderError", "Verdict", "Verdicts"]
 
 _MODULES = {
+    "AUTO": "gate",
     "Gate": "gate",
     "GateError": "gate",
     "GateFolderError": "folder",

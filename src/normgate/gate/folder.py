@@ -33,6 +33,7 @@ from normgate.features import FeatureExtractor, Features
 from normgate.files import OutputError, whole_folder
 from normgate.gate.gate import Gate
 from normgate.normalization import is_normalized, l2norm, remove_l2norm, temperature, unwrap
+from normgate.probes import ProbeReport
 from normgate.taps import MagnitudeSpec
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from normgate.scores import Score
 
 FORMAT = 1
-SETS = ("train", "tuning", "calibration")
+SETS = ("train", "tuning", "probes", "calibration")
 _DIGEST_BYTES = 16
 _JSON_LIMIT = 64 * 2**20
 
@@ -111,6 +112,7 @@ def describe(gate: Gate) -> dict[str, Any]:
         "score": {"name": gate.score.name, "settings": gate.score.settings},
         "false_alarm_rate": gate.calibration.alpha,
         "by_class": gate.calibration.by_class,
+        "probes": None if gate.probes is None else gate.probes.to_dict(),
         "versions": {"normgate": __version__}
         | {name: importlib.metadata.version(name) for name in ("torch", "timm", "numpy", "pillow")},
         "provenance": dict(gate.provenance),
@@ -179,6 +181,7 @@ def _assemble(
             tuple(classes) if by_class else None,
         ),
         backbone=backbone,
+        probes=None if description["probes"] is None else ProbeReport.from_dict(description["probes"]),
         kept={
             name: _features(path / file, extractor)
             for name in SETS

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +16,10 @@ from normgate.calibration import Calibration, smallest_n
 from normgate.data.decoding import DEFAULT_MAX_PIXELS
 from normgate.data.loading import count, load_batches
 from normgate.data.sources import open_source
-from normgate.errors import NormgateError
+from normgate.errors import NormgateError, ProbeWarning
 from normgate.features import FeatureExtractor, Features, extract
 from normgate.gate import duplicates
+from normgate.gate.probing import choose, probe_features
 from normgate.gate.recognition import recognised
 from normgate.gate.verdicts import EMPTY, Verdicts
 from normgate.gate.verdicts import concatenate as concatenate_verdicts
@@ -33,10 +35,12 @@ if TYPE_CHECKING:
     from normgate.data.loading import PixelBatch
     from normgate.data.preprocessing import Preprocessing
     from normgate.data.sources import Data
+    from normgate.probes import ProbeReport
     from normgate.progress import Progress
     from normgate.scores import Score
 
 KEPT_ROWS = 10_000
+AUTO = "auto"
 
 
 class GateError(NormgateError):
@@ -53,8 +57,9 @@ class Gate:
         score: fitted.
         calibration: threshold and p-values, from the scores of the calibration images.
         backbone: how to rebuild the network; None where timm cannot.
-        kept: features to ask again with, by set: train (class-balanced, at most 10,000 rows), tuning, calibration. They
-            derive from the images; a lean gate keeps none.
+        probes: what probes made of the tuning images say of every score; None without tuning images.
+        kept: features to ask again with, by set: train (class-balanced, at most 10,000 rows), tuning, probes,
+            calibration. They derive from the images; a lean gate keeps none.
         digests: fingerprints of each set's images, to find shared ones later.
         provenance: where it comes from, as plain data.
     """
@@ -64,6 +69,7 @@ class Gate:
     score: Score
     calibration: Calibration
     backbone: Backbone | None = None
+    probes: ProbeReport | None = None
     kept: Mapping[str, Features] = dataclasses.field(default_factory=dict)
     digests: Mapping[str, tuple[bytes, ...]] = dataclasses.field(default_factory=dict)
     provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -102,9 +108,12 @@ class Gate:
                 network was not trained on.
             preprocessing: how images become the network's input.
             train: labelled images that scores such as knn are fitted to.
-            tuning: images for probes and for the choice and scaling of scores.
+            tuning: images for probes and for the choice and scaling of scores: "auto" and polar need them, and with
+                them the gate says which outliers its score would miss. They are disjoint from the calibration images,
+                so that the choice does not spend the threshold's promise.
             classes: names of the classes by class number; by default those of `train`.
-            score: a name of `normgate.scores.names()`, or a score with settings of its own (a copy is fitted).
+            score: a name of `normgate.scores.names()`, "auto" to let probes choose, or a score with settings of its own
+                (a copy is fitted).
             false_alarm_rate: α, the share of familiar images that may be rejected.
             by_class: a threshold for each predicted class, each from its own calibration images.
             head: the head's name, where it cannot be found.
@@ -124,7 +133,7 @@ class Gate:
             NormgateError: a subclass for each thing that can be wrong; the message names the fix.
         """
         smallest_n(false_alarm_rate)  # what cannot work is said before the images are read
-        wanted = _unfitted(score, train is not None)
+        wanted = _unfitted(score, train=train is not None, tuning=tuning is not None)
         told = _plain(provenance or {})
         extractor = FeatureExtractor(model, preprocessing, head=head, features=features, device=device)
         names = _class_names(classes, train, extractor.head.out_features)
@@ -134,13 +143,25 @@ class Gate:
             if data is not None
         }
         sets = _separated(sets, {}, drop_duplicates)
-        fitted = _fitted(wanted, sets)
+        if tuning is not None:
+            sets["probes"] = probe_features(
+                extractor,
+                open_source(tuning, labelled=False),
+                sets["tuning"],
+                batch_size=batch_size,
+                workers=workers,
+                max_pixels=max_pixels,
+                progress=progress,
+            )
+        fitted, report = choose(wanted, sets)
+        _warn(fitted, report)
         return cls(
             extractor=extractor,
             classes=names,
             score=fitted,
             calibration=_threshold(fitted, sets["calibration"], false_alarm_rate, names if by_class else None),
             backbone=backbone if backbone is not None else recognised(model, extractor.example()),
+            probes=report,
             kept={} if lean else _kept(sets),
             digests=_digests(sets),
             provenance=told,
@@ -151,6 +172,7 @@ class Gate:
         calibration: Data | None = None,
         *,
         train: Data | None = None,
+        tuning: Data | None = None,
         score: str | Score | None = None,
         false_alarm_rate: float | None = None,
         by_class: bool | None = None,
@@ -165,8 +187,8 @@ class Gate:
         """The same network with other calibration images, another α, another score, or all of them.
 
         What is not given stays as it is. Without `calibration` the calibration features that the gate keeps are used; a
-        new score is fitted to `train` (all of its images), else to the training features that the gate keeps. A lean
-        gate stays lean.
+        new score is fitted to `train` (all of its images), else to the training features that the gate keeps, and
+        probed on `tuning`, else on the tuning and probe features that the gate keeps. A lean gate stays lean.
 
         Raises:
             GateError: something is needed that a lean gate does not keep.
@@ -174,10 +196,14 @@ class Gate:
         alpha = self.calibration.alpha if false_alarm_rate is None else false_alarm_rate
         smallest_n(alpha)
         grouped = self.calibration.by_class if by_class is None else by_class
-        refit = score is not None or train is not None
-        fitted = self.score
+        refit = score is not None or train is not None or tuning is not None
+        wanted: Score | None = self.score
         if refit:
-            fitted = _unfitted(self.score if score is None else score, train is not None or "train" in self.kept)
+            wanted = _unfitted(
+                self.score if score is None else score,
+                train=train is not None or "train" in self.kept,
+                tuning=tuning is not None or "tuning" in self.kept or (score == "auto" and self.probes is not None),
+            )
         rescored = calibration is not None or "calibration" in self.kept
         if not rescored and (refit or grouped != self.calibration.by_class):
             raise GateError(
@@ -195,19 +221,32 @@ class Gate:
                 max_pixels,
                 progress,
             )
-            for name, data in (("train", train), ("calibration", calibration))
+            for name, data in (("train", train), ("tuning", tuning), ("calibration", calibration))
             if data is not None
         }
         new = _separated(new, self.digests, drop_duplicates)
         sets = {**self.kept, **new}
+        if tuning is not None:
+            sets["probes"] = probe_features(
+                self.extractor,
+                open_source(tuning, labelled=False),
+                sets["tuning"],
+                batch_size=batch_size,
+                workers=workers,
+                max_pixels=max_pixels,
+                progress=progress,
+            )
+        fitted, report = self.score, self.probes
         if refit:
-            fitted = _fitted(fitted, sets)
+            fitted, report = choose(wanted, sets, report)
+            _warn(fitted, report)
         return dataclasses.replace(
             self,
             score=fitted,
             calibration=_threshold(fitted, sets["calibration"], alpha, self.classes if grouped else None)
             if rescored
             else dataclasses.replace(self.calibration, alpha=alpha),
+            probes=report,
             kept={} if lean or not self.kept else _kept(sets),
             digests={**self.digests, **_digests(new)},
         )
@@ -389,21 +428,29 @@ def _digests(sets: Mapping[str, Features]) -> dict[str, tuple[bytes, ...]]:
     return {name: part.digests for name, part in sets.items() if part.digests is not None}
 
 
-def _unfitted(score: str | Score, fittable: bool) -> Score:
-    """The score to fit: never the caller's object, which another gate may hold."""
+def _unfitted(score: str | Score, *, train: bool, tuning: bool) -> Score | None:
+    """The score to fit, None for "auto": never the caller's object, which another gate may hold."""
+    if score == AUTO:
+        if not tuning:
+            raise GateError(
+                "the probes that choose a score are made of tuning images, and there are none; pass tuning= "
+                "(--tuning), or name a score: calibration images are for the threshold alone"
+            )
+        return None
     wanted = scores.create(score) if isinstance(score, str) else copy.copy(score)
-    if wanted.needs_fit and not fittable:
+    if wanted.needs_fit and not train:
         raise GateError(f"{wanted.name} is fitted to training images, and there are none; pass train= (--train)")
+    if wanted.needs_tuning and not tuning:
+        raise GateError(
+            f"{wanted.name} is scaled on tuning images, and there are none; pass tuning= (--tuning): "
+            "calibration images are for the threshold alone"
+        )
     return wanted
 
 
-def _fitted(score: Score, sets: Mapping[str, Features]) -> Score:
-    if score.needs_fit:
-        score.fit(sets["train"], sets.get("tuning"))
-    reference = sets.get("tuning", sets.get("calibration"))
-    if reference is not None and (reason := score.refusal(reference)) is not None:
-        raise GateError(f"{score.name} cannot be used: {reason}; choose another score, such as energy or knn")
-    return score
+def _warn(score: Score, report: ProbeReport | None) -> None:
+    if report is not None and (said := report.warnings(score.name)):
+        warnings.warn(". ".join(said), ProbeWarning, stacklevel=3)
 
 
 def _threshold(score: Score, calibration: Features, alpha: float, classes: tuple[str, ...] | None) -> Calibration:

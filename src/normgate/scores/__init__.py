@@ -24,6 +24,7 @@ _REGISTRY: dict[str, tuple[str, str, dict[str, Any]]] = {
     "knn": ("knn", "KNN", {"space": "u"}),
     "mahalanobis": ("mahalanobis", "Mahalanobis", {"space": "u"}),
     "mahalanobis_raw": ("mahalanobis", "Mahalanobis", {"space": "z"}),
+    "polar": ("polar", "Polar", {}),
 }
 
 

@@ -1,0 +1,196 @@
+"""What probes say about scores: which see what, which are blind or inverted, and which one to use."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from normgate import metrics, scores
+from normgate.errors import NormgateError
+from normgate.scores import ScoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from normgate.features import Features
+    from normgate.scores import Score
+
+BLIND = 0.6
+"""AUROC below which a score does not see a probe; a probe that no score sees is uninformative."""
+INVERTED = 0.4
+"""AUROC below which a score takes a probe for more familiar than ID images."""
+SIMPLEST = "norm"
+MARGIN = 0.01
+"""How far below the best mean the simplest score may be and still be chosen."""
+FEW = 50
+"""With fewer tuning images an AUROC is uncertain by more than about 5 points."""
+
+
+class ProbeError(NormgateError):
+    """Probes cannot tell which score to use."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ProbeReport:
+    """AUROC of ID tuning images against each probe, by score.
+
+    Attributes:
+        auroc: `auroc[score]["family/variant"]`, a share of 1; larger = the score sees the probe.
+        images: number of tuning images.
+        refused: scores that cannot be had for this network, with the reason.
+    """
+
+    auroc: Mapping[str, Mapping[str, float]]
+    images: int
+    refused: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def informative(self) -> tuple[str, ...]:
+        """The probes that at least one score tells from ID images; the others say nothing about any score."""
+        probes = next(iter(self.auroc.values()), {})
+        return tuple(name for name in probes if max(own[name] for own in self.auroc.values()) >= BLIND)
+
+    @property
+    def uninformative(self) -> tuple[str, ...]:
+        """The probes that no score tells from ID images (a texture survives shuffling, say): left out of all means."""
+        return tuple(name for name in next(iter(self.auroc.values()), {}) if name not in self.informative)
+
+    def families(self, score: str) -> dict[str, float]:
+        """Mean AUROC of a score over the informative variants of each family that has any."""
+        by_family: dict[str, list[float]] = {}
+        for name in self.informative:
+            by_family.setdefault(name.partition("/")[0], []).append(self.auroc[score][name])
+        return {family: float(np.mean(values)) for family, values in by_family.items()}
+
+    def mean(self, score: str) -> float:
+        """Mean over families, each counting once however many variants it has; NaN without an informative probe."""
+        means = self.families(score)
+        return float(np.mean(list(means.values()))) if means else float("nan")
+
+    def ranking(self) -> list[str]:
+        """The scores from the best mean down; equal ones in the order of the registry."""
+        if not self.informative:
+            return list(self.auroc)
+        return sorted(self.auroc, key=self.mean, reverse=True)
+
+    def blind(self, score: str) -> dict[str, float]:
+        """The informative probes that a score does not see, with its AUROC; the inverted ones among them."""
+        return {name: value for name in self.informative if (value := self.auroc[score][name]) < BLIND}
+
+    def choice(self) -> str:
+        """The score to use: the best mean, or `norm` where it is within a point of that and blind to nothing.
+
+        Where no probe is informative there is nothing to choose by: `norm` if it can be had, else the first that can.
+
+        Raises:
+            ProbeError: no score can be had.
+        """
+        if not self.auroc:
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in self.refused.items())
+            raise ProbeError(f"no score can be had for this network: {reasons}")
+        best = self.ranking()[0]
+        if SIMPLEST not in self.auroc:
+            return best
+        near = not self.informative or self.mean(SIMPLEST) >= self.mean(best) - MARGIN
+        return SIMPLEST if near and not self.blind(SIMPLEST) else best
+
+    def warnings(self, score: str) -> list[str]:
+        """In plain words, what a user of this score must know."""
+        said = []
+        if self.images < FEW:
+            said.append(f"only {self.images} tuning images: what the probes say is rough; {FEW} or more are better")
+        if self.auroc and not self.informative:
+            said.append(
+                f"no score tells any of {len(self.uninformative)} probes from your images: the network has hardly "
+                "learned, and there is nothing to choose a score by; train longer"
+            )
+        if score not in self.auroc:
+            return [*said, f"{score} was not probed: {self.refused.get(score, 'it is no score of this version')}"]
+        inverted = {name: value for name, value in self.blind(score).items() if value < INVERTED}
+        blind = {name: value for name, value in self.blind(score).items() if value >= INVERTED}
+        if inverted:
+            said.append(
+                f"{score} is inverted on {_listed(inverted)}: it takes such images for more familiar than yours, "
+                "and will accept them"
+            )
+        if blind:
+            said.append(f"{score} is blind to {_listed(blind)}: it cannot tell such images from yours")
+        if (inverted or blind) and (best := self.ranking()[0]) != score:
+            said.append(
+                f"over all probes {best} does best (mean AUROC {self.mean(best):.2f} against {self.mean(score):.2f})"
+            )
+        return said
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        auroc = {score: dict(own) for score, own in self.auroc.items()}
+        return {"images": self.images, "auroc": auroc, "refused": dict(self.refused)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The inverse of `to_dict`.
+
+        Raises:
+            ProbeError: it is no such report.
+        """
+        auroc, images, refused = (values.get(key) for key in ("auroc", "images", "refused"))
+        if not (
+            isinstance(auroc, dict)
+            and all(map(_is_row, auroc.values()))
+            and len({tuple(row) for row in auroc.values()}) <= 1
+            and type(images) is int
+            and isinstance(refused, dict)
+        ):
+            raise ProbeError("this is no report of probes")
+        return cls(auroc, images, refused)
+
+
+def probe(tuning: Features, probes: Features, train: Features | None, own: Score | None = None) -> ProbeReport:
+    """Score ID tuning images and probes with every score that can be had.
+
+    Args:
+        tuning: (N, D) features of ID tuning images.
+        probes: features of probe images; an id is `family/variant#number`.
+        train: labelled training features that scores are fitted to; None leaves those scores out.
+        own: the gate's own fitted score, which is used as it is.
+    """
+    names = np.array([name.rpartition("#")[0] for name in probes.ids])
+    rows = {name: names == name for name in dict.fromkeys(names.tolist())}
+    auroc: dict[str, dict[str, float]] = {}
+    refused: dict[str, str] = {}
+    for name in scores.names():
+        try:
+            score = own if own is not None and own.name == name else fitted(name, train, tuning)
+            if reason := score.refusal(tuning):
+                raise ScoreError(reason)
+            known, unknown = score(tuning).numpy(), score(probes).numpy()
+        except ScoreError as error:
+            refused[name] = str(error)
+            continue
+        auroc[name] = {probe: metrics.auroc(known, unknown[mask]) for probe, mask in rows.items()}
+    return ProbeReport(auroc, len(tuning), refused)
+
+
+def fitted(name: str, train: Features | None, tuning: Features | None) -> Score:
+    """A score by name, fitted if it must be.
+
+    Raises:
+        ScoreError: it cannot be fitted to what is there.
+    """
+    score = scores.create(name)
+    if score.needs_fit:
+        if train is None:
+            raise ScoreError("it is fitted to training features, and there are none; pass training images (--train)")
+        score.fit(train, tuning)
+    return score
+
+
+def _listed(probes: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} (AUROC {value:.2f})" for name, value in sorted(probes.items(), key=lambda item: item[1]))
+
+
+def _is_row(row: object) -> bool:
+    """Whether it maps names to shares of 1."""
+    return isinstance(row, dict) and all(isinstance(value, float | int) and 0 <= value <= 1 for value in row.values())

@@ -1,0 +1,152 @@
+"""A score chosen by probes, from tuning images alone, and what the gate says of it."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+import normgate
+from normgate import Gate, ProbeWarning, metrics, scores
+from normgate.data.sources import Record, Records
+from normgate.gate import GateError
+from normgate.gate.probing import IMAGES
+from normgate.probes import PROBES
+from samples import PREPROCESSING, random_records, small_network
+
+
+def calibrated(**options: object) -> Gate:
+    sets = {"train": random_records(60, 1), "tuning": random_records(30, 2), "calibration": random_records(40, 3)}
+    return Gate.calibrate(small_network(), **{"preprocessing": PREPROCESSING, **sets, **options})
+
+
+def test_auto_takes_what_the_report_chooses(tmp_path: Path) -> None:
+    gate = calibrated(score="auto")
+    assert gate.probes is not None
+    assert gate.score.name == gate.probes.choice()
+    assert {*gate.probes.auroc, *gate.probes.refused} == set(scores.names())
+    assert all(list(own) == list(PROBES) for own in gate.probes.auroc.values())
+    gate.save(tmp_path / "gate")
+    again = Gate.load(tmp_path / "gate", model=small_network(5))
+    assert again.probes == gate.probes
+    assert again.recalibrate(score="auto").score.name == gate.score.name
+
+
+def test_the_report_is_of_the_gates_own_score() -> None:
+    gate = calibrated(score=scores.create("knn", k=2))
+    assert gate.probes is not None
+    kept = gate.kept["probes"]
+    black = kept.select([name.startswith("flat/black#") for name in kept.ids])
+    expected = metrics.auroc(gate.score(gate.kept["tuning"]), gate.score(black))
+    assert gate.probes.auroc["knn"]["flat/black"] == expected
+    assert gate.probes.auroc["knn"] != calibrated(score="knn").probes.auroc["knn"]
+
+
+def test_another_score_is_probed_without_the_images() -> None:
+    gate = calibrated(score="norm")
+    other = gate.recalibrate(score=scores.create("knn", k=2))
+    assert other.probes.auroc["norm"] == gate.probes.auroc["norm"]
+    assert other.probes.auroc["knn"] != gate.probes.auroc["knn"]
+
+
+def test_new_tuning_images_are_probed() -> None:
+    gate = calibrated(score="norm")
+    other = gate.recalibrate(tuning=random_records(20, 7))
+    assert other.probes.images == 20
+    assert len(other.kept["tuning"]) == 20
+    assert len(other.kept["probes"]) == 20 * len(PROBES)
+    assert np.array_equal(other.calibration.scores, gate.calibration.scores)
+    untuned = calibrated(tuning=None)
+    assert untuned.probes is None
+    assert untuned.recalibrate(tuning=random_records(30, 2), score="auto").probes == calibrated(score="auto").probes
+
+
+def test_a_lean_gate_keeps_the_report_and_can_choose_by_it() -> None:
+    lean = calibrated(lean=True, score="norm")
+    assert lean.kept == {}
+    chosen = lean.recalibrate(random_records(40, 8), train=random_records(60, 1), score="auto")
+    assert chosen.score.name == calibrated(score="auto").score.name
+
+
+@pytest.mark.parametrize("score", ["auto", "polar"])
+def test_calibration_images_never_stand_in(score: str) -> None:
+    with pytest.raises(GateError, match=r"tuning images, and there are none.*--tuning.*calibration images are for"):
+        calibrated(tuning=None, score=score)
+    with pytest.raises(GateError, match=r"tuning images, and there are none"):
+        calibrated(tuning=None, score="norm").recalibrate(score=score)
+
+
+def test_images_that_cannot_be_read_or_repeat_are_no_probes() -> None:
+    tuning = Records([Record("bad", b"no image"), *random_records(10, 2), random_records(60, 1)[0]])
+    gate = calibrated(tuning=tuning, skip_unreadable=True, drop_duplicates=True)
+    assert len(gate.kept["tuning"]) == 10
+    assert len(gate.kept["probes"]) == 10 * len(PROBES)
+
+
+def test_at_most_so_many_images_are_probed() -> None:
+    gate = calibrated(tuning=random_records(IMAGES + 50, 2))
+    assert len(gate.kept["probes"]) == IMAGES * len(PROBES)
+    assert gate.probes.images == IMAGES + 50
+
+
+def test_an_image_goes_through_the_network_once() -> None:
+    network, seen = small_network(), []
+    network.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    sets = {"train": random_records(60, 1), "tuning": random_records(30, 2), "calibration": random_records(40, 3)}
+    Gate.calibrate(network, preprocessing=PREPROCESSING, score="auto", **sets)
+    example = 2
+    assert sum(seen) == 60 + 30 + 40 + 30 * len(PROBES) + example * seen.count(example)
+
+
+def test_a_blind_or_inverted_score_is_told() -> None:
+    """A network whose norm is the brightness: it takes white for most familiar."""
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 4), torch.nn.ReLU(), torch.nn.Linear(4, 3))
+    with torch.no_grad():
+        network[1].weight.fill_(0.01)
+        network[1].bias.fill_(5.0)
+    sets = {"tuning": random_records(60, 2), "calibration": random_records(40, 3)}
+    options = {"preprocessing": PREPROCESSING, "classes": ("cat", "dog", "owl"), **sets}
+    with pytest.warns(ProbeWarning, match=r"norm is inverted on .*flat/white \(AUROC 0\.00\)"):
+        gate = Gate.calibrate(network, score="norm", **options)
+    assert gate.probes is not None
+    assert gate.probes.auroc["norm"]["flat/white"] == 0
+    assert gate.probes.auroc["norm"]["flat/black"] == 1
+
+
+def test_nothing_is_said_without_reason() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ProbeWarning)
+        calibrated(tuning=None)
+
+
+def test_the_choice_does_not_spend_the_promise() -> None:
+    """False alarms over many gates, each with tuning, calibration and test images and a choice of its own.
+
+    With n = 19 and α = 0.1 a gate's chance of a false alarm is Beta(2, 18) over calibration sets, and the rejections
+    among its m test images beta-binomial; a score chosen on the calibration images would not keep to that.
+    """
+    network = normgate.l2norm(small_network())
+    runs, m = 60, 50
+    train = random_records(30, 1)
+    chosen, rates = set(), []
+    for run in range(runs):
+        gate = Gate.calibrate(
+            network,
+            train=train,
+            tuning=random_records(12, 1000 + run),
+            calibration=random_records(19, 2000 + run),
+            preprocessing=PREPROCESSING,
+            score="auto",
+            false_alarm_rate=0.1,
+            lean=True,
+            workers=0,
+        )
+        chosen.add(gate.score.name)
+        rates.append(1 - gate([record.payload for record in random_records(m, 3000 + run)], workers=0).accepted.mean())
+    assert len(chosen) > 1
+    error = stats.betabinom(m, 2, 18).std() / m / np.sqrt(runs)
+    assert abs(np.mean(rates) - 2 / 20) < stats.norm.isf(0.0005) * error
