@@ -245,7 +245,7 @@ def test_modes_and_autocast_around_change_nothing() -> None:
 
 
 def test_what_a_gate_keeps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("normgate.gate.gate.KEPT_ROWS", 30)
+    monkeypatch.setattr("normgate.gate.sets.KEPT_ROWS", 30)
     gate = calibrated()
     sizes = {"train": 30, "tuning": 30, "probes": 30 * len(PROBES), "calibration": 40}
     assert {name: len(part) for name, part in gate.kept.items()} == sizes
@@ -259,7 +259,7 @@ def test_what_a_gate_keeps(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_scores_are_fitted_to_all_training_images(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = calibrated(score="mahalanobis")
-    monkeypatch.setattr("normgate.gate.gate.KEPT_ROWS", 30)
+    monkeypatch.setattr("normgate.gate.sets.KEPT_ROWS", 30)
     assert np.array_equal(calibrated(score="mahalanobis").calibration.scores, whole.calibration.scores)
 
 
@@ -492,10 +492,10 @@ def test_norm_is_refused_where_norms_do_not_vary() -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.Linear(192, 16), nn.LayerNorm(16), nn.Linear(16, 3))
     assert calibrated(network).score.name == "norm"  # of the vector before the LayerNorm
-    with pytest.raises(ScoreError, match=r"norm cannot be used: .*hardly vary.*choose another score"):
+    with pytest.raises(GateError, match=r"norm cannot be used: .*hardly vary.*choose another score"):
         calibrated(network, features="3")
     energy = calibrated(network, features="3", score="energy")
-    with pytest.raises(ScoreError, match="hardly vary"):
+    with pytest.raises(GateError, match="hardly vary"):
         energy.recalibrate(score="norm")
 
 

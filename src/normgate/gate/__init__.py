@@ -6,8 +6,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from normgate.gate.errors import GateError
     from normgate.gate.folder import GateFolderError
-    from normgate.gate.gate import AUTO, Gate, GateError
+    from normgate.gate.gate import AUTO, Gate
     from normgate.gate.verdicts import Verdict, Verdicts
 
 __all__ = ["AUTO", "Gate", "GateError", "GateFolderError", "Verdict", "Verdicts"]
@@ -15,7 +16,7 @@ __all__ = ["AUTO", "Gate", "GateError", "GateFolderError", "Verdict", "Verdicts"
 _MODULES = {
     "AUTO": "gate",
     "Gate": "gate",
-    "GateError": "gate",
+    "GateError": "errors",
     "GateFolderError": "folder",
     "Verdict": "verdicts",
     "Verdicts": "verdicts",

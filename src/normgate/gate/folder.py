@@ -169,6 +169,7 @@ def _assemble(
         raise TypeError("classes is no list of names")
     if not len(classes) == len(set(classes)) == extractor.head.out_features:
         raise ValueError(f"{len(set(classes))} different classes for {extractor.head.out_features} outputs")
+    report = description.get("probes")  # absent in gates from before there were probes
     arrays = load_arrays(path / "calibration.safetensors")
     return Gate(
         extractor=extractor,
@@ -181,7 +182,7 @@ def _assemble(
             tuple(classes) if by_class else None,
         ),
         backbone=backbone,
-        probes=None if description["probes"] is None else ProbeReport.from_dict(description["probes"]),
+        probes=None if report is None else ProbeReport.from_dict(report),
         kept={
             name: _features(path / file, extractor)
             for name in SETS

@@ -14,13 +14,14 @@ import torch
 from normgate import scores
 from normgate.calibration import Calibration, smallest_n
 from normgate.data.decoding import DEFAULT_MAX_PIXELS
-from normgate.data.loading import count, load_batches
+from normgate.data.loading import load_batches
 from normgate.data.sources import open_source
-from normgate.errors import NormgateError, ProbeWarning
-from normgate.features import FeatureExtractor, Features, extract
-from normgate.gate import duplicates
-from normgate.gate.probing import choose, probe_features
+from normgate.errors import ProbeWarning
+from normgate.features import FeatureExtractor, Features
+from normgate.gate.errors import GateError
+from normgate.gate.probing import choose
 from normgate.gate.recognition import recognised
+from normgate.gate.sets import Reading, collect, digests, kept
 from normgate.gate.verdicts import EMPTY, Verdicts
 from normgate.gate.verdicts import concatenate as concatenate_verdicts
 from normgate.progress import silent
@@ -39,12 +40,7 @@ if TYPE_CHECKING:
     from normgate.progress import Progress
     from normgate.scores import Score
 
-KEPT_ROWS = 10_000
 AUTO = "auto"
-
-
-class GateError(NormgateError):
-    """A gate cannot be made, or cannot do what is asked of it."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -137,22 +133,9 @@ class Gate:
         told = _plain(provenance or {})
         extractor = FeatureExtractor(model, preprocessing, head=head, features=features, device=device)
         names = _class_names(classes, train, extractor.head.out_features)
-        sets = {
-            name: _collect(extractor, data, name, names, skip_unreadable, batch_size, workers, max_pixels, progress)
-            for name, data in (("train", train), ("tuning", tuning), ("calibration", calibration))
-            if data is not None
-        }
-        sets = _separated(sets, {}, drop_duplicates)
-        if tuning is not None:
-            sets["probes"] = probe_features(
-                extractor,
-                open_source(tuning, labelled=False),
-                sets["tuning"],
-                batch_size=batch_size,
-                workers=workers,
-                max_pixels=max_pixels,
-                progress=progress,
-            )
+        reading = Reading(drop_duplicates, skip_unreadable, batch_size, workers, max_pixels, progress)
+        data = {"train": train, "tuning": tuning, "calibration": calibration}
+        sets = collect(extractor, data, names, reading, {})
         fitted, report = choose(wanted, sets)
         _warn(fitted, report)
         return cls(
@@ -162,8 +145,8 @@ class Gate:
             calibration=_threshold(fitted, sets["calibration"], false_alarm_rate, names if by_class else None),
             backbone=backbone if backbone is not None else recognised(model, extractor.example()),
             probes=report,
-            kept={} if lean else _kept(sets),
-            digests=_digests(sets),
+            kept={} if lean else kept(sets),
+            digests=digests(sets),
             provenance=told,
         )
 
@@ -209,33 +192,10 @@ class Gate:
             raise GateError(
                 "a lean gate keeps no calibration features; pass calibration images to change more than the rate"
             )
-        new = {
-            name: _collect(
-                self.extractor,
-                data,
-                name,
-                self.classes,
-                skip_unreadable,
-                batch_size,
-                workers,
-                max_pixels,
-                progress,
-            )
-            for name, data in (("train", train), ("tuning", tuning), ("calibration", calibration))
-            if data is not None
-        }
-        new = _separated(new, self.digests, drop_duplicates)
+        reading = Reading(drop_duplicates, skip_unreadable, batch_size, workers, max_pixels, progress)
+        data = {"train": train, "tuning": tuning, "calibration": calibration}
+        new = collect(self.extractor, data, self.classes, reading, self.digests)
         sets = {**self.kept, **new}
-        if tuning is not None:
-            sets["probes"] = probe_features(
-                self.extractor,
-                open_source(tuning, labelled=False),
-                sets["tuning"],
-                batch_size=batch_size,
-                workers=workers,
-                max_pixels=max_pixels,
-                progress=progress,
-            )
         fitted, report = self.score, self.probes
         if refit:
             fitted, report = choose(wanted, sets, report)
@@ -247,8 +207,8 @@ class Gate:
             if rescored
             else dataclasses.replace(self.calibration, alpha=alpha),
             probes=report,
-            kept={} if lean or not self.kept else _kept(sets),
-            digests={**self.digests, **_digests(new)},
+            kept={} if lean or not self.kept else kept(sets),
+            digests={**self.digests, **digests(new)},
         )
 
     def __call__(
@@ -382,52 +342,6 @@ def _plain(provenance: Mapping[str, Any]) -> dict[str, Any]:
     return copied
 
 
-def _collect(
-    extractor: FeatureExtractor,
-    data: Data,
-    name: str,
-    classes: tuple[str, ...],
-    skip_unreadable: bool,
-    batch_size: int,
-    workers: int | None,
-    max_pixels: int,
-    progress: Progress,
-) -> Features:
-    source = open_source(data, labelled=name == "train")
-    extraction = extract(
-        extractor,
-        source,
-        classes=classes if name == "train" else None,
-        total=count(source),
-        batch_size=batch_size,
-        workers=workers,
-        max_pixels=max_pixels,
-        digests=True,
-        task=f"{name} images",
-        progress=progress,
-    )
-    if extraction.errors and not skip_unreadable:
-        first, message = extraction.errors[0]
-        raise GateError(
-            f"{len(extraction.errors)} {name} images cannot be read (the first: {first}: {message}); "
-            "mend or remove them, or pass --skip-unreadable (skip_unreadable=True) to go on without them"
-        )
-    return extraction.features
-
-
-def _separated(new: Mapping[str, Features], known: Mapping[str, tuple[bytes, ...]], drop: bool) -> dict[str, Features]:
-    """The new sets, no image of which is in another set, known ones included."""
-    if drop:
-        rows = duplicates.repeated(_digests(new), known)
-        new = {name: part.without(rows[name]) for name, part in new.items()}
-    duplicates.check({**known, **_digests(new)})
-    return dict(new)
-
-
-def _digests(sets: Mapping[str, Features]) -> dict[str, tuple[bytes, ...]]:
-    return {name: part.digests for name, part in sets.items() if part.digests is not None}
-
-
 def _unfitted(score: str | Score, *, train: bool, tuning: bool) -> Score | None:
     """The score to fit, None for "auto": never the caller's object, which another gate may hold."""
     if score == AUTO:
@@ -456,10 +370,3 @@ def _warn(score: Score, report: ProbeReport | None) -> None:
 def _threshold(score: Score, calibration: Features, alpha: float, classes: tuple[str, ...] | None) -> Calibration:
     predicted = None if classes is None else calibration.logits.argmax(dim=1).numpy()
     return Calibration(score(calibration).numpy(), alpha, predicted, classes)
-
-
-def _kept(sets: Mapping[str, Features]) -> dict[str, Features]:
-    return {
-        name: dataclasses.replace(part.class_balanced(KEPT_ROWS) if name == "train" else part, digests=None)
-        for name, part in sets.items()
-    }

@@ -10,8 +10,8 @@ import numpy as np
 from normgate import scores
 from normgate.data.loading import load_batches
 from normgate.features import concatenate
+from normgate.gate.errors import GateError
 from normgate.probes import PROBES, ProbeReport, make, probe
-from normgate.scores import ScoreError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -85,7 +85,7 @@ def choose(
         known: an earlier report, for a gate that keeps no features.
 
     Raises:
-        ScoreError: the score cannot be fitted to what is there, or must not be used for this network.
+        GateError: the score cannot be fitted to what is there, or must not be used for this network.
     """
     train = sets.get("train")
     bank = None if train is None else train.class_balanced(BANK_ROWS)
@@ -97,11 +97,11 @@ def choose(
         score = scores.create(report.choice())
     if score.needs_fit:
         if train is None:
-            raise ScoreError(f"{score.name} is fitted to training images, and there are none; pass train= (--train)")
+            raise GateError(f"{score.name} is fitted to training images, and there are none; pass train= (--train)")
         score.fit(train, sets.get("tuning"))
     reference = sets.get("tuning", sets.get("calibration"))
     if reference is not None and (reason := score.refusal(reference)) is not None:
-        raise ScoreError(f"{score.name} cannot be used: {reason}; choose another score, such as energy or knn")
+        raise GateError(f"{score.name} cannot be used: {reason}; choose another score, such as energy or knn")
     if "probes" in sets:
         report = probe(sets["tuning"], sets["probes"], bank, own=score)
     return score, report

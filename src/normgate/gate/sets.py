@@ -1,0 +1,109 @@
+"""The sets of images behind a gate: read, kept apart, and reduced to what the gate keeps of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from normgate.data.loading import count
+from normgate.data.sources import open_source
+from normgate.features import extract
+from normgate.gate import duplicates
+from normgate.gate.errors import GateError
+from normgate.gate.probing import probe_features
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from normgate.data.sources import Data
+    from normgate.features import FeatureExtractor, Features
+    from normgate.progress import Progress
+
+KEPT_ROWS = 10_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """How images are read; see `Gate.calibrate`."""
+
+    drop_duplicates: bool
+    skip_unreadable: bool
+    batch_size: int
+    workers: int | None
+    max_pixels: int
+    progress: Progress
+
+
+def collect(
+    extractor: FeatureExtractor,
+    data: Mapping[str, Data | None],
+    classes: Sequence[str],
+    reading: Reading,
+    known: Mapping[str, tuple[bytes, ...]],
+) -> dict[str, Features]:
+    """Features of each set that is given and, where tuning images are, of probes made of them.
+
+    Args:
+        extractor: the network.
+        data: train, tuning and calibration images; None where there are none.
+        classes: names of the classes, by class number.
+        reading: how.
+        known: fingerprints of sets from before; no image may be in two sets, these included.
+
+    Raises:
+        GateError: images cannot be read.
+        DuplicateError: sets share images.
+    """
+    given = {name: images for name, images in data.items() if images is not None}
+    sets = {name: _features(extractor, images, name, classes, reading) for name, images in given.items()}
+    if reading.drop_duplicates:
+        rows = duplicates.repeated(digests(sets), known)
+        sets = {name: part.without(rows[name]) for name, part in sets.items()}
+    duplicates.check({**known, **digests(sets)})
+    if "tuning" in given:
+        sets["probes"] = probe_features(
+            extractor,
+            open_source(given["tuning"], labelled=False),
+            sets["tuning"],
+            batch_size=reading.batch_size,
+            workers=reading.workers,
+            max_pixels=reading.max_pixels,
+            progress=reading.progress,
+        )
+    return sets
+
+
+def digests(sets: Mapping[str, Features]) -> dict[str, tuple[bytes, ...]]:
+    """The fingerprints of each set that has any."""
+    return {name: part.digests for name, part in sets.items() if part.digests is not None}
+
+
+def kept(sets: Mapping[str, Features]) -> dict[str, Features]:
+    """What a gate keeps: all rows of each set but train, of which it keeps a class-balanced sample."""
+    return {
+        name: dataclasses.replace(part.class_balanced(KEPT_ROWS) if name == "train" else part, digests=None)
+        for name, part in sets.items()
+    }
+
+
+def _features(extractor: FeatureExtractor, data: Data, name: str, classes: Sequence[str], reading: Reading) -> Features:
+    source = open_source(data, labelled=name == "train")
+    extraction = extract(
+        extractor,
+        source,
+        classes=classes if name == "train" else None,
+        total=count(source),
+        batch_size=reading.batch_size,
+        workers=reading.workers,
+        max_pixels=reading.max_pixels,
+        digests=True,
+        task=f"{name} images",
+        progress=reading.progress,
+    )
+    if extraction.errors and not reading.skip_unreadable:
+        first, message = extraction.errors[0]
+        raise GateError(
+            f"{len(extraction.errors)} {name} images cannot be read (the first: {first}: {message}); "
+            "mend or remove them, or pass --skip-unreadable (skip_unreadable=True) to go on without them"
+        )
+    return extraction.features
