@@ -16,6 +16,13 @@ from samples import CLASSES, PREPROCESSING, small_network
 torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def cache_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Commands keep features here, and not in the folder of whoever runs the tests."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    return tmp_path / "xdg" / "normgate" / "features"
+
+
 @pytest.fixture
 def preprocessing() -> Preprocessing:
     return PREPROCESSING

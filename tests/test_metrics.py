@@ -30,6 +30,7 @@ from normgate.metrics import (
     ood_metrics,
     open_set_risk_coverage,
     paired_auroc_difference,
+    paired_mean_difference,
     risk_coverage,
 )
 from normgate.metrics.intervals import delong_variance
@@ -79,6 +80,26 @@ class TestRanking:
     @given(SAMPLES, st.sampled_from([0.5, 0.8, 0.95, 1.0]))
     def test_fpr_tries_every_threshold(self, samples: tuple[list[float], list[float]], tpr: float) -> None:
         assert (fpr_at_id_tpr(*samples, tpr), fpr_at_ood_tpr(*samples, tpr)) == brute_fpr(*samples, tpr)
+
+    @settings(deadline=None)
+    @given(SAMPLES, st.sampled_from([0.5, 0.8, 0.95, 1.0]))
+    def test_fpr_is_on_scikit_learns_curve(self, samples: tuple[list[float], list[float]], tpr: float) -> None:
+        y, s = labelled(*samples)
+        for found, truth, scores in ((fpr_at_id_tpr, y, s), (fpr_at_ood_tpr, 1 - y, -s)):
+            fprs, tprs, _ = sklearn.metrics.roc_curve(truth, scores, drop_intermediate=False)
+            assert found(*samples, tpr) == pytest.approx(fprs[tprs >= tpr][0], abs=1e-12)
+
+    @pytest.mark.parametrize("levels", [10, 1000, None])
+    def test_agrees_with_scikit_learn_on_many_images(self, levels: int | None) -> None:
+        rng = np.random.default_rng(0)
+        ids, oods = rng.normal(1, 1, 20_000).astype(np.float32), rng.normal(size=30_000).astype(np.float32)
+        if levels is not None:
+            ids, oods = np.round(ids * levels / 6), np.round(oods * levels / 6)
+        truth, scores = np.repeat([1, 0], [len(ids), len(oods)]), np.concatenate([ids, oods])
+        found = ood_metrics(ids, oods)
+        assert found.auroc == pytest.approx(sklearn.metrics.roc_auc_score(truth, scores), abs=1e-12)
+        assert found.ap_id == pytest.approx(sklearn.metrics.average_precision_score(truth, scores), abs=1e-12)
+        assert found.ap_ood == pytest.approx(sklearn.metrics.average_precision_score(1 - truth, -scores), abs=1e-12)
 
     def test_the_two_meanings_differ(self) -> None:
         ids, oods = np.append(np.arange(1.0, 20), -9), np.append(np.arange(-18.0, 1), 9.5)
@@ -347,6 +368,62 @@ class TestPairedDifference:
         assert np.mean([p_value(0.6) < 0.05 for _ in range(100)]) > 0.9
 
 
+class TestPairedMean:
+    @settings(max_examples=40, deadline=None)
+    @given(st.integers(0, 10**6), st.integers(10, 40), st.integers(10, 40), st.integers(10, 40))
+    def test_has_the_joint_covariance(self, seed: int, m: int, n1: int, n2: int) -> None:
+        rng = np.random.default_rng(seed)
+        ids, oods = rng.normal(0.7, 1, (2, m)), {"x": rng.normal(size=(2, n1)), "y": rng.normal(-0.5, 1, (2, n2))}
+        ids[1] += ids[0]
+        counts = np.ones(m, dtype=np.int64)
+        for score, name in itertools.product(range(2), oods):
+            pair = brute_placements(ids[score], oods[name][score])
+            assume(delong_variance(*pair, counts, np.ones(len(pair[1]), dtype=np.int64)).known)
+        a, b = ({name: values[score] for name, values in oods.items()} for score in range(2))
+        result = paired_mean_difference(ids[0], a, ids[1], b)
+        # DeLong's matrix over the four AUROCs (set, score), with the contrast (½, −½, ½, −½).
+        pairs = [brute_placements(ids[score], oods[name][score]) for name in oods for score in range(2)]
+        covariance = np.cov(np.stack([v10 for v10, _ in pairs])) / m
+        for i in (0, 2):
+            covariance[i : i + 2, i : i + 2] += np.cov(np.stack([pairs[i][1], pairs[i + 1][1]])) / len(pairs[i][1])
+        contrast = np.array([0.5, -0.5, 0.5, -0.5])
+        error = math.sqrt(contrast @ covariance @ contrast)
+        difference = float(contrast @ [v10.mean() for v10, _ in pairs])
+        assert result.difference == pytest.approx(difference, abs=1e-12)
+        assert result.low == pytest.approx(max(difference - 1.959964 * error, -1), abs=1e-6)
+        assert result.high == pytest.approx(min(difference + 1.959964 * error, 1), abs=1e-6)
+        assert result.p_value == pytest.approx(2 * scipy.stats.norm.sf(abs(difference) / error), abs=1e-12)
+
+    def test_one_set_is_the_paired_difference(self) -> None:
+        rng = np.random.default_rng(0)
+        for m in (1, 2, 30):
+            ids, oods = rng.normal(1, 1, (2, m)), rng.normal(size=(2, 20))
+            mean = paired_mean_difference(ids[0], {"x": oods[0]}, ids[1], {"x": oods[1]})
+            assert mean == paired_auroc_difference(ids[0], oods[0], ids[1], oods[1])
+
+    def test_false_alarms(self) -> None:
+        rng = np.random.default_rng(0)
+
+        def p_value() -> float:
+            ids, oods = rng.normal(1.5, 1, 80), {"x": rng.normal(size=60), "y": rng.normal(-1, 1, 90)}
+            return paired_mean_difference(
+                ids + 0.5 * rng.normal(size=80),
+                {name: values + 0.5 * rng.normal(size=len(values)) for name, values in oods.items()},
+                ids + 0.5 * rng.normal(size=80),
+                {name: values + 0.5 * rng.normal(size=len(values)) for name, values in oods.items()},
+            ).p_value
+
+        assert 0.03 < np.mean([p_value() < 0.05 for _ in range(1000)]) < 0.07
+
+    def test_needs_the_same_images(self) -> None:
+        with pytest.raises(MetricError, match="the same images"):
+            paired_mean_difference([1.0], {"x": [0.0]}, [1.0], {"x": [0.0, 1.0]})
+        with pytest.raises(MetricError, match="the same images"):
+            paired_mean_difference([1.0], {"x": [0.0]}, [1.0], {"y": [0.0]})
+        with pytest.raises(MetricError, match="at least one OoD set"):
+            paired_mean_difference([1.0], {}, [1.0], {})
+
+
 class TestMean:
     def test_one_set_is_its_own_mean(self) -> None:
         rng = np.random.default_rng(0)
@@ -424,6 +501,18 @@ class TestSelective:
         area = aurc(*map(np.array, zip(*images, strict=True)))
         scores, wrong, weights = map(np.array, zip(*random.sample(images, len(images)), strict=True))
         assert aurc(scores, wrong, weights * 0.3) == pytest.approx(area, abs=1e-12)
+
+    @settings(deadline=None)
+    @given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=1, max_size=40), st.integers(1, 40))
+    def test_the_risk_at_a_coverage_is_that_of_the_first_to_reach_it(
+        self, images: list[tuple[int, bool]], part: int
+    ) -> None:
+        scores, wrong = (np.array(column) for column in zip(*images, strict=True))
+        curve = risk_coverage(scores, wrong)
+        taken = min(part, len(scores))
+        accepted = scores >= np.sort(scores)[::-1][taken - 1]
+        assert curve.at([taken / len(scores)]) == (pytest.approx(wrong[accepted].mean()),)
+        assert curve.at([1e-9, 1.0]) == (curve.risk[0], curve.risk[-1])
 
     def test_oracles(self) -> None:
         assert aurc([3.0, 2.0, 1.0], [False, False, True]) == pytest.approx(1 / 9)

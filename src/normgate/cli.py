@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -132,7 +133,7 @@ def train(
     device: Device = None,
     devices: Annotated[int, typer.Option(min=1, help="Devices on each machine.")] = 1,
     nodes: Annotated[int, typer.Option(min=1, help="Machines.")] = 1,
-    strategy: Annotated[str, typer.Option(help="Of Lightning Fabric: auto, ddp, fsdp, …")] = "auto",
+    strategy: Annotated[str, typer.Option(help="Of Lightning Fabric: auto, ddp, …")] = "auto",
     precision: Annotated[
         str | None, typer.Option(help="Of Lightning Fabric; bf16-mixed on CUDA and 32-true elsewhere.")
     ] = None,
@@ -151,6 +152,8 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Train a network on labelled images and calibrate a gate with some of them."""
+    from lightning_fabric.utilities.rank_zero import rank_zero_only
+
     from normgate import console, pipeline
     from normgate.training import Recipe
 
@@ -194,7 +197,7 @@ def train(
             max_pixels=max_pixels,
             progress=progress,
         )
-    _print_gate(gate, output, as_json)
+    rank_zero_only(_print_gate)(gate, output, as_json)  # of several processes one speaks
 
 
 @app.command()
@@ -364,7 +367,9 @@ def screen(
 
     if copy_rejected is not None and move_rejected is not None:
         raise NormgateError("--copy-rejected and --move-rejected exclude each other")
-    if output is None and Path(incoming).is_file() and not incoming.lower().endswith((".parquet", ".pq")):
+    about_many = fdr is not None or list_rejected or copy_rejected is not None or move_rejected is not None
+    one = Path(incoming).is_file() and not incoming.lower().endswith((".parquet", ".pq"))
+    if output is None and one and not about_many:
         verdict = Gate.load(gate, device=device)([incoming], max_pixels=max_pixels)[0]
         tables.print_verdict(verdict, as_json=as_json)
         code = DATA_FAILED if verdict.error else REJECTED if fail_on_reject and not verdict.accepted else DONE
@@ -394,15 +399,36 @@ def screen(
 
 @app.command()
 def evaluate(
-    gate: GateFolder,
+    gates: Annotated[
+        list[Path],
+        typer.Argument(metavar="GATE...", help="A gate; several that differ by their seed give mean, min and max."),
+    ],
     known: Annotated[str, typer.Option("--id", metavar="DATA", help="Test images of the known classes.")],
     ood: Annotated[
         list[str] | None, typer.Option("--ood", metavar="NAME=DATA", help="Unknown images; repeatable.")
     ] = None,
+    group: Annotated[
+        list[str] | None,
+        typer.Option("--group", metavar="NAME=SET,SET", help="Unknown sets whose mean is taken; by default all."),
+    ] = None,
     score: Annotated[
         list[str] | None, typer.Option("--score", help="Scores to compare; by default all; repeatable.")
     ] = None,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Also write the results as JSON.")] = None,
+    train_data: Annotated[
+        str | None,
+        typer.Option("--train", metavar="DATA", help="Training images for scores, instead of those the gate keeps."),
+    ] = None,
+    tuning: Annotated[
+        str | None, typer.Option(metavar="DATA", help="Tuning images for scores, instead of those the gate keeps.")
+    ] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Where features are kept for the next run; by default in your cache folder."),
+    ] = None,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Keep no features for the next run.")] = False,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Also write the results, as .json, .csv or .md.")
+    ] = None,
     overwrite: Overwrite = False,
     device: Device = None,
     batch_size: BatchSize = 128,
@@ -415,41 +441,64 @@ def evaluate(
     """Compare scores on test images, and what the gate promised with what happened."""
     from normgate import console, tables
     from normgate.evaluation import evaluate as run
-    from normgate.evaluation import open_known
-    from normgate.files import check_output, whole_file
+    from normgate.evaluation import open_known, over_seeds
+    from normgate.evaluation.cache import FeatureCache, default_folder
+    from normgate.evaluation.writing import writer
+    from normgate.files import check_output
     from normgate.gate import Gate
 
     if output is not None:
+        writer(output)
         check_output(output, overwrite=overwrite)
-    sets = {name: _open(place, False, image_column, label_column, None) for name, place in map(_named, ood or [])}
+
+    def opened(place: str | None, labelled: bool) -> Source | None:
+        return None if place is None else _open(place, labelled, image_column, label_column, None)
+
+    sets = {name: _open(place, False, image_column, label_column, None) for name, place in _named("--ood", ood)}
+    groups = {name: sets_.split(",") for name, sets_ in _named("--group", group)}
+    features = None if no_cache else FeatureCache(cache or default_folder())
+    test = open_known(known, image_column=image_column, label_column=label_column)
+    evaluations = []
     with console.progress_bars() as progress:
-        evaluation = run(
-            Gate.load(gate, device=device),
-            open_known(known, image_column=image_column, label_column=label_column),
-            sets,
-            scores=score or "all",
-            batch_size=batch_size,
-            workers=workers,
-            max_pixels=max_pixels,
-            progress=progress,
-        )
+        for folder in gates:
+            evaluations.append(  # noqa: PERF401 (too long for a comprehension)
+                run(
+                    Gate.load(folder, device=device),
+                    test,
+                    sets,
+                    scores=score or "all",
+                    groups=groups or None,
+                    train=opened(train_data, True),
+                    tuning=opened(tuning, False),
+                    cache=features,
+                    batch_size=batch_size,
+                    workers=workers,
+                    max_pixels=max_pixels,
+                    progress=progress if len(gates) == 1 else console.prefixed(f"{folder.name}: ", progress),
+                )
+            )
+    results = evaluations[0] if len(gates) == 1 else over_seeds(evaluations)
     if output is not None:
-        with whole_file(output, overwrite=overwrite) as partial:
-            partial.write_text(json.dumps(evaluation.to_dict(), indent=1) + "\n", encoding="utf-8")
+        results.save(output, overwrite=overwrite)
     if as_json:
-        _print_json(evaluation.to_dict())
+        _print_json(results.to_dict())
     else:
-        tables.print_evaluation(evaluation)
-    if evaluation.errors:
+        tables.print_results(results)
+    if any(evaluation.errors for evaluation in evaluations):
         raise typer.Exit(DATA_FAILED)
 
 
 @app.command()
 def inspect(gate: GateFolder, as_json: AsJson = False) -> None:
-    """Say what a gate is, what it promises and where it comes from."""
+    """Say what a gate is, what it promises, what its score would miss, and whether the norm can work for its network."""
     from normgate.gate import Gate
 
-    _print_gate(Gate.load(gate, device="cpu"), gate, as_json)
+    loaded = Gate.load(gate, device="cpu")
+    _print_gate(loaded, gate, as_json)
+    if not as_json:
+        from normgate.tables import print_geometry
+
+        print_geometry(loaded)
 
 
 @app.command()
@@ -476,16 +525,22 @@ def _open(place: str, labelled: bool, image_column: str, label_column: str, grou
 def _paths_on_stdin() -> Source:
     from normgate.data.folders import PathList
 
-    return PathList(line.rstrip("\n") for line in sys.stdin if line.strip())
+    return PathList(os.fsdecode(line.rstrip(b"\r\n")) for line in sys.stdin.buffer if line.strip())
 
 
-def _named(text: str) -> tuple[str, str]:
+def _named(option: str, texts: list[str] | None) -> list[tuple[str, str]]:
+    """NAME and VALUE of a repeatable option NAME=VALUE."""
     from normgate.errors import NormgateError
 
-    name, equals, place = text.partition("=")
-    if not (name and equals and place):
-        raise NormgateError(f"--ood wants NAME=DATA, such as textures=photos/dtd, not {text!r}")
-    return name, place
+    pairs = [text.partition("=") for text in texts or []]
+    for (name, equals, value), text in zip(pairs, texts or [], strict=True):
+        if not (name and equals and value):
+            wanted = "NAME=DATA, such as textures=photos/dtd" if option == "--ood" else "NAME=SET,SET"
+            raise NormgateError(f"{option} wants {wanted}, not {text!r}")
+    names = [name for name, _, _ in pairs]
+    if repeated := [name for name in names if names.count(name) > 1]:
+        raise NormgateError(f"{option} {repeated[0]}=… is given twice; give each its own name")
+    return [(name, value) for name, _, value in pairs]
 
 
 def _temperature(text: str) -> Any:
@@ -540,7 +595,10 @@ def _gate_of_network(
     from normgate.gate import Gate
     from normgate.normalization import l2norm
 
-    names = options["train"].classes if classes is None else classes.read_text(encoding="utf-8").splitlines()
+    try:
+        names = options["train"].classes if classes is None else classes.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise NormgateError(f"{classes} cannot be read: {error}; it holds one class name a line") from error
     backbone = Backbone(model, len(names), width, stem, arguments)
     network = backbone.build()
     tau = None if temperature is None else _temperature(temperature)
@@ -574,7 +632,14 @@ def _print_json(value: Any) -> None:
 
 def main() -> None:
     """Run the command line; exit codes: 0 done, 1 some data failed, 2 usage, 3 internal, 4 rejected, 130 Ctrl-C."""
-    sys.exit(run(sys.argv[1:]))
+    from normgate import console
+
+    code = run(sys.argv[1:])
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        console.silence_broken_pipe()
+    sys.exit(code)
 
 
 def run(arguments: list[str]) -> int:
@@ -587,15 +652,14 @@ def run(arguments: list[str]) -> int:
             warnings.simplefilter("ignore", ProbeWarning)  # the commands print what it says
             app(arguments)
     except SystemExit as exit_:
+        if isinstance(exit_.__context__, BrokenPipeError):  # whoever read our output went away; Click ends with 1
+            return DONE
         if exit_.code == INTERRUPTED:
             console.err.print("interrupted; no output was left half-written", style="yellow")
         return exit_.code if isinstance(exit_.code, int) else DONE
     except NormgateError as error:
         console.err.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
         return USAGE
-    except BrokenPipeError:
-        console.silence_broken_pipe()
-        return DONE
     except Exception as error:
         if console.debugging():
             raise

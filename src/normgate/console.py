@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bar
     from rich.progress import TaskID
 
+    from normgate.progress import Progress
+
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
@@ -87,6 +89,15 @@ def progress_bars() -> Iterator[ProgressBars]:
         yield bars
     finally:
         bars.close()
+
+
+def prefixed(prefix: str, progress: Progress) -> Progress:
+    """The same progress, with tasks of their own."""
+
+    def report(task: str, done: int, total: int | None, /, **figures: float) -> None:
+        progress(prefix + task, done, total, **figures)
+
+    return report
 
 
 def debugging() -> bool:

@@ -4,21 +4,31 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import TYPE_CHECKING
+import re
+import textwrap
+from typing import TYPE_CHECKING, Any
 
+from rich.box import SIMPLE_HEAD
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from normgate.console import err, out
+from normgate.evaluation.figures import DEFINITIONS
+from normgate.evaluation.results import Evaluation
+from normgate.evaluation.writing import mean_name, shown_groups, spread_text, summary_lines
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
     from normgate.demo import DemoResult
-    from normgate.evaluation import Evaluation
+    from normgate.evaluation import SeedSummary
     from normgate.gate import Gate, Verdict
+    from normgate.metrics import AurocDifference
     from normgate.probes import ProbeReport
     from normgate.screening import Summary
+
+MARK = " ◂ gate"
 
 
 def print_gate(gate: Gate, folder: Path) -> None:
@@ -67,8 +77,11 @@ def print_probes(report: ProbeReport, own: str) -> None:
     table = Table(
         title=f"probes: AUROC in points of {report.images} tuning images against synthetic outliers made of them",
         title_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
     )
-    table.add_column("score")
+    table.add_column("score", no_wrap=True, min_width=max(map(len, report.auroc), default=0))
     table.add_column("mean", justify="right")
     for family in families:
         table.add_column(family, justify="right")
@@ -82,6 +95,18 @@ def print_probes(report: ProbeReport, own: str) -> None:
         out.print(f"left out, since no score tells them from your images: {names}", markup=False, soft_wrap=True)
     for line in report.warnings(own):
         out.print(f"warning: {line}", style="yellow", markup=False, soft_wrap=True)
+
+
+def print_geometry(gate: Gate) -> None:
+    """In words, what the geometry of the training features says of the norm."""
+    if "train" not in gate.kept:
+        out.print("geometry: not known, since the gate keeps no training features", markup=False)
+        return
+    from normgate.collapse import explain, geometry
+
+    out.print("geometry of the training features:", markup=False)
+    for line in explain(geometry(gate.kept["train"]), gate.classes):
+        out.print(f"  {line}", markup=False, soft_wrap=True)
 
 
 def print_verdict(verdict: Verdict, *, as_json: bool) -> None:
@@ -111,8 +136,10 @@ def print_summary(summary: Summary, output: Path, rejected: Iterable[str] | None
         print(name)  # noqa: T201
     rate = summary.images / summary.seconds
     out.print(
-        f"{summary.images} images in {summary.seconds:.1f} s ({rate:,.0f} a second): {summary.accepted} accepted, "
-        f"{summary.rejected} rejected, {summary.unreadable} unreadable; verdicts in {output}",
+        f"{summary.images} image{'s' * (summary.images != 1)} in {summary.seconds:.1f} s ({rate:,.0f} a second): "
+        f"{summary.accepted} accepted, {summary.rejected} rejected, {summary.unreadable} unreadable"
+        + (f" ({summary.skipped} other files skipped)" if summary.skipped else "")
+        + f"; verdicts in {output}",
         markup=False,
         soft_wrap=True,
     )
@@ -130,44 +157,129 @@ def print_summary(summary: Summary, output: Path, rejected: Iterable[str] | None
         err.print(f"… and {more} more; all are in the column 'error' of {output}", style="red", markup=False)
 
 
+def print_results(results: Evaluation | SeedSummary) -> None:
+    """What was found of one gate, or of several over seeds."""
+    if isinstance(results, Evaluation):
+        print_evaluation(results)
+    else:
+        print_seeds(results)
+
+
 def print_evaluation(evaluation: Evaluation) -> None:
-    """Scores × sets, and the promise against what happened."""
-    sets = [name for name in evaluation.images if name != "id"]
-    if sets:
-        table = Table(title="AUROC in points (95 % interval): known against unknown images", title_justify="left")
-        table.add_column("score")
-        for name in sets:
-            table.add_column(f"{name}\n{evaluation.images[name]} images", justify="right")
-        for score, by_set in evaluation.metrics.items():
-            style = "bold" if score == evaluation.gate_score else None
-            cells = [
-                f"{100 * value.auroc:.1f} ({100 * value.auroc_low:.1f}–{100 * value.auroc_high:.1f})"
-                for value in (by_set[name] for name in sets)
-            ]
-            table.add_row(score + (" ◂ gate" if style else ""), *cells, style=style)
-        out.print(table)
-    for name, reason in evaluation.refused.items():
-        out.print(f"{name} is left out: {reason}", markup=False, soft_wrap=True)
-    if evaluation.accuracy is not None:
-        out.print(f"accuracy {evaluation.accuracy:.2%} on {evaluation.images['id']} known images", soft_wrap=True)
-    outcome = evaluation.outcome
-    if outcome.accuracy_accepted is not None:
-        out.print(f"accuracy among the accepted {outcome.accuracy_accepted:.2%}")
-    band = (
-        ""
-        if outcome.band is None
-        else f" (99 % of such test sets: {outcome.band[0]:.2%} to {outcome.band[1]:.2%}, if images are independent)"
-    )
-    out.print(
-        f"false alarms: promised {outcome.promised:.2%}, happened {outcome.realised:.2%}{band}",
-        soft_wrap=True,
-    )
-    for name, share in outcome.rejected.items():
-        out.print(f"rejected of {name}: {share:.2%}", markup=False)
-    for set_name, image, message in evaluation.errors[:10]:
+    """Scores × sets, the gate's score in detail, and the promise against what happened."""
+    if evaluation.sets:
+        title = "AUROC in points{}: known against unknown images, best mean first"
+        _print_scores(evaluation, title, _auroc, _differences(evaluation))
+        if evaluation.gate_score in evaluation.metrics:
+            _print_details(evaluation, evaluation.gate_score)
+        out.print("every metric of every score: -o results.csv, .json or .md", style="dim")
+    for line in summary_lines(evaluation):
+        out.print(line, markup=False, soft_wrap=True)
+    _print_unread(evaluation.errors)
+
+
+def print_seeds(summary: SeedSummary) -> None:
+    """Scores × sets over seeds."""
+
+    def cell(found: Any, wide: bool) -> str:
+        return spread_text(found["auroc"]) if wide else f"{100 * found['auroc'].mean:.1f}"
+
+    if summary.sets:
+        _print_scores(summary, "AUROC in points{}: mean over gates, best first", cell, {}, interval="smallest–largest")
+    for line in summary_lines(summary):
+        out.print(line, markup=False, soft_wrap=True)
+    for evaluation in summary.evaluations:
+        _print_unread(evaluation.errors)
+
+
+def _print_scores(
+    results: Evaluation | SeedSummary,
+    title: str,
+    cell: Callable[[Any, bool], str],
+    differences: dict[str, dict[str, str]],
+    interval: str = "95 % interval",
+) -> None:
+    """A row a score, with intervals on as much as fits: on everything, on the means, or on nothing."""
+    groups = shown_groups(results)
+    names = [*results.sets, *map(mean_name, groups)]
+    means = [name not in results.sets for name in names]
+    label = max(len(score) + len(MARK) * (score == results.gate_score) for score in results.metrics)
+    # What is shown: which intervals, the least width of a column, and whether differences.
+    for wide, least, shown in (  # the last is taken if none fits
+        ([True] * len(names), 9, differences),
+        (means, 9, differences),
+        ([False] * len(names), 9, differences),
+        ([False] * len(names), 7, differences),
+        ([False] * len(names), 6, {}),
+    ):
+        widths = [len("99.9 (99.9–99.9)") if full else least for full in wide] + [7] * len(shown)
+        if label + sum(width + 2 for width in widths) <= out.width:
+            break
+    said = f" ({interval})" if all(wide) else f" (means: {interval})" if any(wide) else ""
+    out.print(title.format(said), style="italic")
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table.add_column("score", no_wrap=True)
+    for name, width in zip([*names, *shown], widths, strict=True):
+        table.add_column("\n".join(textwrap.wrap(name, width)), justify="right")
+    for score in results.ranking:
+        own = score == results.gate_score
+        found = [*results.metrics[score].values(), *(results.means[score][group] for group in groups)]
+        cells = [cell(part, full) for part, full in zip(found, wide, strict=True)]
+        against = [by_score.get(score, "") for by_score in shown.values()]
+        table.add_row(score + MARK * own, *cells, *against, style="bold" if own else None)
+    out.print(table)
+    if shown:
+        out.print("− gate: difference to the gate's score; * where its 95 % interval leaves out 0", style="dim")
+
+
+def _auroc(found: Any, wide: bool) -> str:
+    interval = f" ({100 * found.auroc_low:.1f}–{100 * found.auroc_high:.1f})" if wide else ""
+    return f"{100 * found.auroc:.1f}{interval}"
+
+
+def _differences(evaluation: Evaluation) -> dict[str, dict[str, str]]:
+    """A column a group of sets: the difference of the mean AUROC to that of the gate's score, by score."""
+
+    def cell(part: AurocDifference) -> str:
+        return f"{100 * part.difference:+.1f}" + ("*" if part.low > 0 or part.high < 0 else " ")
+
+    return {
+        f"{group} − gate": {score: cell(found.means[group]) for score, found in evaluation.differences.items()}
+        for group in evaluation.groups
+        if evaluation.differences
+    }
+
+
+def _print_details(evaluation: Evaluation, score: str) -> None:
+    """Every metric of one score, a row a set."""
+    out.print(f"\n{score}, the gate's score, in points", style="italic")
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table.add_column("set")
+    names = ["ap_id", "ap_ood", "fpr_at_id_tpr95", "fpr_at_ood_tpr95", "aurc_outliers"]
+    names += ["aurc_both"] if score in evaluation.aurc_wrong else []
+    table.add_column("auroc\n(95 % interval)", justify="right", no_wrap=True)
+    for name in names:
+        table.add_column(re.sub("^(fpr_at|[a-z]+)_", r"\1_\n", name), justify="right", no_wrap=True)
+    means = {mean_name(group): evaluation.means[score][group] for group in shown_groups(evaluation)}
+    for name, found in {**evaluation.metrics[score], **means}.items():
+        values = [f"{100 * getattr(found, metric):.1f}" for metric in names]
+        table.add_row("\n".join(textwrap.wrap(name, 20)), _auroc(found, True), *values)
+    out.print(table)
+    for name in names[2:]:
+        out.print(f"{name}: {DEFINITIONS[name]}", style="dim", soft_wrap=True)
+    if score in evaluation.aurc_wrong:
+        out.print(
+            f"aurc_wrong {100 * evaluation.aurc_wrong[score]:.2f}: {DEFINITIONS['aurc_wrong']}",
+            style="dim",
+            soft_wrap=True,
+        )
+
+
+def _print_unread(errors: Sequence[tuple[str, str, str]]) -> None:
+    for set_name, image, message in errors[:10]:
         err.print(f"{set_name}: {image}: {message}", style="red", markup=False, soft_wrap=True)
-    if evaluation.errors:
-        err.print(f"{len(evaluation.errors)} images could not be read and were left out", style="red")
+    if errors:
+        err.print(f"{len(errors)} images could not be read and were left out", style="red")
 
 
 def print_demo(result: DemoResult) -> None:

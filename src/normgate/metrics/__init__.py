@@ -1,6 +1,11 @@
 """How well scores tell ID from OoD images and right from wrong answers: ties exact, intervals honest."""
 
-from normgate.metrics.comparisons import AurocDifference, mean_auroc, paired_auroc_difference
+from normgate.metrics.comparisons import (
+    AurocDifference,
+    mean_auroc,
+    paired_auroc_difference,
+    paired_mean_difference,
+)
 from normgate.metrics.intervals import Estimate, auroc_interval
 from normgate.metrics.ranking import auroc, average_precision, fpr_at_id_tpr, fpr_at_ood_tpr
 from normgate.metrics.selective import (
@@ -30,5 +35,6 @@ __all__ = [
     "ood_metrics",
     "open_set_risk_coverage",
     "paired_auroc_difference",
+    "paired_mean_difference",
     "risk_coverage",
 ]

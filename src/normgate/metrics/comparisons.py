@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from normgate.metrics.intervals import Estimate, Variance, auroc_interval, delong_variance, normal_quantile
-from normgate.metrics.ties import Floats, MetricError, check_scores
+from normgate.metrics.intervals import Estimate, Variance, delong_variance, group_auroc_interval, normal_quantile
+from normgate.metrics.ties import Floats, MetricError, TieGroups, check_scores
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import ArrayLike, NDArray
-
-Scores: TypeAlias = "NDArray[np.floating[Any]]"
 
 
 class AurocDifference(NamedTuple):
@@ -47,23 +46,51 @@ def paired_auroc_difference(
     Raises:
         MetricError: an array is empty or holds NaN, or the two scores are not of as many images.
     """
-    a = check_scores(id_a, "id_a"), check_scores(ood_a, "ood_a")
-    b = check_scores(id_b, "id_b"), check_scores(ood_b, "ood_b")
-    sizes_a, sizes_b = (len(a[0]), len(a[1])), (len(b[0]), len(b[1]))
-    if sizes_a != sizes_b:
-        raise MetricError(
-            f"a paired difference needs two scores of the same images: "
-            f"score a is of {sizes_a} ID and OoD images, score b of {sizes_b}"
-        )
-    (v10_a, v01_a), (v10_b, v01_b) = placements(*a), placements(*b)
-    estimates = auroc_interval(*a, level), auroc_interval(*b, level)
-    difference = estimates[0].value - estimates[1].value
+    checked = [check_scores(values, name) for values, name in ((id_a, "id_a"), (ood_a, "ood_a"))]
+    checked += [check_scores(values, name) for values, name in ((id_b, "id_b"), (ood_b, "ood_b"))]
+    return paired_mean_difference(checked[0], {"a": checked[1]}, checked[2], {"a": checked[3]}, level)
+
+
+def paired_mean_difference(
+    id_a: ArrayLike,
+    ood_a: Mapping[str, ArrayLike],
+    id_b: ArrayLike,
+    ood_b: Mapping[str, ArrayLike],
+    level: float = 0.95,
+) -> AurocDifference:
+    """Mean AUROC over OoD sets of score a − that of score b on the same images: see `paired_auroc_difference`.
+
+    An ID image counts once for all sets, with the mean of its differences of placements; the OoD sets are independent
+    of each other: var = S(mean over sets of ΔV₁₀)/m + Σ S(ΔV₀₁)/(n S²) for S sets.
+
+    Args:
+        id_a: (m,) score a of the ID images.
+        ood_a: name -> (n,) score a of an OoD set.
+        id_b: (m,) score b of the same ID images, in the same order.
+        ood_b: name -> (n,) score b of the same OoD images, in the same order.
+        level: confidence level of the interval.
+
+    Raises:
+        MetricError: there is no OoD set, an array is empty or holds NaN, or the two scores are not of as many images.
+    """
+    same = "a paired difference needs two scores of the same images: "
+    if ood_a.keys() != ood_b.keys():
+        raise MetricError(f"{same}score a is of the sets {', '.join(ood_a)}, score b of {', '.join(ood_b)}")
+    a, b = _Sets.of(id_a, ood_a, level), _Sets.of(id_b, {name: ood_b[name] for name in ood_a}, level)
+    if a.sizes != b.sizes:
+        raise MetricError(f"{same}score a is of {a.sizes} ID and OoD images, score b of {b.sizes}")
+    difference = a.mean.value - b.mean.value
     z = normal_quantile(level)
-    if _variance(v10_a, v01_a).known and _variance(v10_b, v01_b).known:
-        error = math.sqrt(_variance(v10_a - v10_b, v01_a - v01_b).value)
+    if a.known.all() and b.known.all():
+        v10 = np.mean(
+            [mine - theirs for (mine, _), (theirs, _) in zip(a.placements, b.placements, strict=True)], axis=0
+        )
+        v01 = [mine - theirs for (_, mine), (_, theirs) in zip(a.placements, b.placements, strict=True)]
+        variance = _sample_variance(v10) + sum(map(_sample_variance, v01)) / len(v01) ** 2
+        error = math.sqrt(variance)
         low, high = max(difference - z * error, -1.0), min(difference + z * error, 1.0)
     else:
-        low, high = _combined(estimates, np.array([1.0, -1.0]), np.eye(2))
+        low, high = _combined([a.mean, b.mean], np.array([1.0, -1.0]), np.eye(2))
         error = (difference - low if difference > 0 else high - difference) / z
     p_value = math.erfc(abs(difference) / error / math.sqrt(2)) if error > 0 else float(difference == 0)
     return AurocDifference(difference, low, high, p_value)
@@ -85,37 +112,57 @@ def mean_auroc(id_scores: ArrayLike, ood_scores: Mapping[str, ArrayLike], level:
     Raises:
         MetricError: there is no OoD set, or an array is empty or holds NaN.
     """
-    if not ood_scores:
-        raise MetricError("a mean AUROC needs at least one OoD set")
-    id_values = check_scores(id_scores, "id_scores")
-    sets = [check_scores(scores, f"ood_scores[{name!r}]") for name, scores in ood_scores.items()]
-    estimates = [auroc_interval(id_values, values, level) for values in sets]
-    correlation = _correlation([placements(id_values, values) for values in sets])
-    low, high = _combined(estimates, np.full(len(sets), 1 / len(sets)), correlation)
-    return Estimate(math.fsum(estimate.value for estimate in estimates) / len(sets), low, high)
+    return _Sets.of(id_scores, ood_scores, level).mean
 
 
-def placements(id_scores: Scores, ood_scores: Scores) -> tuple[Floats, Floats]:
-    """(m,) V₁₀ and (n,) V₀₁, in the order of the images."""
-    return _share_below(id_scores, np.sort(ood_scores)), 1 - _share_below(ood_scores, np.sort(id_scores))
+@dataclass(frozen=True, eq=False)
+class _Sets:
+    """One score's AUROCs of S OoD sets against the same ID images.
+
+    `sizes` are the numbers of ID and OoD images, `placements` V₁₀ (m,) and V₀₁ (n,) of each set, and `known` (S,) says
+    whether an AUROC has a variance to work with.
+    """
+
+    sizes: tuple[int, ...]
+    placements: tuple[tuple[Floats, Floats], ...]
+    known: NDArray[np.bool_]
+    mean: Estimate
+
+    @classmethod
+    def of(cls, id_scores: ArrayLike, ood_scores: Mapping[str, ArrayLike], level: float) -> _Sets:
+        if not ood_scores:
+            raise MetricError("a mean AUROC needs at least one OoD set")
+        id_values = check_scores(id_scores, "id_scores")
+        sets = [check_scores(scores, f"ood_scores[{name!r}]") for name, scores in ood_scores.items()]
+        placements, estimates, variances = [], [], []
+        for values in sets:
+            groups, id_numbers, ood_numbers = TieGroups.numbered(id_values, values)
+            v10, v01 = groups.wins / (2 * groups.n_ood), groups.losses / (2 * groups.n_id)
+            placements.append((v10[id_numbers], v01[ood_numbers]))
+            estimates.append(group_auroc_interval(groups, level))
+            variances.append(delong_variance(v10, v01, groups.id, groups.ood))
+        low, high = _combined(
+            estimates, np.full(len(sets), 1 / len(sets)), _correlation([v10 for v10, _ in placements], variances)
+        )
+        mean = math.fsum(estimate.value for estimate in estimates) / len(sets)
+        return cls(
+            sizes=(len(id_values), *map(len, sets)),
+            placements=tuple(placements),
+            known=np.array([variance.known for variance in variances]),
+            mean=Estimate(mean, low, high),
+        )
 
 
-def _share_below(scores: Scores, ascending: Scores) -> Floats:
-    """(N,) the share of `ascending` below each score, a tie counting half."""
-    ends = np.searchsorted(ascending, scores, side="left") + np.searchsorted(ascending, scores, side="right")
-    return np.asarray(ends / (2 * len(ascending)), dtype=np.float64)
+def _sample_variance(values: Floats) -> float:
+    """The variance of the mean of (N,) values."""
+    return float(values.var(ddof=1)) / len(values)
 
 
-def _variance(v10: Floats, v01: Floats) -> Variance:
-    return delong_variance(v10, v01, np.ones(len(v10), dtype=np.int64), np.ones(len(v01), dtype=np.int64))
-
-
-def _correlation(sets: Sequence[tuple[Floats, Floats]]) -> Floats:
+def _correlation(v10: Sequence[Floats], variances: Sequence[Variance]) -> Floats:
     """(S, S) DeLong's correlation of S AUROCs that share their ID images; 1 where it is not known."""
-    variances = [_variance(*pair) for pair in sets]
     known = np.array([variance.known for variance in variances])
     errors = np.sqrt([variance.value if variance.known else 1.0 for variance in variances])
-    deviations = np.stack([v10 - v10.mean() for v10, _ in sets]) / errors[:, None]
+    deviations = np.stack([values - values.mean() for values in v10]) / errors[:, None]
     m = deviations.shape[1]
     correlation = np.where(np.outer(known, known), deviations @ deviations.T / max(m * (m - 1), 1), 1.0)
     np.fill_diagonal(correlation, 1.0)

@@ -10,6 +10,8 @@ import numpy as np
 from normgate.metrics.ties import Floats, MetricError, check_scores
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import ArrayLike, NDArray
 
 
@@ -28,6 +30,12 @@ class RiskCoverage:
     coverage: Floats
     risk: Floats
     aurc: float
+
+    def at(self, coverages: Sequence[float]) -> tuple[float, ...]:
+        """The risk where at least these shares are first accepted; images of equal score are accepted together."""
+        # A coverage is a rounded quotient: 0.3 of the images may come out one rounding short of 0.3.
+        points = np.searchsorted(self.coverage, np.asarray(coverages) * (1 - 1e-12))
+        return tuple(self.risk[np.minimum(points, len(self.risk) - 1)].tolist())
 
 
 def risk_coverage(scores: ArrayLike, wrong: ArrayLike, weights: ArrayLike | None = None) -> RiskCoverage:
@@ -50,11 +58,13 @@ def risk_coverage(scores: ArrayLike, wrong: ArrayLike, weights: ArrayLike | None
     descending = values[order]
     starts = np.flatnonzero(np.append(True, descending[1:] != descending[:-1]))
     sizes = np.diff(starts, append=len(values))
-    group_mass = np.add.reduceat(mass[order], starts)
-    group_wrong = np.add.reduceat((mass * errors)[order], starts)
+    ordered = mass[order]
+    group_mass = np.add.reduceat(ordered, starts)
+    group_wrong = np.add.reduceat(ordered * errors[order], starts)
     accepted = np.cumsum(group_mass)
-    image_mass = np.repeat(group_mass / sizes, sizes)
-    image_wrong = np.repeat(group_wrong / sizes, sizes)
+    tied = len(starts) < len(values)
+    image_mass = np.repeat(group_mass / sizes, sizes) if tied else group_mass
+    image_wrong = np.repeat(group_wrong / sizes, sizes) if tied else group_wrong
     image_risk = np.cumsum(image_wrong) / np.cumsum(image_mass)
     return RiskCoverage(
         thresholds=descending[starts].astype(np.float64),

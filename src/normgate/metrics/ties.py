@@ -49,14 +49,28 @@ class TieGroups:
     @classmethod
     def of(cls, id_scores: ArrayLike, ood_scores: ArrayLike) -> TieGroups:
         """One sort of both samples together."""
+        return cls._sorted(id_scores, ood_scores)[0]
+
+    @classmethod
+    def numbered(cls, id_scores: ArrayLike, ood_scores: ArrayLike) -> tuple[TieGroups, Counts, Counts]:
+        """The groups, and the number of the group that each ID (m,) and each OoD image (n,) is in."""
+        groups, order, ends = cls._sorted(id_scores, ood_scores)
+        numbers = np.empty(len(order), dtype=np.int64)
+        numbers[order] = np.cumsum(ends) - ends
+        return groups, numbers[: groups.n_id], numbers[groups.n_id :]
+
+    @classmethod
+    def _sorted(cls, id_scores: ArrayLike, ood_scores: ArrayLike) -> tuple[TieGroups, Counts, NDArray[np.bool_]]:
+        """The groups, the images in the order of their scores, and which of them are the last of their group."""
         id_values, ood_values = check_scores(id_scores, "id_scores"), check_scores(ood_scores, "ood_scores")
         scores = np.concatenate([id_values, ood_values])
         order = np.argsort(scores)
         ascending = scores[order]
-        last = np.flatnonzero(np.append(ascending[1:] != ascending[:-1], True))  # of each group
+        ends = np.append(ascending[1:] != ascending[:-1], True)
+        last = np.flatnonzero(ends)
         id_up_to = np.cumsum(order < len(id_values))[last]
         id_counts = np.diff(id_up_to, prepend=0)
-        return cls(id_counts, np.diff(last, prepend=-1) - id_counts)
+        return cls(id_counts, np.diff(last, prepend=-1) - id_counts), order, ends
 
     @cached_property
     def n_id(self) -> int:

@@ -1,4 +1,4 @@
-"""Evaluation: the metrics of scores that were computed once, and the promise beside what happened."""
+"""Evaluation of gates and networks: one pass, figures as by hand, and the promise beside what happened."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import normgate
 from normgate import Gate, evaluate, scores
 from normgate.data.preprocessing import Preprocessing
 from normgate.data.sources import Records
+from normgate.errors import ProbeWarning
 from normgate.evaluation import EvaluationError
 from samples import CLASSES, random_records, small_network
 
@@ -20,10 +21,14 @@ from samples import CLASSES, random_records, small_network
 def gate(**options: object) -> Gate:
     return Gate.calibrate(
         small_network(),
-        preprocessing=Preprocessing((8, 8)),
-        train=random_records(60, 1),
-        calibration=random_records(40, 3),
-        **options,
+        **{
+            "preprocessing": Preprocessing((8, 8)),
+            "train": random_records(60, 1),
+            "tuning": random_records(30, 2),
+            "calibration": random_records(40, 3),
+            "score": "norm",
+            **options,
+        },
     )
 
 
@@ -41,7 +46,7 @@ def test_figures_equal_those_computed_by_hand() -> None:
     assert result.outcome.realised == 1 - verdicts.accepted.mean()
     assert result.outcome.rejected == {"flat": 1 - strange.accepted.mean()}
     assert result.outcome.promised == 2 / 41
-    assert set(result.metrics) == set(scores.names())
+    assert set(result.metrics) == set(scores.names()) - set(result.refused)
     assert result.images == {"id": 50, "flat": 30}
     json.dumps(result.to_dict(), allow_nan=False)
     assert "| norm (gate) |" in result.table()
@@ -81,3 +86,50 @@ def test_norm_is_left_out_where_norms_do_not_vary() -> None:
     assert "norm" in evaluate(made, random_records(20, 5), {"other": random_records(20, 6)}).metrics
     with pytest.raises(normgate.NormgateError, match="hardly vary"):
         Gate.calibrate(network, score="norm", features="3", **options)
+
+
+def test_a_network_without_a_gate() -> None:
+    train, known, odd = random_records(60, 1), random_records(50, 5), random_records(20, 6, labelled=False)
+    options = {"preprocessing": Preprocessing((8, 8)), "train": train, "tuning": random_records(30, 2)}
+    with pytest.warns(ProbeWarning):
+        made = gate()
+    bare = evaluate(small_network(), known, {"odd": odd}, **options)
+    there = evaluate(made, known, {"odd": odd})
+    assert bare.outcome is None
+    assert bare.gate_score is None
+    assert bare.differences == {}
+    assert bare.metrics == there.metrics
+    assert (bare.accuracy, bare.means, bare.risks) == (there.accuracy, there.means, there.risks)
+    unfitted = evaluate(small_network(), known, {"odd": odd}, preprocessing=Preprocessing((8, 8)))
+    assert "train=" in unfitted.refused["knn"]
+    assert unfitted.metrics["energy"] == there.metrics["energy"]
+    assert unfitted.accuracy == there.accuracy
+    json.dumps(bare.to_dict(), allow_nan=False)
+
+
+def test_a_lean_gate_with_training_images_at_hand() -> None:
+    known, odd = random_records(20, 5), {"odd": random_records(20, 6)}
+    with pytest.warns(ProbeWarning):
+        full, lean = gate(), gate(lean=True)
+    given = evaluate(lean, known, odd, train=random_records(60, 1), tuning=random_records(30, 2))
+    assert given.metrics == evaluate(full, known, odd).metrics
+
+
+def test_arguments_that_do_not_go_together() -> None:
+    known, odd = random_records(20, 5), {"odd": random_records(20, 6)}
+    with pytest.warns(ProbeWarning):
+        made = gate()
+    for network, options, said in (
+        (made, {"preprocessing": Preprocessing((8, 8))}, "preprocessing= describe"),
+        (made, {"head": "fc", "classes": CLASSES}, "classes=, head= describe"),
+        (small_network(), {}, "needs preprocessing="),
+        (small_network(), {"preprocessing": Preprocessing((8, 8)), "classes": ["cat", "dog"]}, "3 outputs"),
+        (made, {"groups": {"far": ["od"]}}, "'far' names od; a group is a list of: odd"),
+        (made, {"groups": {"far": []}}, "'far' names no set"),
+        (made, {"groups": {"far": "odd"}}, "'far' names no set"),
+        (made, {"scores": ["knn", "knn"]}, "two scores are called knn"),
+    ):
+        with pytest.raises(EvaluationError, match=said):
+            evaluate(network, known, odd, **options)
+    with pytest.raises(scores.ScoreError, match="did you mean 'norm'"):
+        evaluate(made, known, odd, scores="nrm")

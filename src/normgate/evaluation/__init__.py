@@ -1,0 +1,54 @@
+"""Evaluation: how well scores tell known images from unknown ones, and whether the gate kept its promise."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from normgate.evaluation.cache import CacheError, FeatureCache
+    from normgate.evaluation.comparison import Comparison
+    from normgate.evaluation.figures import MeanMetrics, SetMetrics
+    from normgate.evaluation.results import Evaluation, EvaluationError, GateOutcome
+    from normgate.evaluation.running import evaluate, evaluate_features, open_known
+    from normgate.evaluation.seeds import SeedSummary, Spread, over_seeds
+
+__all__ = [
+    "CacheError",
+    "Comparison",
+    "Evaluation",
+    "EvaluationError",
+    "FeatureCache",
+    "GateOutcome",
+    "MeanMetrics",
+    "SeedSummary",
+    "SetMetrics",
+    "Spread",
+    "evaluate",
+    "evaluate_features",
+    "open_known",
+    "over_seeds",
+]
+
+_MODULES = {
+    "CacheError": "cache",
+    "Comparison": "comparison",
+    "Evaluation": "results",
+    "EvaluationError": "results",
+    "FeatureCache": "cache",
+    "GateOutcome": "results",
+    "MeanMetrics": "figures",
+    "SeedSummary": "seeds",
+    "SetMetrics": "figures",
+    "Spread": "seeds",
+    "evaluate": "running",
+    "evaluate_features": "running",
+    "open_known": "running",
+    "over_seeds": "seeds",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return getattr(importlib.import_module(f"normgate.evaluation.{_MODULES[name]}"), name)
+    raise AttributeError(f"module 'normgate.evaluation' has no attribute {name!r}")

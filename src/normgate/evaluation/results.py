@@ -1,0 +1,185 @@
+"""What an evaluation found."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import TYPE_CHECKING, Any, Literal
+
+from normgate import metrics
+from normgate.errors import NormgateError
+from normgate.evaluation.comparison import Comparison, compared
+from normgate.evaluation.figures import COVERAGES, DEFINITIONS
+
+if TYPE_CHECKING:
+    import os
+
+    import numpy as np
+
+    from normgate.evaluation.figures import MeanMetrics, SetMetrics
+    from normgate.metrics import RiskCoverage
+
+
+class EvaluationError(NormgateError):
+    """There is nothing to evaluate, or not as asked."""
+
+
+@dataclasses.dataclass(frozen=True)
+class GateOutcome:
+    """What the gate promised and what happened.
+
+    Attributes:
+        promised: the expected false-alarm rate, k/(n+1).
+        realised: share of the ID images that the gate rejected.
+        band: where `realised` lies with 99 % probability if the promise holds (central beta-binomial interval).
+        accuracy_accepted: accuracy among the accepted ID images; None without labels or accepted images.
+        rejected: for each OoD set, the share that the gate rejected.
+    """
+
+    promised: float
+    realised: float
+    band: tuple[float, float] | None
+    accuracy_accepted: float | None
+    rejected: dict[str, float]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Evaluation:
+    """Results of `evaluate`.
+
+    Attributes:
+        gate_score: the score that the gate uses; None where a network was evaluated without a gate.
+        accuracy: of the predicted classes on the ID images; None where they have no labels.
+        images: number of images evaluated, by set; the ID set is `id`.
+        groups: names of OoD sets whose means are taken, by group.
+        metrics: `metrics[score][set]`.
+        means: `means[score][group]`.
+        aurc_wrong: by score, the area under the risk-coverage curve of the ID images, wrong predictions being errors;
+            empty without labels.
+        risks: `risks[score][kind][set]`, the risk at coverages 10 %, 20 %, …, 100 %; kinds as in `risk_coverage`.
+        outcome: what the gate promised and what happened; None without a gate.
+        refused: scores that were not computed, with the reason.
+        errors: `(set, id, message)` of each image that could not be read.
+        seconds: wall-clock time.
+        ids: names of the images, by set.
+        values: `values[score][set]`, the score of each image, (N,) float64; the gate's score is always among them.
+        wrong: whether the predicted class of each ID image is wrong, (m,) bool; None without labels.
+    """
+
+    gate_score: str | None
+    accuracy: float | None
+    images: dict[str, int]
+    groups: dict[str, tuple[str, ...]]
+    metrics: dict[str, dict[str, SetMetrics]]
+    means: dict[str, dict[str, MeanMetrics]]
+    aurc_wrong: dict[str, float]
+    risks: dict[str, dict[str, dict[str, tuple[float, ...]]]]
+    outcome: GateOutcome | None
+    refused: dict[str, str]
+    errors: tuple[tuple[str, str, str], ...]
+    seconds: float
+    ids: dict[str, tuple[str, ...]] = dataclasses.field(repr=False)
+    values: dict[str, dict[str, np.ndarray]] = dataclasses.field(repr=False)
+    wrong: np.ndarray | None = dataclasses.field(repr=False)
+
+    @property
+    def sets(self) -> tuple[str, ...]:
+        """Names of the OoD sets."""
+        return tuple(name for name in self.images if name != "id")
+
+    @property
+    def ranking(self) -> tuple[str, ...]:
+        """The scores by their mean AUROC over the OoD sets, best first."""
+
+        def mean(score: str) -> float:
+            return sum(part.auroc for part in self.metrics[score].values())
+
+        return tuple(sorted(self.metrics, key=mean, reverse=True))
+
+    def compare(self, a: str, b: str) -> Comparison:
+        """AUROC of score `a` minus that of score `b`, on each OoD set and as means, paired image by image.
+
+        Raises:
+            EvaluationError: one of them was not computed.
+        """
+        return compared(self._known(a), self._known(b), self.values, self.groups)
+
+    @functools.cached_property
+    def differences(self) -> dict[str, Comparison]:
+        """Each score compared with the gate's own; empty without a gate. Computed when first asked for."""
+        own = self.gate_score
+        return {} if own is None else {score: self.compare(score, own) for score in self.metrics if score != own}
+
+    def risk_coverage(
+        self, score: str, errors: Literal["wrong", "outliers", "both"], ood: str | None = None
+    ) -> RiskCoverage:
+        """The whole risk-coverage curve of a score.
+
+        Args:
+            score: its name.
+            errors: "wrong": wrong predictions among the ID images; "outliers": accepted images of the set `ood`, which
+                together weigh as much as the ID images together; "both": both, weighted in the same way.
+            ood: name of an OoD set, but for "wrong".
+
+        Raises:
+            EvaluationError: there is no such score or set, or predictions cannot be wrong for want of labels.
+        """
+        values = self.values[self._known(score)]
+        if errors != "outliers" and self.wrong is None:
+            raise EvaluationError("the ID images have no labels, so no prediction is known to be wrong")
+        if errors == "wrong":
+            assert self.wrong is not None
+            return metrics.risk_coverage(values["id"], self.wrong)
+        if ood not in self.sets:
+            raise EvaluationError(f"{ood!r} is no OoD set; choose from: {', '.join(self.sets)}")
+        return metrics.open_set_risk_coverage(values["id"], values[ood], self.wrong if errors == "both" else None)
+
+    def to_dict(self, *, images: bool = False) -> dict[str, Any]:
+        """Plain JSON values; rates are fractions of 1, and metrics are explained under `definitions`.
+
+        Args:
+            images: also the score of each image, under `ids` and `values`.
+        """
+        per_image = ("ids", "values", "wrong")
+        given = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        found = {name: plain(value) for name, value in given.items() if images or name not in per_image}
+        return {
+            **found,
+            "coverages": list(COVERAGES),
+            "differences": {score: part.to_dict() for score, part in self.differences.items()},
+            "definitions": DEFINITIONS,
+        }
+
+    def table(self, metric: str = "auroc") -> str:
+        """A metric in points, a row a score and a column a set or mean, as Markdown; AUROC with its 95 % interval."""
+        from normgate.evaluation.writing import markdown_table
+
+        return markdown_table(self, metric)
+
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Write everything as .json, the metrics as .csv (a row a score and set), or tables as .md.
+
+        Raises:
+            EvaluationError: another suffix.
+            OutputError: the file exists and `overwrite` is not set, or it cannot be written.
+        """
+        from normgate.evaluation.writing import save
+
+        save(self, path, overwrite=overwrite)
+
+    def _known(self, score: str) -> str:
+        if score not in self.values:
+            reason = f" ({self.refused[score]})" if score in self.refused else ""
+            raise EvaluationError(f"{score} was not computed{reason}; choose from: {', '.join(self.values)}")
+        return score
+
+
+def plain(value: Any) -> Any:
+    """JSON's own types."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return plain(vars(value))
+    if isinstance(value, dict):
+        return {key: plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(part) for part in value]
+    return value.tolist() if hasattr(value, "tolist") else value

@@ -1,0 +1,222 @@
+"""The evaluation of a gate or a network: one pass over the images, then every score and figure."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from normgate import metrics
+from normgate.calibration import false_alarm_band
+from normgate.data.decoding import DEFAULT_MAX_PIXELS
+from normgate.data.sources import SourceError, open_source
+from normgate.evaluation.cache import FeatureCache
+from normgate.evaluation.extraction import Reader
+from normgate.evaluation.figures import score_figures
+from normgate.evaluation.results import Evaluation, EvaluationError, GateOutcome
+from normgate.evaluation.scoring import ALL, chosen, computed
+from normgate.features import FeatureExtractor
+from normgate.gate import Gate
+from normgate.progress import silent
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping, Sequence
+
+    import numpy as np
+    import torch
+    from torch import nn
+
+    from normgate.data.preprocessing import Preprocessing
+    from normgate.data.sources import Data, Source
+    from normgate.features import Features
+    from normgate.progress import Progress
+    from normgate.scores import Score
+
+
+def evaluate(
+    gate: Gate | nn.Module,
+    id: Data,  # noqa: A002
+    ood: Mapping[str, Data],
+    *,
+    scores: str | Score | Sequence[str | Score] = ALL,
+    groups: Mapping[str, Sequence[str]] | None = None,
+    train: Data | None = None,
+    tuning: Data | None = None,
+    preprocessing: Preprocessing | None = None,
+    classes: Sequence[str] | None = None,
+    head: str | nn.Linear | None = None,
+    features: str | None = None,
+    device: str | torch.device | None = None,
+    cache: str | os.PathLike[str] | FeatureCache | None = None,
+    batch_size: int = 128,
+    workers: int | None = None,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    progress: Progress = silent,
+) -> Evaluation:
+    """Compare scores on test images, each of which goes through the network once.
+
+    Args:
+        gate: a gate, whose network, threshold and kept features are used; or a network, trained with `l2norm` or not.
+        id: test images of the known classes, labelled or not; used for neither training nor calibration.
+        ood: named sets of images that should be rejected.
+        scores: names, scores with settings of their own (copies are fitted), one of either, or "all" that can be had.
+            The gate's score is used as it was fitted in the gate.
+        groups: OoD sets whose means are taken, such as `{"near": ["cifar100"], "far": ["mnist", "svhn"]}`; by default
+            one group, `mean`, of all sets.
+        train: labelled images that scores are fitted to; by default the training features that the gate keeps.
+        tuning: images that scores are scaled on; by default the tuning features that the gate keeps.
+        preprocessing: for a network: how images become its input.
+        classes: for a network: names of the classes by class number; by default those of `train`, else of `id`.
+        head: for a network: its head's name, where it cannot be found.
+        features: for a network: name of the module whose input is the magnitude vector.
+        device: for a network: where to compute.
+        cache: folder where features are kept for the next evaluation of the same images with the same network, or a
+            `FeatureCache`; None keeps none. Features derive from the images: share the folder as you would share them.
+        batch_size: images in a forward pass.
+        workers: decoding threads.
+        max_pixels: larger images are errors.
+        progress: told how far it is.
+
+    Raises:
+        EvaluationError: a set is called `id`, a group names no set, a score that was asked for by name cannot be had,
+            or arguments for a network are missing or were given beside a gate.
+        CacheError: the cache's folder cannot be used.
+        FeatureError: an image of `id` has a label that is no class, or no image of a set can be read.
+        ScoreError: there is no score of that name.
+    """
+    started = time.perf_counter()
+    names: tuple[str, ...] | None
+    if "id" in ood:
+        raise EvaluationError("'id' is the name of the known test images; call that OoD set something else")
+    _checked_groups(groups, list(ood))
+    if isinstance(gate, Gate):
+        chosen(scores, gate.score)  # what cannot work is said before the images are read
+        network = {"preprocessing": preprocessing, "classes": classes, "head": head, "features": features}
+        if misplaced := [f"{name}=" for name, value in {**network, "device": device}.items() if value is not None]:
+            raise EvaluationError(f"{', '.join(misplaced)} describe a network; the gate knows its own, so leave it out")
+        extractor, names = gate.extractor, gate.classes
+    else:
+        chosen(scores, None)
+        if preprocessing is None:
+            raise EvaluationError("a network needs preprocessing=, which says how images become its input")
+        extractor = FeatureExtractor(gate, preprocessing, head=head, features=features, device=device)
+        names = _class_names(classes, train, id, extractor.head.out_features)
+    if cache is not None and not isinstance(cache, FeatureCache):
+        cache = FeatureCache(Path(cache))
+    reader = Reader(extractor, cache, batch_size, workers, max_pixels, progress)
+    fitted = {
+        name: reader.read(open_source(data, labelled=name == "train"), names if name == "train" else None, name)
+        for name, data in (("train", train), ("tuning", tuning))
+        if data is not None
+    }
+    extractions = {}
+    for name, data in {"id": id, **ood}.items():
+        source = open_known(data) if name == "id" else open_source(data, labelled=False)
+        labelled = name == "id" and source.classes is not None
+        extractions[name] = reader.read(source, names if labelled else None, name)
+    return evaluate_features(
+        gate if isinstance(gate, Gate) else None,
+        {name: part.features for name, part in extractions.items()},
+        scores=scores,
+        groups=groups,
+        train=fitted["train"].features if "train" in fitted else None,
+        tuning=fitted["tuning"].features if "tuning" in fitted else None,
+        errors=[(name, *error) for name, part in {**fitted, **extractions}.items() for error in part.errors],
+        started=started,
+        progress=progress,
+    )
+
+
+def evaluate_features(
+    gate: Gate | None,
+    features: Mapping[str, Features],
+    *,
+    scores: str | Score | Sequence[str | Score] = ALL,
+    groups: Mapping[str, Sequence[str]] | None = None,
+    train: Features | None = None,
+    tuning: Features | None = None,
+    errors: Sequence[tuple[str, str, str]] = (),
+    started: float | None = None,
+    progress: Progress = silent,
+) -> Evaluation:
+    """`evaluate` on features that are there already; the ID set is `id`, and None stands for no gate."""
+    started = time.perf_counter() if started is None else started
+    known = features["id"]
+    own = None if gate is None else gate.score
+    if gate is not None:
+        train = gate.kept.get("train") if train is None else train
+        tuning = gate.kept.get("tuning") if tuning is None else tuning
+    wanted = chosen(scores, own)
+    extra = [] if own is None or own in wanted else [own]
+    values, refused = computed([*wanted, *extra], features, train=train, tuning=tuning, own=own, progress=progress)
+    if refused and scores != ALL:
+        raise EvaluationError("; ".join(f"{name} cannot be had: {reason}" for name, reason in refused.items()))
+    wrong = None if known.labels is None else (known.logits.argmax(dim=1) != known.labels).numpy()
+    grouped = _checked_groups(groups, [name for name in features if name != "id"])
+    figures = {
+        score.name: score_figures(values[score.name], wrong, grouped) for score in wanted if score.name in values
+    }
+    return Evaluation(
+        gate_score=None if own is None else own.name,
+        accuracy=None if wrong is None else float((~wrong).mean()),
+        images={name: len(part) for name, part in features.items()},
+        groups=grouped,
+        metrics={score: found.sets for score, found in figures.items()},
+        means={score: found.means for score, found in figures.items()},
+        aurc_wrong={score: found.aurc_wrong for score, found in figures.items() if found.aurc_wrong is not None},
+        risks={score: found.risks for score, found in figures.items()},
+        outcome=None if gate is None else _outcome(gate, features, wrong),
+        refused=refused,
+        errors=tuple(errors),
+        seconds=time.perf_counter() - started,
+        ids={name: part.ids for name, part in features.items()},
+        values=values,
+        wrong=wrong,
+    )
+
+
+def open_known(data: Data, **columns: Any) -> Source:
+    """The source of known test images, with labels where there are any; see `open_source`."""
+    try:
+        return open_source(data, labelled=True, **columns)
+    except SourceError:
+        return open_source(data, labelled=False, **columns)
+
+
+def _outcome(gate: Gate, features: Mapping[str, Features], wrong: np.ndarray | None) -> GateOutcome:
+    accepted = {name: gate.judge(part).accepted for name, part in features.items()}
+    known = accepted["id"]
+    calibration = gate.calibration
+    return GateOutcome(
+        promised=calibration.expected_false_alarm_rate,
+        realised=float((~known).mean()),
+        band=None if calibration.by_class else false_alarm_band(calibration.alpha, calibration.n, len(known)),
+        accuracy_accepted=None if wrong is None else metrics.accuracy_among_accepted(~wrong, known),
+        rejected={name: float((~part).mean()) for name, part in accepted.items() if name != "id"},
+    )
+
+
+def _checked_groups(groups: Mapping[str, Sequence[str]] | None, sets: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    if groups is None:
+        return {"mean": tuple(sets)} if sets else {}
+    for group, names in groups.items():
+        if isinstance(names, str) or not names or (unknown := [name for name in names if name not in sets]):
+            said = "no set" if isinstance(names, str) or not names else ", ".join(unknown)
+            raise EvaluationError(f"the group {group!r} names {said}; a group is a list of: {', '.join(sets)}")
+    return {group: tuple(dict.fromkeys(names)) for group, names in groups.items()}
+
+
+def _class_names(given: Sequence[str] | None, train: Data | None, known: Data, outputs: int) -> tuple[str, ...] | None:
+    """Names by class number; None where nothing has labels."""
+    if given is None:
+        given = open_known(known).classes if train is None else open_source(train, labelled=True).classes
+    if given is None:
+        return None
+    names = tuple(map(str, given))
+    if len(names) != outputs or len(set(names)) != outputs:
+        raise EvaluationError(
+            f"the network has {outputs} outputs, and {len(set(names))} different classes are named; "
+            "pass classes= with one name an output, in their order"
+        )
+    return names

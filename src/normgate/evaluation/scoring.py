@@ -1,0 +1,104 @@
+"""Scores by name or as objects, fitted and computed on the same features; why others cannot be had."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING
+
+from normgate import scores as registry
+from normgate.evaluation.results import EvaluationError
+from normgate.progress import silent
+from normgate.scores import Score, ScoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import numpy as np
+
+    from normgate.features import Features
+    from normgate.progress import Progress
+
+ALL = "all"
+
+
+def chosen(scores: str | Score | Sequence[str | Score], own: Score | None) -> list[Score]:
+    """The scores to compute: `own` as it is, others as new objects, so that nobody else's are fitted.
+
+    Args:
+        scores: names, scores with settings of their own, one of either, or "all" that have a name (and `own`).
+        own: the gate's score, which its name stands for; None without a gate.
+
+    Raises:
+        ScoreError: there is no score of that name.
+        EvaluationError: two scores have the same name.
+    """
+    wanted = [scores] if isinstance(scores, str | Score) else list(scores)
+    if scores == ALL:
+        wanted = list(registry.names())
+        if own is not None and own.name not in wanted:
+            wanted.insert(0, own)
+    found: dict[str, Score] = {}
+    for item in wanted:
+        score = _resolved(item, own)
+        if score.name in found or (own is not None and score.name == own.name and score is not own):
+            raise EvaluationError(
+                f"two scores are called {score.name}; give one another name: "
+                f'dataclasses.replace(score, name="{score.name}_2")'
+            )
+        found[score.name] = score
+    return list(found.values())
+
+
+def computed(
+    wanted: Sequence[Score],
+    features: Mapping[str, Features],
+    *,
+    train: Features | None,
+    tuning: Features | None,
+    own: Score | None = None,
+    progress: Progress = silent,
+) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, str]]:
+    """Fit each score but `own`, and compute it on every set.
+
+    Args:
+        wanted: the scores.
+        features: by set; the ID set is `id`.
+        train: features of training images, to fit to.
+        tuning: features of tuning images, to scale on.
+        own: a score that is fitted already.
+        progress: told how many images have been scored.
+
+    Returns:
+        `values[score][set]`, and the reason for each score that cannot be had.
+    """
+    values: dict[str, dict[str, np.ndarray]] = {}
+    refused: dict[str, str] = {}
+    images = sum(map(len, features.values()))
+    for number, score in enumerate(wanted):
+        progress("scores", number * images, len(wanted) * images)
+        try:
+            if score is not own:
+                _fit(score, features["id"], train, tuning)
+            values[score.name] = {name: score(part).numpy() for name, part in features.items()}
+        except ScoreError as error:
+            refused[score.name] = str(error)
+    progress("scores", len(wanted) * images, len(wanted) * images)
+    return values, refused
+
+
+def _resolved(item: str | Score, own: Score | None) -> Score:
+    if isinstance(item, str):
+        return own if own is not None and item == own.name else registry.create(item)
+    same = own is not None and type(item) is type(own) and (item.name, item.settings) == (own.name, own.settings)
+    return own if same and own is not None else copy.copy(item)
+
+
+def _fit(score: Score, known: Features, train: Features | None, tuning: Features | None) -> None:
+    if score.needs_fit:
+        if train is None:
+            raise ScoreError(
+                "it is fitted to training features, and there are none (a lean gate keeps none); pass train= (--train)"
+            )
+        score.fit(train, tuning)
+    if reason := score.refusal(known):
+        raise ScoreError(reason)

@@ -1,0 +1,151 @@
+"""Several gates that differ by their seed: mean, smallest and largest of every figure."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+from normgate.evaluation.figures import DEFINITIONS
+from normgate.evaluation.results import EvaluationError, plain
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterable, Sequence
+
+    from normgate.evaluation.figures import MeanMetrics, SetMetrics
+    from normgate.evaluation.results import Evaluation
+
+
+@dataclasses.dataclass(frozen=True)
+class Spread:
+    """A figure over seeds."""
+
+    mean: float
+    min: float
+    max: float
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> Spread:
+        """Mean, smallest and largest."""
+        listed = list(values)
+        return cls(sum(listed) / len(listed), min(listed), max(listed))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SeedSummary:
+    """Figures over seeds; every one of them is a `Spread`.
+
+    Attributes:
+        evaluations: what is summarised.
+        gate_score: the score of all gates; None where they differ, or without gates.
+        accuracy: None without labels.
+        groups: names of OoD sets whose means are taken, by group.
+        metrics: `metrics[score][set][metric]`, of the scores that every evaluation has.
+        means: `means[score][group][metric]`.
+        aurc_wrong: by score; empty without labels.
+        false_alarms: the share of ID images that the gates rejected; None without gates.
+        rejected: for each OoD set, the share that the gates rejected.
+    """
+
+    evaluations: tuple[Evaluation, ...]
+    gate_score: str | None
+    accuracy: Spread | None
+    groups: dict[str, tuple[str, ...]]
+    metrics: dict[str, dict[str, dict[str, Spread]]]
+    means: dict[str, dict[str, dict[str, Spread]]]
+    aurc_wrong: dict[str, Spread]
+    false_alarms: Spread | None
+    rejected: dict[str, Spread]
+
+    @property
+    def sets(self) -> tuple[str, ...]:
+        """Names of the OoD sets."""
+        return self.evaluations[0].sets
+
+    @property
+    def ranking(self) -> tuple[str, ...]:
+        """The scores by their mean AUROC over seeds and sets, best first."""
+
+        def mean(score: str) -> float:
+            return sum(by_metric["auroc"].mean for by_metric in self.metrics[score].values())
+
+        return tuple(sorted(self.metrics, key=mean, reverse=True))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values: the spreads, and each evaluation."""
+        own = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        evaluations = [evaluation.to_dict() for evaluation in self.evaluations]
+        return {**plain(own | {"evaluations": []}), "definitions": DEFINITIONS, "evaluations": evaluations}
+
+    def table(self, metric: str = "auroc") -> str:
+        """A metric in points, mean (smallest–largest), a row a score and a column a set or mean, as Markdown."""
+        from normgate.evaluation.writing import seeds_table
+
+        return seeds_table(self, metric)
+
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Write everything as .json, the spreads as .csv (a row a score, set and metric), or tables as .md.
+
+        Raises:
+            EvaluationError: another suffix.
+            OutputError: the file exists and `overwrite` is not set, or it cannot be written.
+        """
+        from normgate.evaluation.writing import save
+
+        save(self, path, overwrite=overwrite)
+
+
+def over_seeds(evaluations: Sequence[Evaluation]) -> SeedSummary:
+    """Mean, smallest and largest of every figure over evaluations of gates that differ by their seed.
+
+    Args:
+        evaluations: on the same sets, at least one; scores that one of them lacks are left out.
+
+    Raises:
+        EvaluationError: there is none, or they are not of the same sets and groups.
+    """
+    if not evaluations:
+        raise EvaluationError("a summary over seeds needs at least one evaluation")
+    first = evaluations[0]
+    for other in evaluations:
+        if (other.images.keys(), other.groups) != (first.images.keys(), first.groups):
+            raise EvaluationError(
+                f"evaluations of {', '.join(first.images)} and of {', '.join(other.images)} have no common mean; "
+                "evaluate every gate on the same sets and groups"
+            )
+    shared = [score for score in first.metrics if all(score in other.metrics for other in evaluations)]
+    outcomes = [evaluation.outcome for evaluation in evaluations if evaluation.outcome is not None]
+    own = {evaluation.gate_score for evaluation in evaluations}
+    return SeedSummary(
+        evaluations=tuple(evaluations),
+        gate_score=own.pop() if len(own) == 1 else None,
+        accuracy=_spread([evaluation.accuracy for evaluation in evaluations]),
+        groups=first.groups,
+        metrics={
+            score: {name: _spreads([other.metrics[score][name] for other in evaluations]) for name in first.sets}
+            for score in shared
+        },
+        means={
+            score: {name: _spreads([other.means[score][name] for other in evaluations]) for name in first.groups}
+            for score in shared
+        },
+        aurc_wrong={
+            score: Spread.of(other.aurc_wrong[score] for other in evaluations)
+            for score in shared
+            if all(score in other.aurc_wrong for other in evaluations)
+        },
+        false_alarms=_spread([outcome.realised for outcome in outcomes] or [None]),
+        rejected={name: Spread.of(outcome.rejected[name] for outcome in outcomes) for name in first.sets if outcomes},
+    )
+
+
+def _spreads(parts: Sequence[SetMetrics] | Sequence[MeanMetrics]) -> dict[str, Spread]:
+    """By metric; the ends of intervals, which are of one seed each, and numbers of images are left out."""
+    values = {name: [getattr(part, name) for part in parts] for name in DEFINITIONS if hasattr(parts[0], name)}
+    spreads = {name: _spread(found) for name, found in values.items()}
+    return {name: spread for name, spread in spreads.items() if spread is not None}
+
+
+def _spread(values: Sequence[float | None]) -> Spread | None:
+    known = [value for value in values if value is not None]
+    return Spread.of(known) if len(known) == len(values) else None

@@ -1,0 +1,117 @@
+"""`normgate evaluate`: what it prints, writes and keeps."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+import normgate
+from normgate import Recipe, cli, console
+from normgate.evaluation import Evaluation, evaluate_features
+from normgate.evaluation.writing import summary_lines
+from normgate.tables import print_evaluation
+from samples import random_features
+
+
+@pytest.fixture
+def gates(class_folders: Path, tmp_path: Path) -> list[Path]:
+    options = {"width": 2, "model_args": {"layers": [1, 1, 1, 1]}, "false_alarm_rate": 0.2, "score": "norm"}
+    for seed in (0, 1):
+        normgate.train(
+            class_folders, tmp_path / f"s{seed}", recipe=Recipe(epochs=1, batch_size=8), seed=seed, **options
+        )
+    return [tmp_path / "s0", tmp_path / "s1"]
+
+
+def run(*arguments: object) -> int:
+    return cli.run([str(argument) for argument in arguments])
+
+
+def test_files_caches_groups_and_seeds(
+    gates: list[Path],
+    class_folders: Path,
+    tmp_path: Path,
+    cache_home: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    data = ["--id", class_folders, "--ood", f"cats={class_folders / 'cat'}", "--ood", f"owls={class_folders / 'owl'}"]
+    data += ["--group", "near=cats", "--group", "far=cats,owls"]
+    assert run("evaluate", gates[0], *data, "--no-cache", "-o", tmp_path / "r.json") == 0
+    assert not cache_home.exists()
+    capsys.readouterr()
+    assert run("evaluate", gates[0], *data, "-o", tmp_path / "r.csv", "--json") == 0
+    printed, written = json.loads(capsys.readouterr().out), json.loads((tmp_path / "r.json").read_text())
+    assert printed["metrics"] == written["metrics"]
+    assert set(printed["means"]["norm"]) == {"near", "far"}
+    kept = len(list(cache_home.iterdir()))
+    assert kept == 3
+    assert run("evaluate", gates[0], *data, "-o", tmp_path / "r.md", "--cache", tmp_path / "own") == 0
+    assert len(list((tmp_path / "own" / "features").iterdir())) == kept
+    out = capsys.readouterr().out
+    assert "norm ◂ gate" in out
+    assert "promised" in out
+    assert "together weigh as much" in out
+    assert "mean far" in (tmp_path / "r.md").read_text()
+    assert run("evaluate", *gates, *data, "-o", tmp_path / "s.csv", "--score", "norm", "--score", "energy") == 0
+    assert "2 gates" in capsys.readouterr().out
+    with (tmp_path / "s.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["score"] for row in rows} == {"norm", "energy"}
+    assert all(float(row["min"]) <= float(row["mean"]) <= float(row["max"]) for row in rows)
+    assert run("evaluate", *gates, *data, "--json") == 0
+    assert len(json.loads(capsys.readouterr().out)["evaluations"]) == 2
+
+
+def test_mistakes_name_the_fix_before_any_work(
+    gates: list[Path], class_folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = [gates[0], "--id", class_folders, "--ood", f"cats={class_folders / 'cat'}"]
+    (tmp_path / "file").write_text("")
+    for arguments, said in (
+        (["-o", tmp_path / "r.xlsx"], ".json, .csv or .md"),
+        (["-o", tmp_path / "file"], ".json, .csv or .md"),
+        (["--group", "far"], "NAME=SET,SET"),
+        (["--group", "far=dogs"], "a list of: cats"),
+        (["--ood", f"cats={class_folders / 'dog'}"], "given twice"),
+        (["--cache", tmp_path / "file"], "--no-cache"),
+        (["--score", "nrm"], "'norm'"),
+    ):
+        assert run("evaluate", *data, *arguments) == 2
+        assert said in capsys.readouterr().err
+
+
+def crowded() -> Evaluation:
+    """Thirty-five scores on five sets, one of them the gate's."""
+    names = ["near", "far-satellite", "tinyimagenet-val-noclash", "textures", "places365"]
+    features = {name: random_features(40, i) for i, name in enumerate(["id", *names])}
+    found = evaluate_features(None, features, scores=["norm", "energy"])
+    object.__setattr__(found, "gate_score", "norm")
+    object.__setattr__(found, "refused", {"dice": "it is lean", "react": "it is lean", "norm_gain": "no stages"})
+    for part in (found.metrics, found.means, found.values, found.aurc_wrong):
+        part.update({f"relative_mahalanobis_{i}": part["energy"] for i in range(33)})
+    return found
+
+
+@pytest.mark.parametrize("width", [80, 100, 160])
+def test_the_table_fits_the_terminal(
+    width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(console.out, "_width", width)
+    print_evaluation(crowded())
+    lines = capsys.readouterr().out.splitlines()
+    table = lines[: next(i for i, line in enumerate(lines) if "the gate's score, in points" in line) - 1]
+    assert max(map(len, table)) <= width
+    assert sum("relative_mahalanobis_" in line for line in table) == 33
+    assert "…" not in "\n".join(table)
+    assert any(("–" in line) == (width == 160) for line in table if "norm ◂ gate" in line)
+    assert "left out: dice, react: it is lean" in lines
+
+
+def test_reasons_are_said_once() -> None:
+    assert [line for line in summary_lines(crowded()) if line.startswith("left out")] == [
+        "left out: dice, react: it is lean",
+        "left out: norm_gain: no stages",
+    ]

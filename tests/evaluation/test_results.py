@@ -1,0 +1,167 @@
+"""What can be asked of an evaluation afterwards, and what it looks like in a file."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from normgate import metrics
+from normgate.evaluation import Evaluation, EvaluationError, evaluate_features, over_seeds
+from normgate.files import OutputError
+from samples import random_features
+
+GROUPS = {"near": ("odd",), "far": ("odd", "other")}
+
+
+def evaluation(seed: int = 1, labelled: bool = True) -> Evaluation:
+    """Of no gate; one that pretends to be of a gate whose score is energy."""
+    known = random_features(60, seed)
+    if not labelled:
+        known = known.__class__(known.z, known.logits, known.weight, known.bias, known.temperature, known.ids)
+    features = {"id": known, "odd": random_features(30, seed + 100), "other": random_features(40, seed + 200)}
+    features["odd"].z.mul_(0.5)
+    found = evaluate_features(None, features, scores=["norm", "energy", "knn"], groups=GROUPS, train=known_train())
+    object.__setattr__(found, "gate_score", "energy")
+    return found
+
+
+def known_train() -> object:
+    return random_features(90, 7)
+
+
+def test_curves() -> None:
+    found = evaluation()
+    known, odd = found.values["norm"]["id"], found.values["norm"]["odd"]
+    assert found.wrong is not None
+    assert found.risk_coverage("norm", "wrong").aurc == metrics.aurc(known, found.wrong) == found.aurc_wrong["norm"]
+    assert found.risk_coverage("norm", "both", "odd").aurc == found.metrics["norm"]["odd"].aurc_both
+    outliers = found.risk_coverage("norm", "outliers", "odd")
+    assert outliers.aurc == metrics.open_set_risk_coverage(known, odd).aurc
+    with pytest.raises(EvaluationError, match="'flat' is no OoD set; choose from: odd, other"):
+        found.risk_coverage("norm", "both", "flat")
+    with pytest.raises(EvaluationError, match="dice was not computed; choose from: norm, energy, knn"):
+        found.risk_coverage("dice", "wrong")
+    with pytest.raises(EvaluationError, match="no labels"):
+        evaluation(labelled=False).risk_coverage("norm", "both", "odd")
+
+
+def test_differences_to_the_gates_score() -> None:
+    found = evaluation()
+    assert set(found.differences) == {"norm", "knn"}
+    there, back = found.compare("norm", "energy"), found.compare("energy", "norm")
+    assert found.differences["norm"] == there
+    assert there.sets["odd"].difference == -back.sets["odd"].difference
+    expected = found.metrics["norm"]["odd"].auroc - found.metrics["energy"]["odd"].auroc
+    assert there.sets["odd"].difference == pytest.approx(expected, abs=1e-15)
+    assert set(there.means) == {"near", "far"}
+
+
+def test_scores_are_ranked_by_their_mean() -> None:
+    found = evaluation()
+    means = [np.mean([part.auroc for part in found.metrics[score].values()]) for score in found.ranking]
+    assert means == sorted(means, reverse=True)
+
+
+def test_json_has_everything_but_the_images(tmp_path: Path) -> None:
+    found = evaluation()
+    found.save(tmp_path / "r.json")
+    read = json.loads((tmp_path / "r.json").read_text())
+    assert read["metrics"]["norm"]["odd"]["auroc"] == found.metrics["norm"]["odd"].auroc
+    assert read["means"]["norm"]["far"]["auroc_low"] == found.means["norm"]["far"].auroc_low
+    assert read["differences"]["norm"]["means"]["far"]["high"] == found.differences["norm"].means["far"].high
+    assert "weigh as much" in read["definitions"]["aurc_both"]
+    assert len(read["risks"]["norm"]["both"]["odd"]) == len(read["coverages"]) == 10
+    assert "values" not in read
+    assert found.to_dict(images=True)["values"]["norm"]["odd"] == found.values["norm"]["odd"].tolist()
+    with pytest.raises(OutputError, match="exists"):
+        found.save(tmp_path / "r.json")
+
+
+def test_csv_has_a_row_a_score_and_set(tmp_path: Path) -> None:
+    found = evaluation()
+    found.save(tmp_path / "r.csv")
+    with (tmp_path / "r.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 3 * (2 + 2)
+    assert len({(row["score"], row["kind"], row["set"]) for row in rows}) == len(rows)
+    row = next(row for row in rows if (row["score"], row["kind"], row["set"]) == ("knn", "set", "other"))
+    assert {key: float(row[key]) for key in vars(found.metrics["knn"]["other"])} == vars(found.metrics["knn"]["other"])
+    assert float(row["aurc_wrong"]) == found.aurc_wrong["knn"]
+    assert float(row["auroc_minus_gate_low"]) == found.differences["knn"].sets["other"].low
+    assert [row["auroc_minus_gate"] for row in rows if row["gate"] == "True"] == [""] * 4
+
+
+def test_markdown_says_how_outliers_are_weighted(tmp_path: Path) -> None:
+    evaluation().save(tmp_path / "r.md")
+    text = (tmp_path / "r.md").read_text()
+    assert "together weigh as much as the known images together" in text
+    for heading in ("auroc", "ap_id", "ap_ood", "fpr_at_id_tpr95", "fpr_at_ood_tpr95", "aurc_wrong", "aurc_both"):
+        assert f"## {heading}\n" in text
+    assert "| energy (gate) |" in text
+    found = evaluation()
+    part = found.means["knn"]["far"]
+    assert f"{100 * part.auroc:.1f} ({100 * part.auroc_low:.1f}–{100 * part.auroc_high:.1f}) |\n" in text
+    assert found.table("ap_id").splitlines()[0] == "| score | odd | other | mean far |"
+    with pytest.raises(EvaluationError, match="no metric 'auc'; choose from: auroc"):
+        found.table("auc")
+    evaluation(labelled=False).save(tmp_path / "unlabelled.md")
+    assert "aurc_both" not in (tmp_path / "unlabelled.md").read_text()
+
+
+@pytest.mark.parametrize("name", ["results", "results.xlsx"])
+def test_another_suffix_names_those_there_are(tmp_path: Path, name: str) -> None:
+    with pytest.raises(EvaluationError, match=r"\.json, \.csv or \.md"):
+        evaluation().save(tmp_path / name)
+
+
+def test_mean_min_and_max_over_seeds(tmp_path: Path) -> None:
+    runs = [evaluation(seed) for seed in (1, 2, 3)]
+    summary = over_seeds(runs)
+    values = [run.metrics["knn"]["odd"].auroc for run in runs]
+    spread = summary.metrics["knn"]["odd"]["auroc"]
+    assert (spread.min, spread.max) == (min(values), max(values))
+    assert spread.mean == pytest.approx(np.mean(values))
+    means = [run.means["knn"]["far"].fpr_at_id_tpr95 for run in runs]
+    assert summary.means["knn"]["far"]["fpr_at_id_tpr95"].max == max(means)
+    assert summary.aurc_wrong["norm"].min == min(run.aurc_wrong["norm"] for run in runs)
+    assert summary.accuracy is not None
+    assert summary.accuracy.mean == pytest.approx(np.mean([run.accuracy for run in runs]))
+    assert summary.gate_score == "energy"
+    assert "auroc_low" not in summary.metrics["knn"]["odd"]
+    for suffix in (".json", ".csv", ".md"):
+        summary.save(tmp_path / f"s{suffix}")
+    read = json.loads((tmp_path / "s.json").read_text())
+    assert read["metrics"]["knn"]["odd"]["auroc"]["min"] == spread.min
+    assert len(read["evaluations"]) == 3
+    with (tmp_path / "s.csv").open(newline="") as file:
+        rows = {(r["score"], r["kind"], r["set"], r["metric"]): r for r in csv.DictReader(file)}
+    assert float(rows["knn", "set", "odd", "auroc"]["max"]) == spread.max
+    cell = f"{100 * spread.mean:.1f} ({100 * spread.min:.1f}–{100 * spread.max:.1f})"
+    assert cell in summary.table()
+    assert cell in (tmp_path / "s.md").read_text()
+
+
+def test_seeds_without_labels_or_of_other_sets() -> None:
+    mixed = over_seeds([evaluation(1), evaluation(2, labelled=False)])
+    assert mixed.accuracy is None
+    assert mixed.aurc_wrong == {}
+    assert "aurc_both" not in mixed.metrics["norm"]["odd"]
+    features = {"id": random_features(20, 1), "flat": random_features(20, 2)}
+    with pytest.raises(EvaluationError, match="same sets and groups"):
+        over_seeds([evaluation(1), evaluate_features(None, features, scores="norm")])
+    with pytest.raises(EvaluationError, match="at least one"):
+        over_seeds([])
+
+
+def test_no_unknown_images_leave_accuracy_and_wrong_predictions(tmp_path: Path) -> None:
+    found = evaluate_features(None, {"id": random_features(20, 1)}, scores=["norm", "energy"])
+    assert found.groups == {}
+    assert set(found.aurc_wrong) == {"norm", "energy"}
+    found.save(tmp_path / "r.md")
+    found.save(tmp_path / "r.json")
+    with pytest.raises(EvaluationError, match=r"name the results \.json"):
+        found.save(tmp_path / "r.csv")

@@ -1,0 +1,86 @@
+"""Scores by name and as objects: fitted once, never somebody else's, and refused with a reason."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from normgate import scores
+from normgate.evaluation import EvaluationError, evaluate_features
+from normgate.evaluation.scoring import chosen, computed
+from normgate.features import Features
+from normgate.scores import Score
+from samples import random_features
+
+
+@dataclasses.dataclass
+class FirstNumber(Score):
+    """A score of somebody's own."""
+
+    needs_fit = True
+    sign: float = 1.0
+
+    def _fit(self, features: Features) -> dict[str, torch.Tensor]:
+        return {"mean": features.z[:, 0].mean()}
+
+    def _score(self, features: Features) -> torch.Tensor:
+        return self.sign * (features.z[:, 0] - self.state["mean"])
+
+
+FEATURES = {"id": random_features(40, 1), "odd": random_features(20, 2)}
+TRAIN = random_features(60, 3)
+
+
+def test_a_copy_of_an_object_is_fitted() -> None:
+    mine = FirstNumber("first")
+    values, refused = computed(chosen([mine, "energy"], None), FEATURES, train=TRAIN, tuning=None)
+    assert mine.state == {}
+    assert refused == {}
+    assert np.array_equal(values["first"]["odd"], (FEATURES["odd"].z[:, 0] - TRAIN.z[:, 0].mean()).double().numpy())
+    assert np.array_equal(values["energy"]["id"], scores.create("energy")(FEATURES["id"]).numpy())
+
+
+def test_the_gates_score_is_used_as_it_was_fitted() -> None:
+    own = scores.create("knn", k=3).fit(TRAIN)
+    other = random_features(60, 9)
+    for wanted in ("knn", own, scores.create("knn", k=3), "all"):
+        values, _ = computed(chosen(wanted, own), FEATURES, train=other, tuning=None, own=own)
+        assert np.array_equal(values["knn"]["odd"], own(FEATURES["odd"]).numpy())
+    fresh, _ = computed(chosen("knn", None), FEATURES, train=other, tuning=None)
+    assert not np.array_equal(fresh["knn"]["odd"], values["knn"]["odd"])
+
+
+def test_a_gates_score_without_a_registered_name_is_among_all() -> None:
+    own = FirstNumber("first").fit(TRAIN)
+    assert [score.name for score in chosen("all", own)] == ["first", *scores.names()]
+
+
+def test_two_scores_need_two_names() -> None:
+    own = scores.create("knn", k=3).fit(TRAIN)
+    with pytest.raises(EvaluationError, match="two scores are called knn"):
+        chosen([scores.create("knn", k=5)], own)
+    wide = dataclasses.replace(scores.create("knn", k=5), name="knn_5")
+    values, _ = computed(chosen([wide, "knn"], own), FEATURES, train=TRAIN, tuning=None, own=own)
+    assert set(values) == {"knn_5", "knn"}
+
+
+def test_what_cannot_be_had_says_why() -> None:
+    _, refused = computed(chosen("all", None), FEATURES, train=None, tuning=None)
+    assert "train=" in refused["knn"]
+    assert "energy" not in refused
+    _, refused = computed(chosen("polar", None), FEATURES, train=TRAIN, tuning=None)
+    assert "tuning" in refused["polar"]
+
+
+def test_a_detector_of_pytorch_ood_is_one_more_score() -> None:
+    detectors = pytest.importorskip("pytorch_ood.detector")
+    from normgate.scores.pytorch_ood import adapt
+
+    theirs = adapt(detectors.KNN(encoder=None, k=5), space="u")
+    found = evaluate_features(None, FEATURES, scores=[theirs, scores.create("knn", k=5)], train=TRAIN)
+    assert found.metrics["pytorch_ood.KNN"].keys() == {"odd"}
+    assert found.compare("pytorch_ood.KNN", "knn").sets["odd"].difference == pytest.approx(0, abs=0.01)
+    assert not theirs.state
