@@ -1,14 +1,24 @@
-"""The demo over seeds: python benchmarks/demo.py [--seeds 3] writes results/demo.json."""
+"""The demo over seeds: python benchmarks/demo.py [--seeds 3].
+
+Writes results/demo.json, the table that the README shows of it, and docs/demo.svg, what the demo printed for seed 0.
+"""
 
 from __future__ import annotations
 
 import argparse
+import io
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from normgate.demo import demo
+from rich.console import Console
+
+from normgate import demo, tables
 from provenance import write
+
+ROOT = Path(__file__).parents[1]
+SHOWN = ("norm", "norm_gain", "msp", "energy", "energy_raw", "knn", "mahalanobis", "polar")
+BEGIN, END = "<!-- begin: written by benchmarks/demo.py -->\n", "<!-- end -->"
 
 
 def spread(values: list[float]) -> dict[str, float]:
@@ -16,25 +26,64 @@ def spread(values: list[float]) -> dict[str, float]:
     return {"mean": sum(values) / len(values), "min": min(values), "max": max(values)}
 
 
-def main() -> None:
-    """Run the demo for each seed and write the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=3)
-    seeds = list(range(parser.parse_args().seeds))
-    with tempfile.TemporaryDirectory() as name:
-        runs: list[dict[str, Any]] = [demo(Path(name) / str(seed), seed=seed).to_dict() for seed in seeds]
-    scores = runs[0]["auroc"]
-    values = {
-        "seed": seeds,
+def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """The figures of several runs of the demo."""
+    scores = [score for score in runs[0]["auroc"] if all(score in run["auroc"] for run in runs)]
+    auto = [run["auroc"][run["score"]] for run in runs]
+    return {
+        "seed": list(range(len(runs))),
         "accuracy": spread([run["accuracy"] for run in runs]),
         "auroc": {
-            score: {name: spread([run["auroc"][score][name] for run in runs]) for name in by_set}
-            for score, by_set in scores.items()
+            score: {name: spread([run["auroc"][score][name] for run in runs]) for name in demo.FAR} for score in scores
         },
+        "auto": {name: spread([own[name] for own in auto]) for name in demo.FAR},
+        "choice": [run["score"] for run in runs],
         "false_alarm_rate": [run["false_alarm_rate"] for run in runs],
         "seconds": spread([run["seconds"] for run in runs]),
     }
+
+
+def markdown(values: dict[str, Any]) -> str:
+    """The README's table: AUROC in points, mean and worst seed."""
+
+    def row(name: str, by_set: dict[str, dict[str, float]]) -> str:
+        cells = [f"{100 * own['mean']:.1f} ({100 * own['min']:.1f})" for own in by_set.values()]
+        return " | ".join([f"| {name}", *cells]) + " |"
+
+    chosen = ", ".join(f"`{score}`" for score in values["choice"])
+    lines = [
+        "| score | " + " | ".join(demo.FAR) + " |",
+        "|---|" + "---:|" * len(demo.FAR),
+        *(row(f"`{score}`", values["auroc"][score]) for score in SHOWN),
+        row("**chosen by probes**", values["auto"]),
+        "",
+        f"Accuracy {100 * values['accuracy']['mean']:.1f} % (worst {100 * values['accuracy']['min']:.1f} %). "
+        f"For seeds {values['seed'][0]} to {values['seed'][-1]} the probes chose {chosen}.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run the demo for each seed and write what it gives."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=3)
+    runs = []
+    with tempfile.TemporaryDirectory() as name:
+        for seed in range(parser.parse_args().seeds):
+            result = demo.demo(Path(name) / str(seed), seed=seed)
+            runs.append(result.to_dict())
+            if seed == 0:
+                screen = Console(record=True, width=100, file=io.StringIO())
+                tables.out = screen
+                tables.print_demo(result)
+                screen.save_svg(str(ROOT / "docs" / "demo.svg"), title="normgate demo")
+    values = summary(runs)
     write("demo", values)
+    readme = ROOT / "README.md"
+    before, _, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
+    after = rest.partition(END)[2]
+    readme.write_text(before + BEGIN + markdown(values) + END + after, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -39,4 +39,6 @@ def random_features(count: int, seed: int, dimensions: int = 12, temperature: fl
     z = centres[labels] + torch.randn(count, dimensions, generator=generator)
     weight, bias = centres / 3, torch.tensor([0.1, -0.2, 0.3])
     logits = nn.functional.linear(nn.functional.normalize(z, dim=1) / temperature, weight, bias)
-    return Features(z, logits, weight, bias, temperature, tuple(f"i{i}" for i in range(count)), labels)
+    stage_norms = 0.5 + torch.rand(count, 3, generator=generator)
+    ids = tuple(f"i{i}" for i in range(count))
+    return Features(z, logits, weight, bias, temperature, ids, labels, stage_norms=stage_norms)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import resource
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -149,3 +153,64 @@ def test_ctrl_c_leaves_nothing_half_written(class_folders: Path, tmp_path: Path)
     assert "interrupted" in said
     assert "Traceback" not in said
     assert not (tmp_path / "g").exists()
+
+
+@contextlib.contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """The system refuses to write larger ones, as it refuses to write to a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_is_said_and_leaves_nothing(
+    gate: Path, class_folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    training = [class_folders, "--width", 2, "--model-arg", "layers=[1,1,1,1]", "--epochs", 1, "--alpha", 0.2]
+    outputs = tmp_path / "outputs"
+    for arguments in (
+        ["screen", gate, class_folders, "-o", outputs / "v.parquet"],
+        ["screen", gate, class_folders, "-o", outputs / "parts", "--fdr", "0.1"],
+        ["calibrate", gate, "-o", outputs / "gate", "--alpha", "0.5"],
+        ["evaluate", gate, "--id", class_folders, "--ood", f"cats={class_folders / 'cat'}", "-o", outputs / "e.json"],
+        ["train", *training, "-o", outputs / "gate"],
+    ):
+        with files_of_at_most(1000):
+            assert run(*arguments) == 2
+        assert "cannot be written" in capsys.readouterr().err
+        assert not outputs.exists() or not list(outputs.iterdir())
+
+
+def test_a_killed_screening_leaves_nothing_under_the_name(gate: Path, class_folders: Path, tmp_path: Path) -> None:
+    target = tmp_path / "verdicts.parquet"
+    command = [sys.executable, "-m", "normgate.cli", "screen", str(gate), "-", "-o", str(target)]
+    for signal_, code in ((signal.SIGKILL, -9), (signal.SIGINT, 130)):
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        assert process.stdin is not None
+        process.stdin.write(f"{class_folders / 'cat' / '00.png'}\n")
+        process.stdin.flush()  # it waits for more, with its output open
+        while not list(tmp_path.glob(".verdicts.parquet.*")):
+            assert process.poll() is None
+            time.sleep(0.05)
+        assert not target.exists()
+        process.send_signal(signal_)
+        process.communicate()
+        assert process.returncode == code
+        assert not target.exists()
+        for left in tmp_path.glob(".verdicts.parquet.*"):
+            assert signal_ == signal.SIGKILL
+            left.unlink()
+
+
+def test_whoever_reads_may_go_away(gate: Path, class_folders: Path, tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    for arguments in (["inspect", gate, "--json"], ["screen", gate, class_folders, "-o", tmp_path / "v.parquet"]):
+        command = [sys.executable, "-m", "normgate.cli", *arguments]
+        process = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True)
+        assert (process.returncode, process.stderr) == (0, "")
+    os.close(writing)
+    assert pq.read_metadata(tmp_path / "v.parquet").num_rows == 60

@@ -335,6 +335,99 @@ def test_a_compiled_encoder_does_not_hinder_its_head():
     torch.testing.assert_close(l2norm(model)(images()), model[1](z))
 
 
+# --------------------------------------------------------------------------------- networks of many makers
+
+
+def vgg_of_timm() -> nn.Module:
+    """With a slim head: the original has 120 million weights."""
+    with torch.device("meta"):
+        model = timm.create_model("vgg16_bn", num_classes=5)
+    model.pre_logits.fc1, model.pre_logits.fc2 = nn.Conv2d(512, 8, 7, device="meta"), nn.Conv2d(8, 8, 1, device="meta")
+    model.head.fc = nn.Linear(8, 5, device="meta")
+    return drawn(model)
+
+
+def vgg_of_torchvision() -> nn.Module:
+    with torch.device("meta"):
+        model = torchvision.models.vgg11(num_classes=5)
+        model.classifier[0], model.classifier[3] = nn.Linear(25088, 8), nn.Linear(8, 8)
+        model.classifier[6] = nn.Linear(8, 5)
+    return drawn(model)
+
+
+def drawn(model: nn.Module) -> nn.Module:
+    """Off the meta device, with weights drawn in the cheapest way."""
+    model.to_empty(device="cpu")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.uniform_(-0.05, 0.05)
+        for name, buffer in model.named_buffers():
+            buffer.fill_(name.endswith("running_var"))
+    return model
+
+
+def vit_of_transformers() -> nn.Module:
+    transformers = pytest.importorskip("transformers")
+    return transformers.ViTForImageClassification(transformers.ViTConfig(**{**SMALL, "num_labels": 5}))
+
+
+NETWORKS = {
+    "resnet18": lambda: timm.create_model("resnet18", num_classes=5, layers=[1, 1, 1, 1]),
+    "resnet50": lambda: timm.create_model("resnet50", num_classes=5, layers=[1, 1, 1, 1]),
+    "vgg16_bn": vgg_of_timm,
+    "convnext_atto": lambda: timm.create_model("convnext_atto", num_classes=5),
+    "vit_tiny": lambda: timm.create_model("vit_tiny_patch16_224", num_classes=5, img_size=32, depth=1),
+    "torchvision": vgg_of_torchvision,
+    "transformers": vit_of_transformers,
+    "home-made": lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(3600, 5)),
+}
+
+
+def logits_of(model: nn.Module, batch: torch.Tensor) -> torch.Tensor:
+    output = model(batch)
+    return output if isinstance(output, torch.Tensor) else output.logits
+
+
+def photos() -> torch.Tensor:
+    return torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_method_on_real_networks(name):
+    torch.manual_seed(0)
+    model = NETWORKS[name]().eval()
+    keys, plain = list(model.state_dict()), logits_of(model, photos()).detach()
+    _, head = find_head(model)
+    seen = []
+    # Registered before l2norm, and so called before it: what the encoder gives.
+    before = head.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    assert l2norm(model, temperature=0.5) is model
+    logits = logits_of(model, photos())
+    z = seen[0]
+    torch.testing.assert_close(logits, F.linear(F.normalize(z, dim=-1) / 0.5, head.weight, head.bias))
+    (at_z,) = torch.autograd.grad(F.cross_entropy(logits, torch.tensor([0, 3]), reduction="sum"), z)
+    # ‖∂L/∂u‖ is at least ‖z‖·‖∂L/∂z‖: this is the invariant at its strictest.
+    assert ((z * at_z).sum(-1).abs() <= 1e-5 * z.norm(dim=-1) * at_z.norm(dim=-1)).all()
+    before.remove()
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert torch.equal(logits_of(twin, photos()), logits)
+    assert list(model.state_dict()) == keys
+    assert torch.equal(logits_of(remove_l2norm(model), photos()), plain)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "transformers"])
+def test_real_networks_compiled_and_exported(name):
+    torch.manual_seed(0)
+    model = l2norm(NETWORKS[name]().eval())
+    with torch.inference_mode():
+        expected = logits_of(model, photos())
+    exported = torch.export.export(model, (photos(),)).module()
+    torch.testing.assert_close(logits_of(exported, photos()), expected)
+    compiled = torch.compile(model, backend="eager")
+    torch.testing.assert_close(logits_of(compiled, photos()), expected)
+    torch._dynamo.reset()
+
+
 # --------------------------------------------------------------------------------------- finding the head
 
 LINEAR = nn.Linear

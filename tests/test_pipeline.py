@@ -127,6 +127,12 @@ def test_bad_input_stops_before_training(class_folders: Path, tmp_path: Path) ->
         normgate.train(class_folders, tmp_path / "there", **OPTIONS)
     with pytest.raises(NormgateError, match="--alpha"):
         normgate.train(class_folders, recipe=QUICK)
+    with pytest.raises(NormgateError, match="Input height"):
+        small = {"embed_dim": 12, "depth": 1, "num_heads": 1}
+        normgate.train(class_folders, model="vit_tiny_patch16_224", model_args=small, false_alarm_rate=0.2)
+    for hardware in (pipeline.Hardware("abacus"), pipeline.Hardware("cpu", strategy="fsdp"), pipeline.Hardware("tpu")):
+        with pytest.raises(pipeline.PipelineError):
+            normgate.train(class_folders, hardware=hardware, **OPTIONS)
     with pytest.raises(TrainingError, match="learning rate"):
         normgate.train(class_folders, recipe=Recipe(epochs=6, batch_size=8, learning_rate=1e30), **OPTIONS)
     (class_folders / "cat" / "broken.png").write_bytes(b"no image")

@@ -13,6 +13,7 @@ from PIL import Image
 from normgate import Gate, screen, screening
 from normgate.calibration import benjamini_hochberg
 from normgate.data.preprocessing import Preprocessing
+from normgate.errors import NormgateError
 from normgate.files import OutputError
 from normgate.screening import ScreeningError, rejected_ids
 from samples import random_records, small_network
@@ -36,6 +37,7 @@ def incoming(tmp_path: Path) -> Path:
     for i, record in enumerate(random_records(30, 4)):
         Image.fromarray(record.payload).save(root / ("ünter ördner" if i % 2 else ".") / f"{i:02d} ☃.png")
     (root / "broken.png").write_bytes(b"no image")
+    (root / "notes.txt").write_text("no image, and not named like one")
     odd = os.fsencode(root) + b"/\xff\n.png"
     Image.fromarray(random_records(1, 5)[0].payload).save(root / "odd.png")
     os.rename(root / "odd.png", odd)  # noqa: PTH104
@@ -53,7 +55,7 @@ def test_rows_are_the_gates_verdicts(gate: Gate, incoming: Path, tmp_path: Path)
         else:
             assert [row[name] for name in ("label", "probability", "score", "p_value", "accepted")] == [None] * 5
             assert row["error"] == verdict.error
-    assert (summary.images, summary.unreadable) == (32, 1)
+    assert (summary.images, summary.unreadable, summary.skipped) == (32, 1, 1)
     assert summary.accepted == verdicts.accepted.sum()
     assert summary.accepted + summary.rejected + summary.unreadable == 32
     assert len(list(rejected_ids(tmp_path / "v.parquet"))) == summary.rejected > 0
@@ -94,6 +96,43 @@ def test_rejected_files_are_carried_off(gate: Gate, incoming: Path, tmp_path: Pa
     if action == "copy":
         with pytest.raises(ScreeningError, match="exists"):
             screen(gate, incoming, tmp_path / "w.parquet", rejected=action, rejected_to=tmp_path / "out")
+
+
+def test_files_of_a_list_keep_their_paths_and_a_single_file_its_name(
+    gate: Gate, incoming: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rejected = incoming / next(v.id for v in gate(incoming) if not v.accepted and v.error is None)
+    monkeypatch.chdir(tmp_path)
+    for number, path in enumerate([rejected, Path("..", tmp_path.name) / rejected.relative_to(tmp_path)]):
+        place = tmp_path / f"list{number}"
+        screen(gate, [path], tmp_path / f"{number}.parquet", rejected="copy", rejected_to=place)
+        (found,) = (found for found in place.rglob("*") if found.is_file())
+        assert found.relative_to(place) == Path(*(part for part in path.parts if part not in ("/", "..")))
+    screen(gate, rejected, tmp_path / "one.parquet", rejected="copy", rejected_to=tmp_path / "one")
+    assert [path.name for path in (tmp_path / "one").iterdir()] == [rejected.name]
+
+
+def test_what_cannot_work_is_said_before_any_image_is_read(gate: Gate, incoming: Path, tmp_path: Path) -> None:
+    def unread(task: str, done: int, total: int | None, /, **figures: float) -> None:
+        raise AssertionError
+
+    (tmp_path / "file").touch()
+    for options, said in (
+        ({"output": tmp_path / "v.csv"}, "v.parquet"),
+        ({"fdr": 5.0}, "strictly between 0 and 1"),
+        ({"rejected": "move"}, "say where"),
+        ({"rejected": "move", "rejected_to": tmp_path / "file"}, "is a file, not a folder"),
+    ):
+        with pytest.raises(NormgateError, match=said):
+            screen(gate, incoming, **{"output": tmp_path / "v.parquet", "progress": unread, **options})
+
+
+def test_temporary_files_that_cannot_be_written(
+    gate: Gate, incoming: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
+    with pytest.raises(OutputError, match="TMPDIR"):
+        screen(gate, incoming, tmp_path / "v.parquet", fdr=0.1)
 
 
 def test_only_files_can_be_carried_off(gate: Gate, tmp_path: Path) -> None:

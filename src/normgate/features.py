@@ -24,7 +24,7 @@ from normgate.progress import silent
 from normgate.taps import MagnitudeSpec, capture, find_magnitude, magnitude_at
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from torch import nn
@@ -105,7 +105,8 @@ class Features:
 
     def head(self, z: torch.Tensor) -> torch.Tensor:
         """What the head says of (N, D) features in the place of z, normalisation off: `head(z/τ)`, (N, K)."""
-        return F.linear(z / self.temperature, self.weight, self.bias)
+        # Dividing the rows of the head is the same, and spares a copy of all features.
+        return F.linear(z, self.weight / self.temperature, self.bias)
 
     def space(self, name: str) -> torch.Tensor:
         """One of `z`, `u`, `logits`, `raw_logits` by name."""
@@ -212,7 +213,7 @@ class FeatureExtractor:
         features: str | None = None,
         device: str | torch.device | None = None,
     ) -> None:
-        self.model = model if device is None else model.to(device)
+        self.model = model if device is None else _moved(model, device)
         self.preprocessing = preprocessing
         self.head_name, self.head = find_head(model, head)
         self.stages = stage_names(unwrap(model))
@@ -356,9 +357,29 @@ def extract(
         done += len(batch.records)
         progress(task, done, total)
     if not parts:
-        reason = f"; the first of {len(errors)} errors: {errors[0][0]}: {errors[0][1]}" if errors else ""
-        raise FeatureError(f"there is no image that can be read{reason}")
+        raise unreadable(errors)
     return Extraction(concatenate(parts), tuple(errors))
+
+
+def unreadable(errors: Sequence[tuple[str, str]]) -> FeatureError:
+    """The error for a source of which no image can be read, given `(id, message)` of each."""
+    reason = f"; the first of {len(errors)} errors: {errors[0][0]}: {errors[0][1]}" if errors else ""
+    return FeatureError(f"there is no image that can be read{reason}")
+
+
+def class_numbers(ids: Sequence[str], labels: Sequence[str | None], numbers: Mapping[str, int]) -> torch.Tensor:
+    """Class numbers (N,) of labelled images.
+
+    Raises:
+        FeatureError: a label is missing or is no class.
+    """
+    for name, label in zip(ids, labels, strict=True):
+        if label not in numbers:
+            raise FeatureError(
+                f"{name} has the label {label!r}, which is none of the {len(numbers)} classes "
+                f"({', '.join(list(numbers)[:8])}{', …' if len(numbers) > 8 else ''})"
+            )
+    return torch.tensor([numbers[str(label)] for label in labels])
 
 
 def concatenate(parts: Sequence[Features]) -> Features:
@@ -378,18 +399,9 @@ def concatenate(parts: Sequence[Features]) -> Features:
 
 def _labelled(features: Features, batch: PixelBatch, numbers: dict[str, int] | None) -> Features:
     records = [record for record, readable in zip(batch.records, batch.readable, strict=True) if readable]
-    labels = None
-    if numbers is not None:
-        unknown = next((record for record in records if record.label not in numbers), None)
-        if unknown is not None:
-            raise FeatureError(
-                f"{unknown.id} has the label {unknown.label!r}, which is none of the {len(numbers)} classes "
-                f"({', '.join(list(numbers)[:8])}{', …' if len(numbers) > 8 else ''})"
-            )
-        labels = torch.tensor([numbers[str(record.label)] for record in records])
-    return dataclasses.replace(
-        features, ids=tuple(record.id for record in records), labels=labels, digests=batch.digests or None
-    )
+    ids = tuple(record.id for record in records)
+    labels = None if numbers is None else class_numbers(ids, [record.label for record in records], numbers)
+    return dataclasses.replace(features, ids=ids, labels=labels, digests=batch.digests or None)
 
 
 @contextlib.contextmanager
@@ -400,7 +412,7 @@ def _inference(model: nn.Module) -> Iterator[None]:
     try:
         with contextlib.ExitStack() as stack:
             stack.enter_context(torch.inference_mode())
-            stack.enter_context(_full_precision())
+            stack.enter_context(full_precision())
             for device_type in {parameter.device.type for parameter in model.parameters()}:
                 stack.enter_context(torch.autocast(device_type, enabled=False))
             yield
@@ -410,7 +422,7 @@ def _inference(model: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _full_precision() -> Iterator[None]:
+def full_precision() -> Iterator[None]:
     """Neither TF32 nor bfloat16 inside products of float32 numbers, whatever the process allows otherwise."""
     backends: Any = torch.backends
     parts: list[Any]
@@ -437,8 +449,15 @@ def _explained(batch: torch.Tensor) -> Iterator[None]:
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:
         raise FeatureError(
             f"the network does not take a batch of shape {tuple(batch.shape)}: {error}; "
-            "if it wants another size, change the preprocessing, and if memory is short, the batch size"
+            "if it wants another size, change the preprocessing (--image-size), and if memory is short, the batch size"
         ) from error
+
+
+def _moved(model: nn.Module, device: str | torch.device) -> nn.Module:
+    try:
+        return model.to(device)
+    except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
+        raise FeatureError(f"the device {str(device)!r} cannot be used here: {error}; name another, or cpu") from error
 
 
 def _pool(output: torch.Tensor, channels_last: bool) -> torch.Tensor:

@@ -42,13 +42,13 @@ def whole_file(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         OutputError: as in `check_output`, or the disk is full.
     """
     check_output(path, overwrite=overwrite)
-    with _explained(path):
+    with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=f".partial{path.suffix}", dir=path.parent)
         os.close(handle)
     partial = Path(name)
     try:
-        with _explained(path):
+        with explained(path):
             yield partial
             partial.chmod(0o666 & ~_umask())
             _sync(partial)
@@ -65,11 +65,11 @@ def whole_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         OutputError: as in `check_output`, or the disk is full.
     """
     check_output(path, overwrite=overwrite)
-    with _explained(path):
+    with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
     try:
-        with _explained(path):
+        with explained(path):
             yield partial
             partial.chmod(0o777 & ~_umask())
             for file in partial.rglob("*"):
@@ -114,7 +114,8 @@ def _umask() -> int:
 
 
 @contextlib.contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def explained(path: Path) -> Iterator[None]:
+    """Turn an error of the operating system into one that names what could not be written."""
     try:
         yield
     except OSError as error:

@@ -20,7 +20,8 @@ from normgate.data.loading import load_batches
 from normgate.data.preprocessing import Preprocessing
 from normgate.data.sources import Records, load, open_source
 from normgate.errors import NormgateError
-from normgate.files import check_output
+from normgate.features import FeatureExtractor
+from normgate.files import check_output, explained
 from normgate.gate import AUTO, Gate
 from normgate.gate.duplicates import check as check_duplicates
 from normgate.normalization import l2norm
@@ -44,6 +45,7 @@ SMALL_IMAGE = 96
 PHOTO_SIZE = 224
 RESIDENT_BYTES = 4 * 2**30
 FIT_ROWS = 50_000
+STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true")
 _STATISTICS_ROWS = 10_000
 
 
@@ -59,7 +61,7 @@ class Hardware:
         accelerator: `auto`, `cpu`, `cuda`, `mps`, …
         devices: number of devices on each machine.
         nodes: number of machines.
-        strategy: of Lightning Fabric: `auto`, `ddp`, …
+        strategy: `auto`, or a name of `STRATEGIES`: those of Lightning Fabric that keep the network whole.
         precision: of Lightning Fabric; by default `bf16-mixed` on CUDA and `32-true` elsewhere.
     """
 
@@ -70,20 +72,33 @@ class Hardware:
     precision: str | None = None
 
     def fabric(self) -> Fabric:
-        """A launched Fabric."""
-        from lightning_fabric import Fabric
+        """A launched Fabric.
 
+        Raises:
+            PipelineError: there is no such device here, or no such strategy or precision.
+        """
+        from lightning_fabric import Fabric
+        from lightning_fabric.utilities.exceptions import MisconfigurationException
+
+        if self.strategy not in STRATEGIES:
+            raise PipelineError(
+                f"the strategy {self.strategy!r} is not one of {', '.join(STRATEGIES)}: checkpoint and gate need "
+                "the whole network in one process"
+            )
         precision = self.precision
         if precision is None:
             cuda = self.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
             precision = "bf16-mixed" if cuda else "32-true"
-        fabric = Fabric(
-            accelerator=self.accelerator,
-            devices=self.devices,
-            num_nodes=self.nodes,
-            strategy=self.strategy,
-            precision=precision,  # type: ignore[arg-type]
-        )
+        try:
+            fabric = Fabric(
+                accelerator=self.accelerator,
+                devices=self.devices,
+                num_nodes=self.nodes,
+                strategy=self.strategy,
+                precision=precision,  # type: ignore[arg-type]
+            )
+        except (RuntimeError, ValueError, TypeError, ImportError, MisconfigurationException) as error:
+            raise PipelineError(f"training cannot run as asked: {error} (--device, --devices, --precision)") from error
         fabric.launch()
         return fabric
 
@@ -157,9 +172,9 @@ def train(
     target = None if output is None else Path(output)
     if target is not None and resume and (target / "gate.json").exists():
         return Gate.load(target)
-    fabric = (hardware or Hardware()).fabric()
     if target is not None:
         check_output(target, overwrite=overwrite)
+        _check_run(_run_folder(target), resume=resume, overwrite=overwrite)
 
     source = open_source(data, labelled=True)
     assert source.classes is not None  # open_source checked
@@ -180,6 +195,11 @@ def train(
         if calibration is None
         else load(open_source(calibration, labelled=False)),
     }
+    # Further processes start here, and not before: what was wrong until now has been said once.
+    fabric = (hardware or Hardware()).fabric()
+    if target is None and fabric.world_size > 1:
+        raise PipelineError("several processes share the gate through its folder; pass output=")
+    progress = progress if fabric.is_global_zero else silent
     preprocessing = _geometry(sets["train"], image_size, max_pixels, recipe.standardize)
     pixels = {
         name: _read(
@@ -214,6 +234,7 @@ def train(
         load_weights(network, weights)
     if recipe.temperature is not None:
         l2norm(network, temperature=recipe.temperature)
+    FeatureExtractor(network, preprocessing, device=fabric.device)  # says now if it does not take such images
     run = {
         "recipe": recipe.to_dict(),
         "backbone": backbone.to_dict(),
@@ -222,7 +243,8 @@ def train(
         "weights": None if weights is None else _file_digest(Path(weights)),
         "images": _fingerprint(pixels["train"], classes),
     }
-    with _run_folder(target, resume=resume, overwrite=overwrite, main=fabric.is_global_zero) as folder:
+    gate: Gate | None = None
+    with _running(target, resume=resume, main=fabric.is_global_zero) as folder, _others_waiting(fabric):
         log = fit(
             network,
             _training_images(pixels["train"], classes, preprocessing, workers, max_pixels, fabric.device),
@@ -262,8 +284,10 @@ def train(
             )
             if target is not None:
                 gate.save(target, overwrite=overwrite)
-        fabric.barrier()
-    return gate if fabric.is_global_zero else Gate.load(Path(output or ""))
+    if gate is None:
+        assert target is not None  # or there would be one process
+        gate = Gate.load(target)
+    return gate
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -364,24 +388,50 @@ def _training_images(
     return ResidentImages(torch.from_numpy(read.pixels).to(device), labels.to(device))
 
 
+def _run_folder(target: Path) -> Path:
+    """Where checkpoint and log of an unfinished run are kept."""
+    return target.with_name(target.name + ".run")
+
+
+def _check_run(folder: Path, *, resume: bool, overwrite: bool) -> None:
+    if folder.exists() and not resume and not overwrite:
+        raise PipelineError(
+            f"{folder} holds an unfinished run; pass --resume to go on with it, or --overwrite to train anew"
+        )
+
+
 @contextlib.contextmanager
-def _run_folder(target: Path | None, *, resume: bool, overwrite: bool, main: bool) -> Iterator[Path]:
-    """Where checkpoint and log are kept while training: `<target>.run`, removed when the gate stands."""
+def _running(target: Path | None, *, resume: bool, main: bool) -> Iterator[Path]:
+    """A folder for checkpoint and log while training: `<target>.run`, removed when the gate stands."""
     if target is None:
         with tempfile.TemporaryDirectory(prefix="normgate-") as name:
             yield Path(name)
         return
-    folder = target.with_name(target.name + ".run")
-    if main and folder.exists() and not resume:
-        if not overwrite:
-            raise PipelineError(
-                f"{folder} holds an unfinished run; pass --resume to go on with it, or --overwrite to train anew"
-            )
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    yield folder
+    folder = _run_folder(target)
+    if main:
+        if folder.exists() and not resume:
+            shutil.rmtree(folder)
+        with explained(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield folder
+    except BaseException:
+        if main and not any(folder.iterdir()):  # there is nothing to resume
+            folder.rmdir()
+        raise
     if main:
         shutil.rmtree(folder)
+
+
+@contextlib.contextmanager
+def _others_waiting(fabric: Fabric) -> Iterator[None]:
+    """The other processes wait for the first to end the block, well or with an error that it tells."""
+    try:
+        yield
+    except NormgateError:
+        fabric.barrier()
+        raise
+    fabric.barrier()
 
 
 def _fit_sample(records: Records, seed: int) -> Records:

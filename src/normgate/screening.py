@@ -18,11 +18,12 @@ import pyarrow.parquet as pq
 
 from normgate import __version__
 from normgate.calibration import smallest_p_value
+from normgate.calibration.conformal import check_share
 from normgate.data.decoding import DEFAULT_MAX_PIXELS
 from normgate.data.loading import count, load_batches
 from normgate.data.sources import open_source
 from normgate.errors import NormgateError
-from normgate.files import check_output, whole_file, whole_folder
+from normgate.files import OutputError, check_output, explained, whole_file, whole_folder
 from normgate.progress import silent
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ SCHEMA = pa.schema(
 )
 ROW_GROUP = 16_384
 PART_ROWS = 262_144
+_OTHER_TABLES = frozenset({".csv", ".tsv", ".txt", ".json", ".jsonl", ".xlsx", ".arrow", ".feather"})
 
 
 class ScreeningError(NormgateError):
@@ -60,6 +62,7 @@ class Summary:
         accepted: passed the threshold.
         rejected: did not.
         unreadable: have an error instead of a score.
+        skipped: files left out because their names are not those of images; not among the images.
         first_errors: `id: message` of the first few unreadable images.
         false_alarm_rate: α, or None where the false-discovery rate was controlled instead.
         false_discovery_rate: Q, or None.
@@ -72,6 +75,7 @@ class Summary:
     accepted: int
     rejected: int
     unreadable: int
+    skipped: int
     first_errors: tuple[str, ...]
     false_alarm_rate: float | None
     false_discovery_rate: float | None
@@ -103,7 +107,7 @@ def screen(
         fdr: control the false-discovery rate over the readable images of this run at this level (Benjamini-Hochberg)
             instead of the false-alarm rate. The promise holds on average over calibration sets, for independent images.
         rejected: copy or move the rejected files, once the table is written.
-        rejected_to: where to; paths below the source are kept.
+        rejected_to: where to; paths below the source are kept, and of a list of paths the paths themselves.
         overwrite: replace an output that exists.
         batch_size: images in a forward pass.
         workers: decoding threads.
@@ -112,13 +116,22 @@ def screen(
 
     Raises:
         ScreeningError: rejected files are to be copied or moved, but the source holds no files.
+        CalibrationError: `fdr` is not between 0 and 1.
         OutputError: the output exists or cannot be written.
     """
     started = time.perf_counter()
     target = Path(output)
+    if target.suffix.lower() in _OTHER_TABLES:
+        raise ScreeningError(
+            f"verdicts are written as Parquet, not {target.suffix}: name the output {target.stem}.parquet"
+        )
     check_output(target, overwrite=overwrite)
-    if rejected is not None and rejected_to is None:
-        raise ScreeningError(f"say where to {rejected} the rejected files")
+    if fdr is not None:
+        check_share(fdr, "the false-discovery rate")
+    if rejected is not None:
+        if rejected_to is None:
+            raise ScreeningError(f"say where to {rejected} the rejected files")
+        check_output(Path(rejected_to) / "rejected", overwrite=True)
     source = open_source(data, labelled=False)
     schema = SCHEMA.with_metadata(_metadata(gate, fdr))
     histogram = gate.calibration.histogram()
@@ -130,7 +143,7 @@ def screen(
     )
     with contextlib.ExitStack() as stack:
         # With control of false discoveries the decisions wait for all p-values.
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="normgate-")))
+        scratch = stack.enter_context(_scratch_folder())
         paths = stack.enter_context((scratch / "paths").open("wb"))
         with contextlib.ExitStack() as writing:
             write = writing.enter_context(
@@ -167,6 +180,7 @@ def screen(
             _carry(rejected, scratch / "paths", target, getattr(source, "root", None), Path(rejected_to))
     return Summary(
         **counts,
+        skipped=source.skipped,
         first_errors=tuple(first_errors),
         false_alarm_rate=gate.calibration.alpha if fdr is None else None,
         false_discovery_rate=fdr,
@@ -218,7 +232,7 @@ def _metadata(gate: Gate, fdr: float | None) -> dict[str, str]:
 def _writer(
     target: Path, schema: pa.Schema, overwrite: bool
 ) -> contextlib.AbstractContextManager[Callable[[pa.Table], None]]:
-    if target.suffix == ".parquet":
+    if target.suffix.lower() in (".parquet", ".pq"):
         return _whole_file_writer(target, schema, overwrite)
     return _parts_writer(target, schema, overwrite)
 
@@ -276,6 +290,18 @@ def _tables(path: Path) -> Iterator[pa.Table]:
                 yield pa.Table.from_batches([batch])
 
 
+@contextlib.contextmanager
+def _scratch_folder() -> Iterator[Path]:
+    """A folder for what has to wait until all images are seen."""
+    try:
+        with tempfile.TemporaryDirectory(prefix="normgate-") as name:
+            yield Path(name)
+    except OSError as error:
+        raise OutputError(
+            f"temporary files cannot be written: {error.strerror or error}; set TMPDIR to a folder with room"
+        ) from error
+
+
 def _note_paths(file: Any, payloads: list[Any]) -> None:
     for payload in payloads:
         if isinstance(payload, bytes | np.ndarray):
@@ -291,14 +317,25 @@ def _carry(action: Literal["copy", "move"], paths: Path, table: Path, root: Path
             path = Path(os.fsdecode(next(names)))
             if accepted is not False:
                 continue
-            place = destination / (path.relative_to(root) if root is not None else path.name)
+            place = destination / _below(path, root)
             if os.path.lexists(place):
-                raise ScreeningError(f"{place} exists; the table is written, but not all rejected files could be moved")
-            place.parent.mkdir(parents=True, exist_ok=True)
-            if action == "copy":
-                shutil.copy2(path, place)
-            else:
-                shutil.move(path, place)
+                raise ScreeningError(
+                    f"{place} exists; the table is written, but rejected files are left to {action}: empty "
+                    f"{destination}, or name another folder"
+                )
+            with explained(place):
+                place.parent.mkdir(parents=True, exist_ok=True)
+                if action == "copy":
+                    shutil.copy2(path, place)
+                else:
+                    shutil.move(path, place)
+
+
+def _below(path: Path, root: Path | None) -> Path:
+    """Where a file goes below the destination: as below the source, or as its path was given."""
+    if root is not None:
+        return Path(path.name) if path == root else path.relative_to(root)
+    return Path(*(part for part in path.parts if part not in (path.anchor, "..")))
 
 
 def _nul_separated(path: Path) -> Iterator[bytes]:

@@ -9,7 +9,6 @@ import textwrap
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from normgate.console import err, out
@@ -29,6 +28,10 @@ if TYPE_CHECKING:
     from normgate.screening import Summary
 
 MARK = " ◂ gate"
+
+
+WIDE = 104
+"""Columns of a terminal from which on every family of probes has one."""
 
 
 def print_gate(gate: Gate, folder: Path) -> None:
@@ -74,22 +77,21 @@ def print_gate(gate: Gate, folder: Path) -> None:
 def print_probes(report: ProbeReport, own: str) -> None:
     """Scores × families of probes, and in words what the gate's score would miss."""
     families = list(report.families(own)) if own in report.auroc else []
-    table = Table(
-        title=f"probes: AUROC in points of {report.images} tuning images against synthetic outliers made of them",
-        title_justify="left",
-        box=SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-    )
+    wide = out.width >= WIDE
+    out.print(f"probes: AUROC in points of {report.images} tuning images against synthetic outliers made of them")
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("score", no_wrap=True, min_width=max(map(len, report.auroc), default=0))
-    table.add_column("mean", justify="right")
-    for family in families:
-        table.add_column(family, justify="right")
+    for title in ["mean", *(families if wide else ["lowest family"])]:
+        table.add_column(title, justify="right", no_wrap=True)
     for score in report.ranking() if families else ():
+        by_family = {family: f"{100 * value:.0f}" for family, value in report.families(score).items()}
+        lowest = min(families, key=report.families(score).__getitem__)
+        cells = by_family.values() if wide else [f"{lowest} {by_family[lowest]:>3}"]
         style = "bold" if score == own else None
-        cells = [f"{100 * value:.0f}" for value in report.families(score).values()]
-        table.add_row(score + (" ◂ gate" if style else ""), f"{100 * report.mean(score):.1f}", *cells, style=style)
+        table.add_row(score + (" ◂" if style else ""), f"{100 * report.mean(score):.1f}", *cells, style=style)
     out.print(table)
+    if report.refused:
+        out.print(f"not to be had for this network: {', '.join(report.refused)}", markup=False, soft_wrap=True)
     if report.uninformative:
         names = ", ".join(report.uninformative)
         out.print(f"left out, since no score tells them from your images: {names}", markup=False, soft_wrap=True)

@@ -9,7 +9,7 @@ from torchvision import datasets, transforms
 
 from normgate.data.datasets import DatasetImages, torchvision_images
 from normgate.data.decoding import ImageError, decode
-from normgate.data.sources import SourceError
+from normgate.data.sources import SourceError, open_source
 
 
 class Numbered:
@@ -114,6 +114,21 @@ def test_torchvision_with_a_folder(save, tmp_path):
     source = torchvision_images(f"ImageFolder?root={tmp_path}/a%20b", labelled=True)
     assert source.classes == ("cat", "owl")
     assert labels(source) == ["cat", "owl"]
+
+
+def test_torchvision_reads_its_own_files(tmp_path):
+    digits = np.random.default_rng(0).integers(0, 256, (6, 28, 28), dtype=np.uint8)
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for part in ("train", "t10k"):
+        header = np.array([0x803, *digits.shape], ">i4").tobytes()
+        (raw / f"{part}-images-idx3-ubyte").write_bytes(header + digits.tobytes())
+        (raw / f"{part}-labels-idx1-ubyte").write_bytes(np.array([0x801, 6], ">i4").tobytes() + bytes(range(6)))
+    source = open_source(f"torchvision:MNIST?root={tmp_path}&train=false", labelled=True)
+    assert len(source.classes) == 10
+    assert labels(source) == list(source.classes[:6])
+    for record, digit in zip(source, digits, strict=True):
+        assert (np.asarray(decode(record.payload)) == digit[:, :, None]).all()
 
 
 def test_what_torchvision_does_not_have(tmp_path):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from normgate import scores
 from normgate.features import Features
+from normgate.scores.knn import _kth_distances
 from samples import random_features
 
 TRAIN, QUERY = random_features(90, 0), random_features(40, 2)
@@ -42,8 +45,6 @@ def test_a_training_image_is_its_own_nearest_neighbour() -> None:
 
 
 def test_scale_does_not_count() -> None:
-    import dataclasses
-
     longer = dataclasses.replace(QUERY, z=QUERY.z * 1024)
     score = scores.create("knn").fit(TRAIN)
     assert torch.equal(score(longer), score(QUERY))
@@ -67,3 +68,37 @@ def test_collapsed_classes_keep_their_digits(spread: float) -> None:
     u, v = query.u.double().numpy(), train.u.double().numpy()
     exact = -np.sort(np.linalg.norm(u[:, None] - v, axis=2), axis=1)[:, 49]
     np.testing.assert_allclose(scores.create("knn").fit(train)(query).numpy(), exact, rtol=1e-5)
+
+
+@pytest.mark.parametrize("spread", [0.3, 1e-2, 1e-5])
+@pytest.mark.parametrize("name", ["knn", "knn_raw"])
+def test_float32_ranks_are_exact_where_they_are_called_certain(name: str, spread: float) -> None:
+    train, query = collapsed(3000, 0, spread), collapsed(200, 1, spread)
+    x, bank = (features.space("u" if name == "knn" else "z") for features in (query, train))
+    exact = torch.cdist(x.double(), bank.double(), compute_mode="donot_use_mm_for_euclid_dist").sort(dim=1).values
+    distances, certain = _kth_distances(x, bank, 50, torch.float32)
+    np.testing.assert_allclose(distances[certain].numpy(), exact[certain, 49].numpy(), rtol=1e-12)
+    assert certain.double().mean() > 0.99 if spread == 0.3 else True
+    ours = scores.create(name).fit(train)(query)
+    np.testing.assert_allclose(ours.numpy(), -exact[:, 49].numpy(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("rows", [18, 90])
+@pytest.mark.parametrize("scale", [2.0**-100, 2.0**100])
+def test_tiny_and_huge_features_keep_their_order(monkeypatch: pytest.MonkeyPatch, scale: float, rows: int) -> None:
+    monkeypatch.setattr("normgate.scores.knn._WINDOW", 1)
+    train, query = TRAIN.select(range(rows)), QUERY
+    plain = scores.create("knn_raw").fit(train)(query)
+    train, query = (dataclasses.replace(features, z=features.z * scale) for features in (train, query))
+    assert torch.allclose(scores.create("knn_raw").fit(train)(query), scale * plain, rtol=1e-12, atol=0)
+
+
+def test_copies_of_one_image_have_no_distance() -> None:
+    same = TRAIN.select([0] * 90)
+    assert (scores.create("knn_raw").fit(same)(same) == 0).all()
+
+
+def test_far_queries_are_exact() -> None:
+    far = dataclasses.replace(QUERY, z=QUERY.z * 1e6)
+    exact = np.sort(np.linalg.norm(far.z.double().numpy()[:, None] - TRAIN.z.double().numpy(), axis=2), axis=1)[:, 14]
+    np.testing.assert_allclose(scores.create("knn_raw").fit(TRAIN)(far).numpy(), -exact, rtol=1e-12)

@@ -70,3 +70,73 @@ def test_energy_raw_takes_the_head_without_normalisation() -> None:
     logits = z @ QUERY.weight.double().T + QUERY.bias.double()
     exact = torch.logsumexp(logits, dim=1)
     assert torch.allclose(scores.create("energy_raw")(QUERY), exact, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["msp", "max_logit", "energy", "entropy", "gen"])
+def test_raw_forms_are_the_formula_on_other_logits(name: str) -> None:
+    raw = dataclasses.replace(QUERY, logits=QUERY.raw_logits)
+    assert torch.equal(scores.create(f"{name}_raw")(QUERY), scores.create(name)(raw))
+    assert not torch.equal(scores.create(f"{name}_raw")(QUERY), scores.create(name)(QUERY))
+
+
+def test_entropy_resolves_what_a_probability_rounds_to_one() -> None:
+    gaps = [40.0, 50.0, 60.0, 70.0, 100.0, 700.0]
+    values = scores.create("entropy")(with_logits(*([gap, 0.0, 0.0] for gap in gaps)))
+    assert (values.diff() > 0).all()
+    for value, gap in zip(values.tolist(), gaps, strict=True):
+        assert value == pytest.approx(-2 * math.exp(-gap) * (gap + 1), rel=1e-12)
+
+
+def test_gen_resolves_what_a_probability_rounds_to_one() -> None:
+    """Even where the other probabilities are below the smallest float64: their powers are not."""
+    gaps = [40.0, 100.0, 700.0, 900.0, 3000.0]
+    values = scores.create("gen")(with_logits(*([gap, 0.0, 0.0] for gap in gaps)))
+    assert (values.diff() > 0).all()
+    for value, gap in zip(values.tolist(), gaps, strict=True):
+        assert value == pytest.approx(-(2**0.1 + 2) * math.exp(-0.1 * gap), rel=1e-12)
+
+
+@pytest.mark.parametrize("name", ["msp", "entropy", "gen"])
+def test_no_class_is_more_familiar_than_any_where_all_are_alike(name: str) -> None:
+    even, extreme, single = with_logits([0.0, 0.0, 0.0], [-1e30, -1e30, -1e30]), with_logits([1e30, -1e30, 0.0]), QUERY
+    values = scores.create(name)(even)
+    assert values[0] == values[1]
+    assert (scores.create(name)(single) > values[0]).all()
+    assert scores.create(name)(extreme).tolist() == [0]
+
+
+@pytest.mark.parametrize("name", ["msp", "entropy", "gen", "kl_matching"])
+def test_one_class_leaves_no_doubt(name: str) -> None:
+    weight, bias = QUERY.weight[:1], torch.zeros(1)
+    one = dataclasses.replace(
+        QUERY, logits=QUERY.logits[:, :1], weight=weight, bias=bias, labels=torch.zeros(40).long()
+    )
+    assert (scores.create(name).fit(one)(one) == 0).all()
+
+
+@pytest.mark.parametrize(("gamma", "top"), [(0.1, 1), (0.5, 2), (2, 3)])
+def test_gen_takes_the_most_probable_classes(gamma: float, top: int) -> None:
+    p = QUERY.logits.double().softmax(dim=1).sort(dim=1, descending=True).values[:, :top]
+    exact = -(p * (1 - p)).pow(gamma).sum(dim=1)
+    assert torch.allclose(scores.create("gen", gamma=gamma, top=top)(QUERY), exact, rtol=1e-12)
+
+
+def test_kl_matching_is_zero_where_the_softmax_is_the_typical_one() -> None:
+    train = dataclasses.replace(QUERY, logits=torch.eye(3)[torch.arange(40) % 3] * 60)
+    score = scores.create("kl_matching").fit(train)
+    # A logarithm of a mean of equal probabilities is theirs but for rounding.
+    assert torch.allclose(score(train), torch.zeros(40, dtype=torch.float64), atol=1e-15)
+    assert (score(QUERY) < -0.01).all()
+
+
+def test_kl_matching_groups_images_by_prediction_and_not_by_label() -> None:
+    assert QUERY.labels is not None
+    relabelled = dataclasses.replace(QUERY, labels=QUERY.labels.roll(1))
+    fitted = [scores.create("kl_matching").fit(features) for features in (QUERY, relabelled)]
+    assert torch.equal(fitted[0](QUERY), fitted[1](QUERY))
+
+
+def test_kl_matching_stays_finite_where_a_typical_probability_is_nearly_zero() -> None:
+    train = dataclasses.replace(QUERY, logits=torch.tensor([[2000.0, 0.0, -2000.0]]).repeat(40, 1))
+    value = scores.create("kl_matching").fit(train)(with_logits([0.0, 0.0, 2000.0]))
+    assert value.tolist() == [pytest.approx(-4000, rel=1e-12)]

@@ -49,4 +49,5 @@ def test_huge_features_do_not_overflow() -> None:
 
 def test_other_scores_are_never_refused() -> None:
     flat = dataclasses.replace(TRAIN, z=with_variation(0))
-    assert all(scores.create(name).refusal(flat) is None for name in scores.names() if name != "norm")
+    own = ("norm", "norm_gain", "nnguide")  # with reasons of their own
+    assert all(scores.create(name).refusal(flat) is None for name in scores.names() if name not in own)

@@ -175,7 +175,7 @@ def _finished(image: Image.Image, max_pixels: int) -> Image.Image:
     if width * height > max_pixels:
         raise ImageError(
             f"{width} × {height} pixels are more than the limit of {max_pixels:,}; "
-            "raise max_pixels if the image is to be trusted"
+            "raise max_pixels (--max-pixels) if the image is to be trusted"
         )
     if width * height == 0:
         raise ImageError(f"the image has no pixels ({width} × {height})")

@@ -352,6 +352,11 @@ def _unfitted(score: str | Score, *, train: bool, tuning: bool) -> Score | None:
             )
         return None
     wanted = scores.create(score) if isinstance(score, str) else copy.copy(score)
+    if not wanted.savable:
+        raise GateError(
+            f"{wanted.name} is an object of another package, which cannot be saved without pickling it, so no gate can "
+            "hold it; compare it with evaluate(), and give the gate a score of normgate.scores.names()"
+        )
     if wanted.needs_fit and not train:
         raise GateError(f"{wanted.name} is fitted to training images, and there are none; pass train= (--train)")
     if wanted.needs_tuning and not tuning:

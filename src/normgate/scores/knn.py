@@ -1,8 +1,9 @@
-"""kNN: the distance to the k-th nearest training image, between directions."""
+"""kNN: the distance to the k-th nearest training image, between directions or features."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -13,20 +14,22 @@ if TYPE_CHECKING:
     from normgate.features import Features
 
 _BLOCK_BYTES = 64 * 2**20
+_WINDOW = 8  # ranks on each side of the k-th that are measured again; with 4, tight classes need float64 far more often
 
 
 @dataclasses.dataclass
 class KNN(Score):
-    """`−‖u − u₍ₖ₎‖₂`, u₍ₖ₎ the k-th nearest training direction.
+    """`−‖u − u₍ₖ₎‖₂`, u₍ₖ₎ the k-th nearest training direction; of z, not u, for `knn_raw`.
 
     k is lowered to half the rows of the smallest class, so that an image's neighbours can all be of its own class.
-    In float64: squared distances within a collapsed class are smaller than the rounding of float32 products.
+    Exact: float32 products rank the neighbours, the distances around the k-th rank are taken again from float64
+    differences, and where a bound on the rounding does not prove the rank, the products are taken in float64.
     Source: Sun et al., ICML 2022, arXiv 2204.06507 (k = 50 for CIFAR-10).
     """
 
     needs_fit = True
 
-    space: Literal["u"] = "u"
+    space: Literal["u", "z"] = "u"
     k: int = 50
 
     def __post_init__(self) -> None:
@@ -43,13 +46,63 @@ class KNN(Score):
         }
 
     def _score(self, features: Features) -> torch.Tensor:
-        bank, k = self.state["bank"].double(), int(self.state["k"])
-        queries = features.space(self.space).double()
-        squares = bank.square().sum(dim=1)
-        nearest = queries.square().sum(dim=1)
-        rows = max(1, _BLOCK_BYTES // (8 * len(bank)))
-        for start in range(0, len(queries), rows):
-            # ‖u − v‖² = ‖u‖² + (‖v‖² − 2 u·v)
-            block = torch.addmm(squares, queries[start : start + rows], bank.T, alpha=-2)
-            nearest[start : start + rows] += block.topk(k, dim=1, largest=False).values[:, -1]
-        return -nearest.clamp_min(0).sqrt()  # rounding can push a square below 0
+        bank, k = self.state["bank"], int(self.state["k"])
+        queries = features.space(self.space)
+        distances, certain = _kth_distances(queries, bank, k, torch.float32)
+        if not certain.all():
+            distances[~certain] = _kth_distances(queries[~certain], bank, k, torch.float64)[0]
+        return -distances
+
+
+def _kth_distances(
+    queries: torch.Tensor, bank: torch.Tensor, k: int, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Distances to the k-th nearest row of the bank, ranked by products of a dtype, and which of them are certain.
+
+    With centred rows q and v, ranks are those of `s = ‖v‖² − 2 q·v = ‖q − v‖² − ‖q‖²`, whose error is at most
+    2 γ ‖v‖ (‖v‖ + ‖q‖), γ = (D + 8) ε: the bound for sums of D products in any order. Ranks k − w … k + w are measured
+    again. The k-th distance among them is the k-th of all if what ranks before cannot be farther, nor what ranks
+    behind nearer.
+    """
+    n, d = bank.shape
+    centre = bank.mean(dim=0)
+    keys = torch.empty(n, d + 1, dtype=dtype)  # (v, ‖v‖²)
+    rows = keys[:, :d].copy_(bank).sub_(centre)
+    largest = float(torch.stack(torch.aminmax(rows)).abs().amax())
+    scale = 1.0
+    if not 1e-9 < largest < 1e9 and 0 < largest < math.inf:
+        # A power of two, which keeps all digits, so that no square leaves float32's range.
+        scale = 2.0 ** -round(math.log2(largest))
+        rows.mul_(scale)
+    lengths = torch.linalg.vector_norm(rows, dim=1)
+    radius = float(lengths.amax())
+    keys[:, d] = lengths.square()
+    epsilon = torch.finfo(dtype).eps / 2
+    first, last = max(0, k - _WINDOW), min(n, k + _WINDOW)
+    block = max(1, _BLOCK_BYTES // (keys.element_size() * n))
+    products = torch.empty(min(block, len(queries)), n, dtype=dtype)
+    distances = torch.empty(len(queries), dtype=torch.float64)
+    certain = torch.ones(len(queries), dtype=torch.bool)
+    for start in range(0, len(queries), block):
+        part = slice(start, start + block)
+        q = (queries[part].to(dtype) - centre) * scale
+        torch.mm(torch.cat([-2 * q, torch.ones(len(q), 1, dtype=dtype)], dim=1), keys.T, out=products[: len(q)])
+        ranked, index = products[: len(q)].topk(last, dim=1, largest=False)
+        nearest = _distances(queries[part], bank, index[:, first:]).sort(dim=1).values[:, k - 1 - first]
+        length = torch.linalg.vector_norm(q, dim=1).double()
+        squares = ranked.double() + length[:, None].square()
+        error = 2 * (d + 8) * epsilon * (radius + length).square()  # that of ‖q‖² included
+        centring = 2 * epsilon * (radius + length)
+        if first > 0:
+            certain[part] &= (squares[:, first - 1] + error).sqrt() + centring <= nearest * scale
+        if last < n:
+            certain[part] &= (squares[:, -1] - error).clamp_min(0).sqrt() - centring >= nearest * scale
+        distances[part] = nearest
+    return distances, certain
+
+
+def _distances(queries: torch.Tensor, bank: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """Distances of (N, D) queries to M rows of the bank each, (N, M), by float64 differences."""
+    rows = max(1, _BLOCK_BYTES // (64 * index.shape[1] * queries.shape[1]))  # blocks that stay in the cache
+    parts = zip(torch.split(queries, rows), torch.split(index, rows), strict=True)
+    return torch.cat([torch.linalg.vector_norm(q.double()[:, None] - bank[i], dim=2) for q, i in parts])

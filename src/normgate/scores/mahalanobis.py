@@ -12,6 +12,8 @@ from normgate.scores.base import Score, ScoreError
 if TYPE_CHECKING:
     from normgate.features import Features
 
+_ROWS, _COLUMNS = 512, 128  # of a block, which then stays in the cache
+
 
 @dataclasses.dataclass
 class Mahalanobis(Score):
@@ -33,41 +35,67 @@ class Mahalanobis(Score):
 
     def _fit(self, features: Features) -> dict[str, torch.Tensor]:
         assert features.labels is not None
-        x = features.space(self.space).double()
+        x = features.space(self.space)
         means, index = class_means(x, features.labels)
-        centred = x - means[index]
-        covariance = centred.T @ centred / len(x)
-        whitening = inverse_cholesky(covariance, self.jitter)
-        return {"whitening": whitening, "means": means @ whitening.T}
+        whitening = inverse_cholesky(covariance(x, means, index), self.jitter)
+        return {"whitening": whitening, "means": whiten(means, whitening)}
 
     def _score(self, features: Features) -> torch.Tensor:
-        whitening, means = self.state["whitening"], self.state["means"]
-        whitened = features.space(self.space).double() @ whitening.T
-        # Distances from differences, not from the expanded square: exact where an image lies on a mean.
-        distances: torch.Tensor = torch.cdist(whitened, means, compute_mode="donot_use_mm_for_euclid_dist")
-        return -distances.amin(dim=1).square()
+        return torch.cat([-self._distances(rows.double()) for rows in torch.split(features.space(self.space), _ROWS)])
+
+    def _distances(self, x: torch.Tensor) -> torch.Tensor:
+        """Squared distances of (N, D) rows to the nearest mean, (N,)."""
+        means = self.state["means"]
+        whitened = whiten(x, self.state["whitening"])
+        nearest = torch.addmm(means.square().sum(dim=1), whitened, means.T, alpha=-2).argmin(dim=1)
+        # The expanded square finds the mean; the difference gives the distance: exact where an image lies on a mean.
+        return (whitened - means[nearest]).square().sum(dim=1)
+
+
+def whiten(x: torch.Tensor, whitening: torch.Tensor) -> torch.Tensor:
+    """`x L⁻ᵀ` for (N, D) float64 rows and a lower triangular L⁻¹, (D, D), whose zeros are left out by blocks."""
+    whitened = torch.empty_like(x)
+    for start in range(0, x.shape[1], _COLUMNS):
+        stop = start + _COLUMNS
+        whitened[:, start:stop] = x[:, :stop] @ whitening[start:stop, :stop].T
+    return whitened
 
 
 def class_means(x: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The mean row of each class that occurs, (C, D), and which of them is each row's, (N,); x is (N, D)."""
+    """The mean row of each class that occurs, (C, D) float64, and which of them is each row's, (N,); x is (N, D)."""
     _, index, counts = torch.unique(labels, return_inverse=True, return_counts=True)
-    sums = torch.zeros(len(counts), x.shape[1], dtype=x.dtype).index_add_(0, index, x)
+    sums = torch.zeros(len(counts), x.shape[1], dtype=torch.float64)
+    for rows, numbers in zip(torch.split(x, _ROWS), torch.split(index, _ROWS), strict=True):
+        sums.index_add_(0, numbers, rows.double())
     return sums / counts[:, None], index
 
 
-def inverse_cholesky(covariance: torch.Tensor, jitter: float) -> torch.Tensor:
+def covariance(x: torch.Tensor, means: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """`Σᵢ (xᵢ − μ)(xᵢ − μ)ᵀ / N` about each row's own mean, (D, D) float64; x is (N, D), means (C, D), index (N,)."""
+    d = x.shape[1]
+    total = torch.zeros(d, d, dtype=torch.float64)
+    for rows, numbers in zip(torch.split(x, _ROWS), torch.split(index, _ROWS), strict=True):
+        centred = rows.double() - means[numbers]
+        for start in range(0, d, _COLUMNS):  # the lower triangle alone: the matrix is symmetric
+            stop = start + _COLUMNS
+            total[start:stop, :stop].addmm_(centred[:, start:stop].T, centred[:, :stop])
+    lower = total.tril()
+    return (lower + lower.tril(-1).T) / len(x)
+
+
+def inverse_cholesky(sigma: torch.Tensor, jitter: float) -> torch.Tensor:
     """`L⁻¹` with `L Lᵀ = Σ + j · trace(Σ)/D · I`, j the first of jitter, 10·jitter, … for which Σ is positive definite.
 
     Raises:
         ScoreError: features do not vary within their classes, so that there is no covariance.
     """
-    d = len(covariance)
-    scale = covariance.trace() / d
+    d = len(sigma)
+    scale = sigma.trace() / d
     if not scale > 0:
         raise ScoreError("training features do not vary within their classes; there is no covariance to fit")
-    identity = torch.eye(d, dtype=covariance.dtype)
+    identity = torch.eye(d, dtype=sigma.dtype)
     while jitter < 1e3:  # far more than rounding can ask for
-        factor, failed = torch.linalg.cholesky_ex(covariance + jitter * scale * identity)
+        factor, failed = torch.linalg.cholesky_ex(sigma + jitter * scale * identity)
         if not failed:
             inverse: torch.Tensor = torch.linalg.solve_triangular(factor, identity, upper=False)
             return inverse

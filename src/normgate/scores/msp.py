@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
 from normgate.scores.base import Score
+from normgate.scores.blocks import blocks
+from normgate.scores.softmax import log_softmax
 
 if TYPE_CHECKING:
     from normgate.features import Features
@@ -15,15 +17,14 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass
 class MSP(Score):
-    """`log max_k softmax(logits)_k` in trained form.
+    """`log max_k softmax(logits)_k`.
 
-    The logarithm keeps the order and resolves what a probability rounds to 1.
+    `msp` takes the trained logits, `msp_raw` those of `head(z/τ)`, normalisation off. The logarithm keeps the order and
+    resolves what a probability rounds to 1.
     Source: Hendrycks and Gimpel, ICLR 2017, arXiv 1610.02136.
     """
 
+    space: Literal["logits", "raw_logits"] = "logits"
+
     def _score(self, features: Features) -> torch.Tensor:
-        logits = features.logits.double()
-        others = logits - logits.amax(dim=1, keepdim=True)
-        # -log Σ exp(l - max): the maximum contributes exactly 1, so log1p keeps the rest's digits.
-        others.scatter_(1, others.argmax(dim=1, keepdim=True), float("-inf"))
-        return -torch.log1p(others.exp().sum(dim=1))
+        return torch.cat([log_softmax(logits)[0].amax(dim=1) for (logits,) in blocks(features.space(self.space))])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from normgate.scores.base import Score
+from normgate.scores.blocks import blocks
 
 if TYPE_CHECKING:
     from normgate.features import Features
@@ -26,7 +27,7 @@ class Norm(Score):
     def refusal(self, features: Features) -> str | None:  # noqa: D102
         if len(features) < 2:
             return None
-        norms = self._score(features)
+        norms = magnitudes(features)
         variation = float(norms.std(correction=0) / norms.mean()) if norms.mean() > 0 else 0.0
         if variation >= MIN_VARIATION:
             return None
@@ -36,5 +37,9 @@ class Norm(Score):
         )
 
     def _score(self, features: Features) -> torch.Tensor:
-        norms: torch.Tensor = torch.linalg.vector_norm(features.magnitude, dim=1, dtype=torch.float64)
-        return norms
+        return magnitudes(features)
+
+
+def magnitudes(features: Features) -> torch.Tensor:
+    """Norms `‖m‖₂` of the magnitude vectors, (N,), float64."""
+    return torch.cat([torch.linalg.vector_norm(m.double(), dim=1) for (m,) in blocks(features.magnitude)])

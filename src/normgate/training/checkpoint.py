@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from normgate.errors import NormgateError
-from normgate.files import whole_file
+from normgate.files import OutputError, whole_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,14 +52,18 @@ class Checkpoint:
         return cls(run, log, tensors)
 
     def save(self, path: Path) -> None:
-        """Replace the file at `path`, which at every moment holds a whole checkpoint."""
+        """Replace the file at `path`, which at every moment holds a whole checkpoint.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
         metadata = {"run": json.dumps(self.run), "log": json.dumps(self.log)}
-        with whole_file(path, overwrite=True) as partial:
-            save_file(
-                {key: value.detach().cpu().contiguous() for key, value in self.tensors.items()},
-                partial,
-                metadata,
-            )
+        tensors = {key: value.detach().cpu().contiguous() for key, value in self.tensors.items()}
+        try:
+            with whole_file(path, overwrite=True) as partial:
+                save_file(tensors, partial, metadata)
+        except SafetensorError as error:  # what safetensors makes of a full disk
+            raise OutputError(f"{path} cannot be written: {error}") from error
 
     @classmethod
     def load(cls, path: Path, run: dict[str, Any]) -> Checkpoint:

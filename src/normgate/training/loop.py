@@ -64,7 +64,7 @@ def fit(
         The log: for each epoch its loss, accuracy, learning rate and images per second.
 
     Raises:
-        TrainingError: the loss is not a number.
+        TrainingError: the loss is not a number, or a batch is too small for the processes that share it.
         CheckpointError: the checkpoint belongs to another run.
     """
     optimizer = torch.optim.SGD(
@@ -86,7 +86,12 @@ def fit(
 
     count = len(images.labels)
     batch = min(recipe.batch_size, count)
-    share = max(1, batch // fabric.world_size)
+    share = batch // fabric.world_size
+    if share < 2:  # batch normalisation needs two
+        raise TrainingError(
+            f"{fabric.world_size} processes cannot share a batch of {batch} images, each needs two or more; "
+            "raise the batch size (--batch-size), or use fewer devices"
+        )
     steps_an_epoch = count // batch
     steps = recipe.epochs * steps_an_epoch
     shift = round(recipe.shift * min(preprocessing.size))

@@ -47,18 +47,21 @@ class Recipe:
     def __post_init__(self) -> None:
         tau = self.temperature
         rules = {
-            "epochs": self.epochs >= 1,
-            "batch_size": self.batch_size >= 2,
-            "learning_rate": 0 < self.learning_rate < math.inf,
-            "momentum": 0 <= self.momentum < 1,
-            "weight_decay": 0 <= self.weight_decay < math.inf,
-            "warmup": 0 <= self.warmup < 1,
-            "shift": 0 <= self.shift < 1,
-            "temperature": tau is None or tau == "learned" or (not isinstance(tau, str) and 0 < tau < math.inf),
+            "epochs": (self.epochs >= 1, "at least 1"),
+            "batch_size": (self.batch_size >= 2, "at least 2"),
+            "learning_rate": (0 < self.learning_rate < math.inf, "a finite number above 0"),
+            "momentum": (0 <= self.momentum < 1, "from 0 to below 1"),
+            "weight_decay": (0 <= self.weight_decay < math.inf, "a finite number, 0 or above"),
+            "warmup": (0 <= self.warmup < 1, "from 0 to below 1"),
+            "shift": (0 <= self.shift < 1, "from 0 to below 1"),
+            "temperature": (
+                tau is None or tau == "learned" or (not isinstance(tau, str) and 0 < tau < math.inf),
+                'a finite number above 0, "learned" or None',
+            ),
         }
-        for name, holds in rules.items():
+        for name, (holds, wanted) in rules.items():
             if not holds:
-                raise RecipeError(f"{name} = {getattr(self, name)!r} is out of range; see the documentation of Recipe")
+                raise RecipeError(f"{name} must be {wanted}, not {getattr(self, name)!r}")
 
     def learning_rate_at(self, step: int, steps: int) -> float:
         """The learning rate of one of `steps` steps, counted from 0."""

@@ -1,0 +1,35 @@
+"""Entropy: how evenly the softmax spreads over the classes, negated."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from normgate.scores.base import Score
+from normgate.scores.blocks import blocks
+from normgate.scores.softmax import log_softmax
+
+if TYPE_CHECKING:
+    from normgate.features import Features
+
+
+@dataclasses.dataclass
+class Entropy(Score):
+    """`Σ_k p_k log p_k`, the negative Shannon entropy in nats; p the softmax.
+
+    `entropy` takes the trained logits, `entropy_raw` those of `head(z/τ)`, normalisation off. All terms have one sign,
+    so that confident predictions keep their digits.
+    Source: Chan et al., ICCV 2021, arXiv 2012.06575.
+    """
+
+    space: Literal["logits", "raw_logits"] = "logits"
+
+    def _score(self, features: Features) -> torch.Tensor:
+        return torch.cat([_negative_entropy(logits) for (logits,) in blocks(features.space(self.space))])
+
+
+def _negative_entropy(logits: torch.Tensor) -> torch.Tensor:
+    log_p, _ = log_softmax(logits)
+    return (log_p.exp() * log_p).sum(dim=1)
