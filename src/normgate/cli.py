@@ -490,7 +490,7 @@ def evaluate(
 
 @app.command()
 def inspect(gate: GateFolder, as_json: AsJson = False) -> None:
-    """Say what a gate is, what it promises, what its score would miss, and whether the norm can work for its network."""
+    """Say what a gate is, what it promises, what its score would miss, and whether the norm can work."""
     from normgate.gate import Gate
 
     loaded = Gate.load(gate, device="cpu")
