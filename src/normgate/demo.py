@@ -36,7 +36,8 @@ NETWORK: dict[str, Any] = {
     # With unit features and one block a stage, blocks that start as identities (timm's default) learn too slowly.
     "model_args": {"layers": [1, 1, 1, 1], "zero_init_last": False},
 }
-RECIPE = Recipe(epochs=40, batch_size=64, learning_rate=0.1, shift=6 / 64)
+# Chosen among seven on pairs of the known signs, held out in turn: benchmarks/held_out.py.
+RECIPE = Recipe(epochs=60, batch_size=32, learning_rate=0.1, shift=6 / 64)
 MARK = "demo.json"
 
 
