@@ -21,7 +21,7 @@ import normgate
 from normgate import Recipe, cli
 from normgate.data.preprocessing import Preprocessing
 
-SMALL = {"width": 2, "model_args": {"layers": [1, 1, 1, 1]}, "false_alarm_rate": 0.2}
+SMALL = {"width": 2, "model_args": {"layers": [1, 1, 1, 1]}, "false_alarm_rate": 0.2, "score": "norm"}
 
 
 @pytest.fixture
@@ -214,3 +214,16 @@ def test_whoever_reads_may_go_away(gate: Path, class_folders: Path, tmp_path: Pa
         assert (process.returncode, process.stderr) == (0, "")
     os.close(writing)
     assert pq.read_metadata(tmp_path / "v.parquet").num_rows == 60
+
+
+def test_names_of_files_do_not_drive_the_terminal(
+    gate: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd = tmp_path / "in" / "a\x1b[31m\nb.png"
+    odd.parent.mkdir()
+    odd.write_bytes(b"no image")
+    assert run("screen", gate, odd) == 1
+    assert run("screen", gate, odd.parent, "-o", tmp_path / "v.parquet") == 1
+    printed = capsys.readouterr()
+    assert "\x1b" not in printed.err + printed.out
+    assert printed.err.count("a\N{REPLACEMENT CHARACTER}[31m\N{REPLACEMENT CHARACTER}b.png") == 2

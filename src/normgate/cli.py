@@ -658,7 +658,8 @@ def run(arguments: list[str]) -> int:
             console.err.print("interrupted; no output was left half-written", style="yellow")
         return exit_.code if isinstance(exit_.code, int) else DONE
     except NormgateError as error:
-        console.err.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
+        message = "\n".join(map(console.printable, f"error: {error}".splitlines()))
+        console.err.print(message, style="red", markup=False, soft_wrap=True)
         return USAGE
     except Exception as error:
         if console.debugging():

@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
+
+def printable(text: str) -> str:
+    """One line that a terminal shows and does not obey: no escape codes or line breaks, whatever a file is named."""
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
+
+
 PATIENCE = 2.0  # seconds before a bar appears
 
 

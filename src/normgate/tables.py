@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from normgate.console import err, out
+from normgate.console import err, out, printable
 from normgate.evaluation.figures import DEFINITIONS
 from normgate.evaluation.results import Evaluation
 from normgate.evaluation.writing import mean_name, shown_groups, spread_text, summary_lines
@@ -117,11 +117,11 @@ def print_verdict(verdict: Verdict, *, as_json: bool) -> None:
         print(json.dumps(_finite(dataclasses.asdict(verdict)), ensure_ascii=False))  # noqa: T201
         return
     if verdict.error is not None:
-        err.print(f"{verdict.id}: {verdict.error}", style="red", markup=False, soft_wrap=True)
+        err.print(printable(f"{verdict.id}: {verdict.error}"), style="red", markup=False, soft_wrap=True)
         return
     word = "accepted" if verdict.accepted else "rejected"
     out.print(
-        f"{verdict.id}: {word}, {verdict.label} (probability {verdict.probability:.3f}), "
+        f"{printable(verdict.id)}: {word}, {verdict.label} (probability {verdict.probability:.3f}), "
         f"score {verdict.score:.4g}, p-value {verdict.p_value:.4f}",
         markup=False,
         soft_wrap=True,
@@ -135,7 +135,7 @@ def print_summary(summary: Summary, output: Path, rejected: Iterable[str] | None
         print(json.dumps(values, indent=1, ensure_ascii=False))  # noqa: T201
         return
     for name in rejected or ():
-        print(name)  # noqa: T201
+        print(printable(name) if out.is_terminal else name)  # noqa: T201
     rate = summary.images / summary.seconds
     out.print(
         f"{summary.images} image{'s' * (summary.images != 1)} in {summary.seconds:.1f} s ({rate:,.0f} a second): "
@@ -153,7 +153,7 @@ def print_summary(summary: Summary, output: Path, rejected: Iterable[str] | None
             soft_wrap=True,
         )
     for line in summary.first_errors:
-        err.print(line, style="red", markup=False, soft_wrap=True)
+        err.print(printable(line), style="red", markup=False, soft_wrap=True)
     if summary.unreadable > len(summary.first_errors):
         more = summary.unreadable - len(summary.first_errors)
         err.print(f"… and {more} more; all are in the column 'error' of {output}", style="red", markup=False)
@@ -279,7 +279,7 @@ def _print_details(evaluation: Evaluation, score: str) -> None:
 
 def _print_unread(errors: Sequence[tuple[str, str, str]]) -> None:
     for set_name, image, message in errors[:10]:
-        err.print(f"{set_name}: {image}: {message}", style="red", markup=False, soft_wrap=True)
+        err.print(printable(f"{set_name}: {image}: {message}"), style="red", markup=False, soft_wrap=True)
     if errors:
         err.print(f"{len(errors)} images could not be read and were left out", style="red")
 

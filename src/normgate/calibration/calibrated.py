@@ -124,7 +124,7 @@ class Calibration:
             raise CalibrationError(
                 f"a false-alarm rate of {self.alpha:g} by class needs at least {needed} calibration images "
                 f"in each predicted class, and {', '.join(small[:5])}{more}: "
-                f"add images, allow a higher rate, or use one threshold for all classes"
+                f"add images, allow a higher rate (--alpha), or use one threshold for all classes (--pooled)"
             )
 
     def _check_labels(self, predicted: ArrayLike | None, count: int) -> Integers:

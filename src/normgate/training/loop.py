@@ -135,7 +135,7 @@ def fit(
         if not math.isfinite(row["loss"]):
             raise TrainingError(
                 f"the loss is {row['loss']} in epoch {epoch + 1}: training diverged; lower the learning rate "
-                f"(now {recipe.learning_rate:g}), or check the weights that it started from"
+                f"(now {recipe.learning_rate:g}) or check the weights that it started from, and pass --overwrite"
             )
         log.append(row)
         progress("training", (epoch + 1) * count, recipe.epochs * count, loss=row["loss"], accuracy=row["accuracy"])
