@@ -29,7 +29,7 @@ def report(pack: str, seed: int, gates: Path, precision: str | None) -> dict[str
     auroc = {score: {name: by_set[name].auroc for name in sets} for score, by_set in evaluation.metrics.items()}
     means = {score: sum(by_set.values()) / len(sets) for score, by_set in auroc.items()}
     best = max(means, key=lambda score: means[score])
-    choice = gate.probes.choice()
+    choice = gate.score.name
     parts = ("energy_raw", "mahalanobis")
     far = packs.groups(pack)["far"]
     return {

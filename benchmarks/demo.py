@@ -74,7 +74,7 @@ def main() -> None:
             result = demo.demo(Path(name) / str(seed), seed=seed)
             runs.append(result.to_dict())
             if seed == 0:
-                screen = Console(record=True, width=100, file=io.StringIO())
+                screen = Console(record=True, width=100, highlight=False, markup=False, file=io.StringIO())
                 tables.out = screen
                 tables.print_demo(result)
                 screen.save_svg(str(ROOT / "docs" / "demo.svg"), title="normgate demo")

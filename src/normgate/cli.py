@@ -496,8 +496,10 @@ def inspect(gate: GateFolder, as_json: AsJson = False) -> None:
     loaded = Gate.load(gate, device="cpu")
     _print_gate(loaded, gate, as_json)
     if not as_json:
-        from normgate.tables import print_geometry
+        from normgate.tables import print_each_probe, print_geometry
 
+        if loaded.probes is not None:
+            print_each_probe(loaded.probes, loaded.score.name)
         print_geometry(loaded)
 
 

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
     from normgate.progress import Progress
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+# No markup: names of files and classes are shown as they are.
+out = Console(highlight=False, markup=False, emoji=False)
+err = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
 def printable(text: str) -> str:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
-from normgate import scores
 from normgate.backbones import Backbone, auto_stem, load_weights
 from normgate.data.decoding import DEFAULT_MAX_PIXELS, ImageError, decode
 from normgate.data.loading import load_batches
@@ -24,6 +23,7 @@ from normgate.features import FeatureExtractor
 from normgate.files import check_output, explained
 from normgate.gate import AUTO, Gate
 from normgate.gate.duplicates import check as check_duplicates
+from normgate.gate.probing import unfitted
 from normgate.normalization import l2norm
 from normgate.progress import silent
 from normgate.training import Recipe, fit
@@ -168,7 +168,7 @@ def train(
         NormgateError: a subclass for each thing that can be wrong; the message names the fix.
     """
     recipe = Recipe.named(recipe) if isinstance(recipe, str) else recipe
-    made = scores.create(score) if isinstance(score, str) and score != AUTO else score
+    made = unfitted(score, train=True, tuning=True)  # what no gate can hold is said before the images are read
     target = None if output is None else Path(output)
     if target is not None and resume and (target / "gate.json").exists():
         return Gate.load(target)
@@ -265,7 +265,7 @@ def train(
                 train=_fit_sample(sets["train"], seed),
                 preprocessing=preprocessing,
                 classes=classes,
-                score=made,
+                score=AUTO if made is None else made,
                 false_alarm_rate=false_alarm_rate,
                 by_class=by_class,
                 backbone=backbone,
@@ -277,7 +277,7 @@ def train(
                 provenance={
                     "run": run,
                     "log": log,
-                    "score": made if isinstance(made, str) else made.name,
+                    "score": AUTO if made is None else made.name,
                     "sets": {name: len(part) for name, part in sets.items()},
                 },
                 progress=progress,

@@ -69,7 +69,7 @@ def print_gate(gate: Gate, folder: Path) -> None:
     )
     out.print(table)
     if gate.probes is None:
-        out.print("not probed: the gate was made without tuning images, so what its score would miss is not known")
+        out.print("not probed, for want of tuning images when it was made: what its score would miss is not known")
     else:
         print_probes(gate.probes, gate.score.name)
 
@@ -97,6 +97,22 @@ def print_probes(report: ProbeReport, own: str) -> None:
         out.print(f"left out, since no score tells them from your images: {names}", markup=False, soft_wrap=True)
     for line in report.warnings(own):
         out.print(f"warning: {line}", style="yellow", markup=False, soft_wrap=True)
+
+
+def print_each_probe(report: ProbeReport, own: str) -> None:
+    """Probe by probe: the gate's score, the norm, and the score that sees it best."""
+    shown = [score for score in dict.fromkeys([own, "norm"]) if score in report.auroc]
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("probe", no_wrap=True)
+    for score in shown:
+        table.add_column(score + (" ◂" if score == own else ""), justify="right", no_wrap=True)
+    table.add_column("seen best by", no_wrap=True)
+    for probe in report.probes:
+        best = max(report.auroc, key=lambda score: report.auroc[score][probe])
+        cells = [f"{100 * report.auroc[score][probe]:.0f}" for score in shown]
+        seen = f"{best} {100 * report.auroc[best][probe]:.0f}" if probe in report.informative else "no score: left out"
+        table.add_row(probe, *cells, seen)
+    out.print(table)
 
 
 def print_geometry(gate: Gate) -> None:

@@ -426,9 +426,9 @@ def test_new_training_images_give_way_to_calibration_images_that_stay() -> None:
 
 
 def test_nothing_left_is_said() -> None:
-    with pytest.raises(CalibrationError, match="no calibration scores"):
+    with pytest.raises(GateError, match="every calibration image is in another set"):
         calibrated(calibration=random_records(60, 1), drop_duplicates=True)
-    with pytest.raises(ScoreError, match="knn cannot be fitted to no images"):
+    with pytest.raises(GateError, match="every train image is in another set"):
         calibrated().recalibrate(train=random_records(30, 2), score="knn", drop_duplicates=True)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from normgate.data.sources import Record, Records
 from normgate.gate import GateError
 from normgate.gate.probing import IMAGES
 from normgate.probes import PROBES
+from normgate.scores.knn import KNN
+from normgate.scores.norm import Norm
 from samples import PREPROCESSING, random_records, small_network
 
 
@@ -85,6 +88,84 @@ def test_images_that_cannot_be_read_or_repeat_are_no_probes() -> None:
     gate = calibrated(tuning=tuning, skip_unreadable=True, drop_duplicates=True)
     assert len(gate.kept["tuning"]) == 10
     assert len(gate.kept["probes"]) == 10 * len(PROBES)
+
+
+def test_no_image_left_is_an_error_that_names_the_set() -> None:
+    with pytest.raises(GateError, match="every tuning image is in another set, too"):
+        calibrated(tuning=random_records(10, 1), drop_duplicates=True)
+
+
+def test_a_probe_without_finite_features_is_left_out_and_told() -> None:
+    class Standardized(torch.nn.Module):
+        """Divides each image by its own deviation: 0/0 for a flat one."""
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return (x - x.mean(dim=(1, 2, 3), keepdim=True)) / x.std(dim=(1, 2, 3), keepdim=True)
+
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(Standardized(), torch.nn.Flatten(), torch.nn.Linear(192, 8), torch.nn.Linear(8, 3))
+    sets = {"tuning": random_records(60, 2), "calibration": random_records(40, 3)}
+    with pytest.warns(ProbeWarning, match="no finite features for flat/black, flat/white"):
+        gate = Gate.calibrate(
+            network, preprocessing=PREPROCESSING, classes=("a", "b", "c"), score="energy", head="3", **sets
+        )
+    assert gate.probes is not None
+    assert "flat/black" not in gate.probes.probes
+    assert "noise/uniform" in gate.probes.probes
+
+
+class Other(Norm):
+    """A score of somebody else's."""
+
+
+def test_new_tuning_images_leave_a_score_alone_that_is_not_scaled_on_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("normgate.gate.sets.KEPT_ROWS", 30)
+    gate = calibrated(score="knn")
+    other = gate.recalibrate(tuning=random_records(20, 7))
+    assert other.score is gate.score
+    assert np.array_equal(other.calibration.scores, gate.calibration.scores)
+    assert other.probes != gate.probes
+    polar = calibrated(score="polar").recalibrate(tuning=random_records(20, 7))
+    assert not torch.equal(polar.score.state["median"], calibrated(score="polar").score.state["median"])
+
+
+def test_other_settings_than_those_that_were_probed(tmp_path: Path) -> None:
+    lean = calibrated(lean=True, score="knn")
+    again = lean.recalibrate(random_records(40, 8), train=random_records(60, 1), score=scores.create("knn", k=1))
+    assert "knn" not in again.probes.auroc
+    assert "other settings" in again.probes.refused["knn"]
+
+
+@pytest.mark.parametrize(
+    ("score", "message"),
+    [
+        (KNN("norm"), "a gate cannot hold norm"),
+        (KNN("knn", space="z"), "a gate cannot hold knn"),
+        (Other("norm"), "what is called norm is not the score of that name"),
+        (KNN("knn_3"), "a gate cannot hold knn_3"),
+        (scores.create("energy", temperature=np.float32(2)), "a gate cannot hold energy with these settings"),
+    ],
+)
+def test_a_score_that_could_not_be_loaded_again_is_refused_before_any_work(
+    score: scores.Score, message: str, class_folders: Path
+) -> None:
+    with pytest.raises(GateError, match=message):
+        calibrated(score=score)
+    with pytest.raises(GateError, match=message):
+        normgate.train(class_folders, score=score, model="no such network")
+
+
+def test_a_gate_from_before_there_were_probes(tmp_path: Path) -> None:
+    gate = calibrated(score="norm")
+    older = dataclasses.replace(
+        gate, probes=None, kept={name: part for name, part in gate.kept.items() if name != "probes"}
+    )
+    older.save(tmp_path / "gate")
+    again = Gate.load(tmp_path / "gate", model=small_network(5))
+    with pytest.raises(GateError, match="--tuning"):
+        again.recalibrate(score="auto")
+    assert again.recalibrate(score="polar").probes is None
+    assert again.recalibrate(tuning=random_records(30, 2), score="auto").probes is not None
 
 
 def test_at_most_so_many_images_are_probed() -> None:

@@ -79,6 +79,12 @@ def test_blends_take_two_classes() -> None:
     assert np.array_equal(made["blend/mixed"][:, 0, 0, 0] * 2, left[:, 0].astype(int) + right[:, 0])
 
 
+def test_images_of_one_class_are_not_blended_with_themselves() -> None:
+    for seed in range(20):
+        made = dict(make(PIXELS, np.zeros(12, np.int64), seed))
+        assert all(not np.array_equal(blend, image) for blend, image in zip(made["blend/halves"], PIXELS, strict=True))
+
+
 def test_light() -> None:
     assert np.array_equal(MADE["light/inverted"], 255 - PIXELS)
     assert np.array_equal(MADE["light/swapped"][..., 1], PIXELS[..., 0])

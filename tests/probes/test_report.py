@@ -5,18 +5,19 @@ from __future__ import annotations
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 import torch
 
 from normgate import metrics, scores
-from normgate.probes import ProbeError, ProbeReport, probe
+from normgate.probes import PROBES, ProbeError, ProbeReport, probe
 from samples import random_features
 
 TRAIN, TUNING = random_features(90, 0), random_features(60, 1)
 
 
 def report(**auroc: dict[str, float]) -> ProbeReport:
-    return ProbeReport(auroc, 200)
+    return ProbeReport(auroc, 200, 200)
 
 
 def test_families_count_once_however_many_variants_they_have() -> None:
@@ -57,40 +58,79 @@ def test_ties_go_to_the_earlier_score() -> None:
 
 def test_no_score_no_choice() -> None:
     with pytest.raises(ProbeError, match="norm: hardly vary"):
-        ProbeReport({}, 10, {"norm": "hardly vary"}).choice()
+        ProbeReport({}, 10, 10, {"norm": "hardly vary"}).choice()
 
 
 def test_words() -> None:
     made = report(norm={"a/1": 0.39, "a/2": 0.41, "b/1": 0.9}, knn={"a/1": 0.9, "a/2": 0.9, "b/1": 0.9})
-    inverted, blind, better = made.warnings("norm")
+    inverted, blind, better = (line for line in made.warnings("norm") if "left out" not in line)
     assert "inverted on a/1 (AUROC 0.39)" in inverted
     assert "blind to a/2 (AUROC 0.41)" in blind
     assert "knn does best (mean AUROC 0.90 against 0.65)" in better
-    assert made.warnings("knn") == []
-    assert "only 10 tuning images" in ProbeReport(made.auroc, 10).warnings("knn")[0]
+    assert "finite features for noise/uniform" in made.warnings("knn")[0]
+    assert report(knn=dict.fromkeys(PROBES, 0.9)).warnings("knn") == []
+    assert "only 10 tuning images" in ProbeReport(made.auroc, 10, 10).warnings("knn")[0]
     assert "hardly learned" in report(norm={"a/1": 0.5}).warnings("norm")[0]
-    assert "was not probed: no stages" in ProbeReport({}, 200, {"norm_gain": "no stages"}).warnings("norm_gain")[0]
+    assert "was not probed: no stages" in ProbeReport({}, 200, 200, {"norm_gain": "no stages"}).warnings("norm_gain")[0]
+
+
+def test_a_probe_that_every_score_takes_for_familiar_is_told() -> None:
+    """It counts in no mean, for no score sees it, and yet the gate lets such images through."""
+    made = report(norm={"noise/a": 0.02, "flat/b": 0.97}, knn={"noise/a": 0.1, "flat/b": 0.95})
+    assert made.uninformative == ("noise/a",)
+    assert made.choice() == "norm"
+    assert made.inverted("norm") == {"noise/a": 0.02}
+    assert any("inverted on noise/a (AUROC 0.02)" in line for line in made.warnings("norm"))
+
+
+@pytest.mark.parametrize(("images", "informative"), [(12, 0.86), (50, 0.674), (200, 0.6)])
+def test_few_images_must_be_told_apart_more_clearly(images: int, informative: float) -> None:
+    """Three standard errors above chance: the best of some thirty blind scores comes near two."""
+    for auroc, expected in ((informative + 0.01, ("a/1",)), (informative - 0.01, ())):
+        assert ProbeReport({"knn": {"a/1": auroc}}, images, images).informative == expected
+
+
+def test_chance_is_that_of_blind_scores() -> None:
+    rng = np.random.default_rng(0)
+    drawn = [metrics.auroc(rng.random(60), rng.random(40)) for _ in range(2000)]
+    assert np.std(drawn) == pytest.approx(ProbeReport({}, 60, 40).chance / 3, rel=0.05)
+
+
+def test_a_score_of_which_nothing_is_known_any_more() -> None:
+    made = report(norm={"a/1": 0.9}, knn={"a/1": 0.8}).without("knn", "other settings")
+    assert list(made.auroc) == ["norm"]
+    assert made.refused == {"knn": "other settings"}
 
 
 def test_back_from_json() -> None:
-    made = ProbeReport({"norm": {"a/1": 0.5}}, 200, {"norm_gain": "no stages"})
+    made = ProbeReport({"norm": {"a/1": 0.5}}, 200, 100, {"norm_gain": "no stages"})
     assert ProbeReport.from_dict(json.loads(json.dumps(made.to_dict()))) == made
 
 
 @pytest.mark.parametrize(
     "bad",
     [
-        {},
-        {"images": 3, "auroc": {"norm": {"a": 2}}, "refused": {}},
-        {"images": 3, "auroc": {"norm": [0.5]}, "refused": {}},
-        {"images": 3, "auroc": {"norm": {"a": 0.5}, "knn": {"b": 0.5}}, "refused": {}},
-        {"images": "3", "auroc": {}, "refused": {}},
-        {"images": 3, "auroc": {}, "refused": None},
+        {"auroc": {"norm": {"a/1": 2}}},
+        {"auroc": {"norm": {"a": 0.5}}},
+        {"auroc": {"norm": {"a/1": True}}},
+        {"auroc": {"norm": [0.5]}},
+        {"auroc": {"norm": {"a/1": 0.5}, "knn": {"b/1": 0.5}}},
+        {"auroc": "norm"},
+        {"images": "3"},
+        {"images": -5},
+        {"probed": 0},
+        {"refused": None},
+        {"refused": {"x": 5}},
+        {"other": 1},
     ],
 )
 def test_what_is_no_report_is_refused(bad: dict[str, object]) -> None:
+    good = {"images": 3, "probed": 3, "auroc": {"norm": {"a/1": 0.5}}, "refused": {}}
+    ProbeReport.from_dict(good)
     with pytest.raises(ProbeError, match="no report"):
-        ProbeReport.from_dict(bad)
+        ProbeReport.from_dict({**good, **bad})
+    with pytest.raises(ProbeError, match="no report"):
+        ProbeReport.from_dict("text")
 
 
 def probes(count: int = 20) -> object:

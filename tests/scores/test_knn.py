@@ -51,10 +51,17 @@ def test_scale_does_not_count() -> None:
 
 
 @pytest.mark.parametrize(("asked", "rows", "used"), [(50, 90, 15), (7, 90, 7), (50, 3, 1), (50, 400, 50), (1, 3, 1)])
-def test_k_is_at_most_half_the_smallest_class(asked: int, rows: int, used: int) -> None:
+def test_k_is_at_most_half_a_small_class(asked: int, rows: int, used: int) -> None:
     score = scores.create("knn", k=asked).fit(random_features(rows, 0))
     assert int(score.state["k"]) == used
     assert score.settings["k"] == asked
+
+
+def test_one_odd_class_does_not_decide_k_for_all() -> None:
+    assert TRAIN.labels is not None
+    rows = [*range(60), *(row for row in range(60, 90) if TRAIN.labels[row] != 0)]
+    lonely = TRAIN.select([row for row in rows if TRAIN.labels[row] != 2] + [2])
+    assert int(scores.create("knn").fit(lonely).state["k"]) == 10
 
 
 def test_a_bank_of_one_image_will_do() -> None:

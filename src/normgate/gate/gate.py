@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import json
 import warnings
@@ -11,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from normgate import scores
 from normgate.calibration import Calibration, smallest_n
 from normgate.data.decoding import DEFAULT_MAX_PIXELS
 from normgate.data.loading import load_batches
@@ -19,7 +17,7 @@ from normgate.data.sources import open_source
 from normgate.errors import ProbeWarning
 from normgate.features import FeatureExtractor, Features
 from normgate.gate.errors import GateError
-from normgate.gate.probing import choose
+from normgate.gate.probing import AUTO, choose, reprobed, unfitted
 from normgate.gate.recognition import recognised
 from normgate.gate.sets import Reading, collect, digests, kept
 from normgate.gate.verdicts import EMPTY, Verdicts
@@ -39,8 +37,6 @@ if TYPE_CHECKING:
     from normgate.probes import ProbeReport
     from normgate.progress import Progress
     from normgate.scores import Score
-
-AUTO = "auto"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -129,7 +125,7 @@ class Gate:
             NormgateError: a subclass for each thing that can be wrong; the message names the fix.
         """
         smallest_n(false_alarm_rate)  # what cannot work is said before the images are read
-        wanted = _unfitted(score, train=train is not None, tuning=tuning is not None)
+        wanted = unfitted(score, train=train is not None, tuning=tuning is not None)
         told = _plain(provenance or {})
         extractor = FeatureExtractor(model, preprocessing, head=head, features=features, device=device)
         names = _class_names(classes, train, extractor.head.out_features)
@@ -179,13 +175,13 @@ class Gate:
         alpha = self.calibration.alpha if false_alarm_rate is None else false_alarm_rate
         smallest_n(alpha)
         grouped = self.calibration.by_class if by_class is None else by_class
-        refit = score is not None or train is not None or tuning is not None
+        refit = score is not None or train is not None or (tuning is not None and self.score.needs_tuning)
         wanted: Score | None = self.score
         if refit:
-            wanted = _unfitted(
+            wanted = unfitted(
                 self.score if score is None else score,
                 train=train is not None or "train" in self.kept,
-                tuning=tuning is not None or "tuning" in self.kept or (score == "auto" and self.probes is not None),
+                tuning=tuning is not None or (self.probes is not None if score == AUTO else "tuning" in self.kept),
             )
         rescored = calibration is not None or "calibration" in self.kept
         if not rescored and (refit or grouped != self.calibration.by_class):
@@ -199,6 +195,9 @@ class Gate:
         fitted, report = self.score, self.probes
         if refit:
             fitted, report = choose(wanted, sets, report)
+        elif tuning is not None:
+            report = reprobed(fitted, sets)
+        if report is not self.probes:
             _warn(fitted, report)
         return dataclasses.replace(
             self,
@@ -340,31 +339,6 @@ def _plain(provenance: Mapping[str, Any]) -> dict[str, Any]:
     except (TypeError, ValueError) as error:
         raise GateError(f"provenance must be plain data, with string keys, that JSON can hold: {error}") from error
     return copied
-
-
-def _unfitted(score: str | Score, *, train: bool, tuning: bool) -> Score | None:
-    """The score to fit, None for "auto": never the caller's object, which another gate may hold."""
-    if score == AUTO:
-        if not tuning:
-            raise GateError(
-                "the probes that choose a score are made of tuning images, and there are none; pass tuning= "
-                "(--tuning), or name a score: calibration images are for the threshold alone"
-            )
-        return None
-    wanted = scores.create(score) if isinstance(score, str) else copy.copy(score)
-    if not wanted.savable:
-        raise GateError(
-            f"{wanted.name} is an object of another package, which cannot be saved without pickling it, so no gate can "
-            "hold it; compare it with evaluate(), and give the gate a score of normgate.scores.names()"
-        )
-    if wanted.needs_fit and not train:
-        raise GateError(f"{wanted.name} is fitted to training images, and there are none; pass train= (--train)")
-    if wanted.needs_tuning and not tuning:
-        raise GateError(
-            f"{wanted.name} is scaled on tuning images, and there are none; pass tuning= (--tuning): "
-            "calibration images are for the threshold alone"
-        )
-    return wanted
 
 
 def _warn(score: Score, report: ProbeReport | None) -> None:

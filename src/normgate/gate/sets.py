@@ -60,6 +60,10 @@ def collect(
         rows = duplicates.repeated(digests(sets), known)
         sets = {name: part.without(rows[name]) for name, part in sets.items()}
     duplicates.check({**known, **digests(sets)})
+    if empty := [name for name, part in sets.items() if not len(part)]:
+        raise GateError(
+            f"every {empty[0]} image is in another set, too, and was left out; pass other {empty[0]} images"
+        )
     if "tuning" in given:
         sets["probes"] = probe_features(
             extractor,

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 _LEAST_FREEDOM = 3
 """An image that makes up DeLong's variance alone gives it 2 degrees: no t quantile makes up for that."""
 
+_FIRM_FREEDOM = 5
+"""From so many degrees, times √(larger set / smaller set), DeLong's variance stands alone. A small set may hold none of
+the rare images that make up most of the variance, and a large one beside it does not make up for them. By simulation."""
+
 
 class Estimate(NamedTuple):
     """A value and the confidence interval around it."""
@@ -50,9 +54,14 @@ def auroc_interval(id_scores: ArrayLike, ood_scores: ArrayLike, level: float = 0
 
     DeLong's variance on the logit scale, logit A ± t · se / (A(1−A)). Near 1 a few images make up the
     variance, so t is Student's, with the degrees of freedom that the placements show; for large sets it is
-    the normal quantile. Where the variance is 0 or hangs on a single image, Newcombe's score interval
-    takes its place: perfectly separated sets get a lower limit below 1. For 100 against 100 normal scores of
-    AUROC 0.99 the 95 % interval holds the truth in 96 % of simulations, with the normal quantile in 92 %.
+    the normal quantile. Where those degrees are few, the interval reaches at least as far as a score interval with
+    the variance of Hanley & McNeil; where the variance is 0 or hangs on a single image, that takes its place:
+    perfectly separated sets get a lower limit below 1.
+
+    Simulated coverage at 95 % (2,000 to 3,000 draws of normal scores): 95 to 98 % for sets of equal size (20, 50, 100
+    and 1,000 images, AUROC 0.7 to 0.999); 95 to 99.8 % for 2000:20, 20:2000, 2000:50, 500:50 and 5000:300, AUROC 0.9
+    to 0.999, also where 1 to 10 % of either set look like the other. So the interval is too wide rather than too narrow
+    where one set is small, AUROC is near 1, and the scores have no such strays.
     """
     return group_auroc_interval(TieGroups.of(id_scores, ood_scores), level)
 
@@ -65,8 +74,12 @@ def group_auroc_interval(groups: TieGroups, level: float) -> Estimate:
     if variance.known:
         center = math.log(auroc / (1 - auroc))
         reach = _student_quantile(z, variance.freedom) * math.sqrt(variance.value) / (auroc * (1 - auroc))
-        return Estimate(auroc, _expit(center - reach), _expit(center + reach))
-    return Estimate(auroc, _newcombe_low(auroc, m, n, z), 1 - _newcombe_low(1 - auroc, m, n, z))
+        low, high = _expit(center - reach), _expit(center + reach)
+        if variance.freedom >= _FIRM_FREEDOM * math.sqrt(max(m, n) / min(m, n)):
+            return Estimate(auroc, low, high)
+    else:
+        low = high = auroc
+    return Estimate(auroc, min(low, _score_low(auroc, m, n, z)), max(high, 1 - _score_low(1 - auroc, m, n, z)))
 
 
 def delong_variance(v10: Floats, v01: Floats, id_counts: Counts, ood_counts: Counts) -> Variance:
@@ -113,16 +126,19 @@ def _student_quantile(z: float, freedom: float) -> float:
     return z * (1 + sum(term / freedom**power for power, term in enumerate(terms, start=1)))
 
 
-def _newcombe_low(auroc: float, m: int, n: int, z: float) -> float:
-    """The lower limit of Newcombe's method 5 (2006, part 2): the θ ≤ A that solves (A − θ)² = z² V(θ).
+def _score_low(auroc: float, m: int, n: int, z: float) -> float:
+    """The lower limit of a score interval: the θ ≤ A that solves (A − θ)² = z² V(θ).
 
-    V(θ) = θ(1−θ) (1 + N*(1−θ)/(2−θ) + N*θ/(1+θ)) / (mn) is the variance of Hanley & McNeil (1982) with N* =
-    (m+n)/2 − 1 for both m − 1 and n − 1. As V(θ) = V(1−θ), the upper limit is 1 − the lower limit for 1 − A.
+    V(θ) = θ(1−θ) (1 + a (1−θ)/(2−θ) + b θ/(1+θ)) / (mn) is the variance of Hanley & McNeil (1982), where a and b are
+    m − 1 and n − 1 or the other way round: either set may be the one whose scores are spread. The larger variance is
+    taken, in which the smaller set's are; Newcombe's method 5 (2006, part 2), which has the mean of m − 1 and n − 1 for
+    both, is the same for sets of equal size. As V(θ) = V(1−θ), the upper limit is 1 − the lower limit for 1 − A.
     """
-    spare = (m + n) / 2 - 1
+    fewer, more = min(m, n) - 1, max(m, n) - 1
     outside, inside = 0.0, auroc
     while outside < (theta := (outside + inside) / 2) < inside:
-        pairs = 1 + spare * ((1 - theta) / (2 - theta) + theta / (1 + theta))
+        less, most = sorted(((1 - theta) / (2 - theta), theta / (1 + theta)))
+        pairs = 1 + fewer * less + more * most
         if (auroc - theta) ** 2 > z * z * theta * (1 - theta) * pairs / (m * n):
             outside = theta
         else:

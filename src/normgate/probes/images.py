@@ -54,7 +54,9 @@ def make(pixels: Pixels, classes: NDArray[np.int64], seed: int = 0) -> Iterator[
 def _partners(classes: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
     """For each image a random one of another class; of any, where there is only one class."""
     rows = np.arange(len(classes))
-    partners = rng.permutation(len(classes))
+    order = rng.permutation(len(classes))
+    partners = np.empty_like(order)
+    partners[order] = np.roll(order, 1)  # one round through all images: none is its own partner
     for label in np.unique(classes):
         others = rows[classes != label]
         if len(others):

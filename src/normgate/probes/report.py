@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from normgate import metrics, scores
 from normgate.errors import NormgateError
+from normgate.probes.images import PROBES
 from normgate.scores import ScoreError
 
 if TYPE_CHECKING:
@@ -26,6 +28,8 @@ MARGIN = 0.01
 """How far below the best mean the simplest score may be and still be chosen."""
 FEW = 50
 """With fewer tuning images an AUROC is uncertain by more than about 5 points."""
+CHANCE = 3.0
+"""Standard errors by which the best of all scores must beat a coin before a probe says anything."""
 
 
 class ProbeError(NormgateError):
@@ -39,23 +43,36 @@ class ProbeReport:
     Attributes:
         auroc: `auroc[score]["family/variant"]`, a share of 1; larger = the score sees the probe.
         images: number of tuning images.
+        probed: number of images of each probe.
         refused: scores that cannot be had for this network, with the reason.
     """
 
     auroc: Mapping[str, Mapping[str, float]]
     images: int
+    probed: int
     refused: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def probes(self) -> tuple[str, ...]:
+        """The probes that were made and that the network has finite features for."""
+        return tuple(next(iter(self.auroc.values()), {}))
+
+    @property
+    def chance(self) -> float:
+        """How far from ½ the AUROC of a blind score may lie: three standard errors of Mann and Whitney's statistic."""
+        m, n = self.images, self.probed
+        return CHANCE * math.sqrt((m + n + 1) / (12 * m * n))
 
     @property
     def informative(self) -> tuple[str, ...]:
         """The probes that at least one score tells from ID images; the others say nothing about any score."""
-        probes = next(iter(self.auroc.values()), {})
-        return tuple(name for name in probes if max(own[name] for own in self.auroc.values()) >= BLIND)
+        level = max(BLIND, 0.5 + self.chance)
+        return tuple(name for name in self.probes if max(own[name] for own in self.auroc.values()) >= level)
 
     @property
     def uninformative(self) -> tuple[str, ...]:
         """The probes that no score tells from ID images (a texture survives shuffling, say): left out of all means."""
-        return tuple(name for name in next(iter(self.auroc.values()), {}) if name not in self.informative)
+        return tuple(name for name in self.probes if name not in self.informative)
 
     def families(self, score: str) -> dict[str, float]:
         """Mean AUROC of a score over the informative variants of each family that has any."""
@@ -78,6 +95,16 @@ class ProbeReport:
     def blind(self, score: str) -> dict[str, float]:
         """The informative probes that a score does not see, with its AUROC; the inverted ones among them."""
         return {name: value for name in self.informative if (value := self.auroc[score][name]) < BLIND}
+
+    def inverted(self, score: str) -> dict[str, float]:
+        """The probes that a score takes for more familiar than ID images, even where every other score does so, too."""
+        level = min(INVERTED, 0.5 - self.chance)
+        return {name: value for name in self.probes if (value := self.auroc[score][name]) < level}
+
+    def without(self, score: str, reason: str) -> ProbeReport:
+        """The report without a score of which it says nothing any more."""
+        others = {name: own for name, own in self.auroc.items() if name != score}
+        return dataclasses.replace(self, auroc=others, refused={**self.refused, score: reason})
 
     def choice(self) -> str:
         """The score to use: the best mean, or `norm` where it is within a point of that and blind to nothing.
@@ -106,10 +133,12 @@ class ProbeReport:
                 f"no score tells any of {len(self.uninformative)} probes from your images: the network has hardly "
                 "learned, and there is nothing to choose a score by; train longer"
             )
+        if missing := [name for name in PROBES if self.auroc and name not in self.probes]:
+            said.append(f"the network gives no finite features for {', '.join(missing)}, which were left out")
         if score not in self.auroc:
             return [*said, f"{score} was not probed: {self.refused.get(score, 'it is no score of this version')}"]
-        inverted = {name: value for name, value in self.blind(score).items() if value < INVERTED}
-        blind = {name: value for name, value in self.blind(score).items() if value >= INVERTED}
+        inverted = self.inverted(score)
+        blind = {name: value for name, value in self.blind(score).items() if name not in inverted}
         if inverted:
             said.append(
                 f"{score} is inverted on {_listed(inverted)}: it takes such images for more familiar than yours, "
@@ -126,7 +155,7 @@ class ProbeReport:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
         auroc = {score: dict(own) for score, own in self.auroc.items()}
-        return {"images": self.images, "auroc": auroc, "refused": dict(self.refused)}
+        return {"images": self.images, "probed": self.probed, "auroc": auroc, "refused": dict(self.refused)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -135,16 +164,17 @@ class ProbeReport:
         Raises:
             ProbeError: it is no such report.
         """
-        auroc, images, refused = (values.get(key) for key in ("auroc", "images", "refused"))
-        if not (
-            isinstance(auroc, dict)
-            and all(map(_is_row, auroc.values()))
-            and len({tuple(row) for row in auroc.values()}) <= 1
-            and type(images) is int
-            and isinstance(refused, dict)
-        ):
+        if not isinstance(values, dict) or set(values) != {field.name for field in dataclasses.fields(cls)}:
             raise ProbeError("this is no report of probes")
-        return cls(auroc, images, refused)
+        report = cls(**values)
+        counts = all(type(count) is int and count >= 1 for count in (report.images, report.probed))
+        tables = isinstance(report.auroc, dict) and all(map(_is_row, report.auroc.values()))
+        reasons = isinstance(report.refused, dict) and all(
+            isinstance(reason, str) for reason in report.refused.values()
+        )
+        if not (counts and tables and reasons and len({tuple(row) for row in report.auroc.values()}) <= 1):
+            raise ProbeError("this is no report of probes")
+        return report
 
 
 def probe(tuning: Features, probes: Features, train: Features | None, own: Score | None = None) -> ProbeReport:
@@ -170,7 +200,7 @@ def probe(tuning: Features, probes: Features, train: Features | None, own: Score
             refused[name] = str(error)
             continue
         auroc[name] = {probe: metrics.auroc(known, unknown[mask]) for probe, mask in rows.items()}
-    return ProbeReport(auroc, len(tuning), refused)
+    return ProbeReport(auroc, len(tuning), min(int(mask.sum()) for mask in rows.values()), refused)
 
 
 def fitted(name: str, train: Features | None, tuning: Features | None) -> Score:
@@ -192,5 +222,8 @@ def _listed(probes: Mapping[str, float]) -> str:
 
 
 def _is_row(row: object) -> bool:
-    """Whether it maps names to shares of 1."""
-    return isinstance(row, dict) and all(isinstance(value, float | int) and 0 <= value <= 1 for value in row.values())
+    """Whether it maps `family/variant` to shares of 1."""
+    return isinstance(row, dict) and all(
+        "/" in name and isinstance(value, float | int) and not isinstance(value, bool) and 0 <= value <= 1
+        for name, value in row.items()
+    )

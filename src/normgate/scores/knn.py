@@ -21,7 +21,8 @@ _WINDOW = 8  # ranks on each side of the k-th that are measured again; with 4, t
 class KNN(Score):
     """`−‖u − u₍ₖ₎‖₂`, u₍ₖ₎ the k-th nearest training direction; of z, not u, for `knn_raw`.
 
-    k is lowered to half the rows of the smallest class, so that an image's neighbours can all be of its own class.
+    k is lowered to half the rows of a small class (the 10 % quantile of their sizes), so that an image's neighbours can
+    all be of its own class; a single odd class does not decide it for all.
     Exact: float32 products rank the neighbours, the distances around the k-th rank are taken again from float64
     differences, and where a bound on the rounding does not prove the rank, the products are taken in float64.
     Source: Sun et al., ICML 2022, arXiv 2204.06507 (k = 50 for CIFAR-10).
@@ -39,10 +40,10 @@ class KNN(Score):
     def _fit(self, features: Features) -> dict[str, torch.Tensor]:
         assert features.labels is not None
         counts = torch.bincount(features.labels)
-        smallest = int(counts[counts > 0].min())
+        small = int(counts[counts > 0].double().quantile(0.1, interpolation="higher"))
         return {
             "bank": features.space(self.space).clone(),
-            "k": torch.tensor(max(1, min(self.k, smallest // 2))),
+            "k": torch.tensor(max(1, min(self.k, small // 2))),
         }
 
     def _score(self, features: Features) -> torch.Tensor:
