@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -136,9 +137,44 @@ def test_temporary_files_that_cannot_be_written(
 
 
 def test_only_files_can_be_carried_off(gate: Gate, tmp_path: Path) -> None:
-    with pytest.raises(ScreeningError, match="source of files"):
+    with pytest.raises(ScreeningError, match="only folders and lists of files"):
         screen(gate, random_records(5, 4), tmp_path / "v.parquet", rejected="move", rejected_to=tmp_path / "out")
     assert not (tmp_path / "v.parquet").exists()
+
+
+@pytest.mark.parametrize("action", ["copy", "move"])
+def test_images_in_memory_and_in_tables_are_no_files(
+    gate: Gate, incoming: Path, tmp_path: Path, action: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pillow images have no path, and the paths that a table names are not its own."""
+    monkeypatch.chdir(incoming)
+    before = sorted(incoming.rglob("*"))
+    pillow = [Image.fromarray(record.payload) for record in random_records(40, 4)]
+    named = pa.array([{"bytes": None, "path": str(path)} for path in before if path.is_file()])
+    pq.write_table(pa.table({"image": named}), tmp_path / "named.parquet")
+    for images in (pillow, tmp_path / "named.parquet"):
+        with pytest.raises(ScreeningError, match="only folders and lists of files"):
+            screen(gate, images, tmp_path / "v.parquet", rejected=action, rejected_to=tmp_path / "out")
+    assert sorted(incoming.rglob("*")) == before
+    assert not (tmp_path / "out").exists()
+
+
+def test_nothing_is_moved_where_two_files_would_be_in_one_place(
+    gate: Gate, incoming: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rejected = incoming / next(v.id for v in gate(incoming) if not v.accepted and v.error is None)
+    (tmp_path / "x").mkdir()
+    (tmp_path / "other").mkdir()
+    for name in ("one.png", "x/one.png"):
+        (tmp_path / name).write_bytes(rejected.read_bytes())
+    monkeypatch.chdir(tmp_path / "other")
+    files = [Path("..") / "one.png", Path("..") / "x" / ".." / "one.png"]
+    screen(gate, files, tmp_path / "twice.parquet", rejected="move", rejected_to=tmp_path / "out")
+    assert (tmp_path / "out" / "one.png").exists()
+    with pytest.raises(ScreeningError, match="no rejected file was touched"):
+        files = [Path("..") / "x" / "one.png", Path("..") / "out" / "one.png"]
+        screen(gate, files, tmp_path / "v.parquet", rejected="move", rejected_to=tmp_path)
+    assert (tmp_path / "x" / "one.png").exists()
 
 
 def test_an_output_that_exists_is_never_half_overwritten(gate: Gate, incoming: Path, tmp_path: Path) -> None:

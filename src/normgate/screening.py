@@ -19,8 +19,9 @@ import pyarrow.parquet as pq
 from normgate import __version__
 from normgate.calibration import smallest_p_value
 from normgate.calibration.conformal import check_share
-from normgate.data.decoding import DEFAULT_MAX_PIXELS
+from normgate.data.decoding import DEFAULT_MAX_PIXELS, ImageError
 from normgate.data.loading import count, load_batches
+from normgate.data.parquet import ParquetImages
 from normgate.data.sources import open_source
 from normgate.errors import NormgateError
 from normgate.files import OutputError, check_output, explained, whole_file, whole_folder
@@ -47,6 +48,9 @@ SCHEMA = pa.schema(
 ROW_GROUP = 16_384
 PART_ROWS = 262_144
 _OTHER_TABLES = frozenset({".csv", ".tsv", ".txt", ".json", ".jsonl", ".xlsx", ".arrow", ".feather"})
+
+
+NO_FILES = "only folders and lists of files have rejected files to copy or move; this source has none"
 
 
 class ScreeningError(NormgateError):
@@ -133,6 +137,8 @@ def screen(
             raise ScreeningError(f"say where to {rejected} the rejected files")
         check_output(Path(rejected_to) / "rejected", overwrite=True)
     source = open_source(data, labelled=False)
+    if rejected is not None and isinstance(source, ParquetImages):
+        raise ScreeningError(NO_FILES)  # not even those that a table names: they belong to whoever made the table
     schema = SCHEMA.with_metadata(_metadata(gate, fdr))
     histogram = gate.calibration.histogram()
     counts = {"images": 0, "accepted": 0, "rejected": 0, "unreadable": 0}
@@ -304,31 +310,41 @@ def _scratch_folder() -> Iterator[Path]:
 
 def _note_paths(file: Any, payloads: list[Any]) -> None:
     for payload in payloads:
-        if isinstance(payload, bytes | np.ndarray):
-            raise ScreeningError("only a source of files has rejected files to copy or move; this one holds none")
-        file.write((os.fsencode(payload) if isinstance(payload, Path) else b"") + b"\0")
+        if not isinstance(payload, str | os.PathLike | ImageError):
+            raise ScreeningError(NO_FILES)
+        file.write((b"" if isinstance(payload, ImageError) else os.fsencode(payload)) + b"\0")
 
 
 def _carry(action: Literal["copy", "move"], paths: Path, table: Path, root: Path | None, destination: Path) -> None:
-    """Copy or move the rejected files; one that is there already is never overwritten."""
+    """Copy or move the rejected files, all or, where two would have one name or one is there already, none."""
+    places: dict[Path, Path] = {}
+    seen: set[Path] = set()
+    for path in _rejected_paths(paths, table):
+        if path.resolve() in seen:  # listed twice
+            continue
+        seen.add(path.resolve())
+        place = destination / _below(path, root)
+        if os.path.lexists(place) or places.setdefault(place, path) is not path:
+            raise ScreeningError(
+                f"{place} exists, or two rejected files would be there; the table is written, but no rejected file "
+                f"was touched: name another folder than {destination}"
+            )
+    for place, path in places.items():
+        with explained(place):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            if action == "copy":
+                shutil.copy2(path, place)
+            else:
+                shutil.move(path, place)
+
+
+def _rejected_paths(paths: Path, table: Path) -> Iterator[Path]:
     names = _nul_separated(paths)
     for part in _tables(table):
         for accepted in part["accepted"].to_pylist():
-            path = Path(os.fsdecode(next(names)))
-            if accepted is not False:
-                continue
-            place = destination / _below(path, root)
-            if os.path.lexists(place):
-                raise ScreeningError(
-                    f"{place} exists; the table is written, but rejected files are left to {action}: empty "
-                    f"{destination}, or name another folder"
-                )
-            with explained(place):
-                place.parent.mkdir(parents=True, exist_ok=True)
-                if action == "copy":
-                    shutil.copy2(path, place)
-                else:
-                    shutil.move(path, place)
+            path = next(names)
+            if accepted is False:
+                yield Path(os.fsdecode(path))
 
 
 def _below(path: Path, root: Path | None) -> Path:

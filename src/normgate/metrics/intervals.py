@@ -25,8 +25,8 @@ _LEAST_FREEDOM = 3
 """An image that makes up DeLong's variance alone gives it 2 degrees: no t quantile makes up for that."""
 
 _FIRM_FREEDOM = 5
-"""From so many degrees, times √(larger set / smaller set), DeLong's variance stands alone. A small set may hold none of
-the rare images that make up most of the variance, and a large one beside it does not make up for them. By simulation."""
+"""From so many degrees, times √(larger set / smaller set), DeLong's variance stands alone. A small set may hold none
+of the rare images that make up most of the variance, and a large one does not make up for them. By simulation."""
 
 
 class Estimate(NamedTuple):
