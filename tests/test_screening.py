@@ -150,7 +150,9 @@ def test_images_in_memory_and_in_tables_are_no_files(
     monkeypatch.chdir(incoming)
     before = sorted(incoming.rglob("*"))
     pillow = [Image.fromarray(record.payload) for record in random_records(40, 4)]
-    named = pa.array([{"bytes": None, "path": str(path)} for path in before if path.is_file()])
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    paths = [str(path) for path in before if path.name.isascii() and path.is_file()]
+    named = pa.array([{"bytes": None, "path": path} for path in paths], kind)
     pq.write_table(pa.table({"image": named}), tmp_path / "named.parquet")
     for images in (pillow, tmp_path / "named.parquet"):
         with pytest.raises(ScreeningError, match="only folders and lists of files"):
