@@ -20,7 +20,7 @@ torch.set_num_threads(1)
 def cache_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Commands keep features here, and not in the folder of whoever runs the tests."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    return tmp_path / "xdg" / "normgate" / "features"
+    return tmp_path / "xdg" / "normgate" / "normgate-features"
 
 
 @pytest.fixture

@@ -23,7 +23,10 @@ def test_a_failure_leaves_the_old_one_and_nothing_else(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError), whole_file(tmp_path / "x.txt", overwrite=True) as partial:
         partial.write_text("half")
         raise RuntimeError
-    with pytest.raises(OutputError, match="No space left"), whole_folder(tmp_path / "folder", overwrite=True) as folder:
+    with (
+        pytest.raises(OutputError, match="No space left"),
+        whole_folder(tmp_path / "folder", holds=["a"], overwrite=True) as folder,
+    ):
         (folder / "a").write_text("half")
         raise OSError(28, "No space left on device")
     assert (tmp_path / "x.txt").read_text() == "old"
@@ -33,10 +36,22 @@ def test_a_failure_leaves_the_old_one_and_nothing_else(tmp_path: Path) -> None:
 
 def test_a_folder_replaces_a_folder(tmp_path: Path) -> None:
     for text in ("old", "new"):
-        with whole_folder(tmp_path / "folder", overwrite=True) as folder:
+        with whole_folder(tmp_path / "folder", holds=["old", "new"], overwrite=True) as folder:
             (folder / text).touch()
     assert [path.name for path in (tmp_path / "folder").iterdir()] == ["new"]
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_a_folder_of_somebody_else_is_never_replaced(tmp_path: Path) -> None:
+    for name in ("part-0.parquet", "mine.png", ".DS_Store"):
+        (tmp_path / name).touch()
+    foreign = pytest.raises(OutputError, match=r"holds mine\.png, which is not of an earlier output")
+    with foreign, whole_folder(tmp_path, holds=["part-*.parquet"], overwrite=True):
+        raise AssertionError
+    (tmp_path / "mine.png").unlink()
+    check_output(tmp_path, overwrite=True, holds=["part-*.parquet"])
+    with pytest.raises(OutputError, match="is a file, and the output is a folder"):
+        check_output(tmp_path / "part-0.parquet", overwrite=True, holds=["part-*.parquet"])
 
 
 def test_what_cannot_be_written_is_refused_at_once(tmp_path: Path) -> None:

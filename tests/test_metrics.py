@@ -302,7 +302,7 @@ class TestInterval:
         assert auroc_interval(ids, oods).low == pytest.approx(score_low(0.98, 50, 50, 0.95), abs=1e-9)
         many_strays = np.append(ids, np.full(9, -2.0))
         firm = auroc_interval(many_strays, oods)
-        assert firm.low > score_low(firm.value, 59, 50, 0.95) + 1e-3
+        assert firm.low != pytest.approx(score_low(firm.value, 59, 50, 0.95), abs=1e-2)
 
     @settings(deadline=None)
     @given(SAMPLES, st.sampled_from([0.5, 0.95, 0.999]))

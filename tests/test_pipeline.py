@@ -144,3 +144,50 @@ def test_bad_input_stops_before_training(class_folders: Path, tmp_path: Path) ->
         Image.open(class_folders / "owl" / "00.png").save(class_folders / "owl" / f"copy{i}.png")
     with pytest.raises(NormgateError, match="two sets share images"):
         normgate.train(class_folders, recipe=QUICK, **OPTIONS)
+
+
+def untrained(task: str, done: int, total: int | None, /, **figures: float) -> None:
+    """Progress that must not come as far as training."""
+    assert task != "training"
+
+
+def test_a_folder_that_is_no_gate_is_never_replaced(class_folders: Path, tmp_path: Path) -> None:
+    before = sorted(class_folders.rglob("*"))
+    with pytest.raises(NormgateError, match="holds cat, which is not of an earlier output"):
+        normgate.train(class_folders, class_folders, recipe=QUICK, overwrite=True, **OPTIONS)
+    (tmp_path / "gate.run").mkdir()
+    (tmp_path / "gate.run" / "mine.txt").touch()
+    for options in ({"overwrite": True}, {"resume": True}, {}):
+        with pytest.raises(pipeline.PipelineError, match=r"holds mine\.txt, which no run has written"):
+            normgate.train(class_folders, tmp_path / "gate", recipe=QUICK, **options, **OPTIONS)
+    assert sorted(class_folders.rglob("*")) == before
+    assert (tmp_path / "gate.run" / "mine.txt").exists()
+
+
+def test_images_that_were_trained_on_never_calibrate(
+    class_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even those of which no features are collected."""
+    monkeypatch.setattr(pipeline, "FIT_ROWS", 10)
+    other = tmp_path / "other"
+    other.mkdir()
+    for number, file in enumerate(sorted(class_folders.rglob("*.png"))[::2]):
+        (other / f"{number}.png").write_bytes(file.read_bytes())
+    for number in range(9):
+        Image.new("RGB", (12, 12), (number, 0, 0)).save(other / f"new{number}.png")
+    gate = normgate.train(class_folders, recipe=QUICK, calibration=other, drop_duplicates=True, score="norm", **OPTIONS)
+    assert gate.calibration.n == 9
+    assert len(gate.digests["train"]) > 10
+    with pytest.raises(NormgateError, match="two sets share images"):
+        gate.recalibrate(other)
+
+
+def test_what_is_missing_is_said_before_training(class_folders: Path, tmp_path: Path) -> None:
+    few = [Image.new("RGB", (12, 12), (number, 0, 0)) for number in range(3)]
+    with pytest.raises(NormgateError, match="needs at least 4 calibration images, and there are 3"):
+        normgate.train(class_folders, calibration=few, recipe=QUICK, progress=untrained, **OPTIONS)
+    (class_folders / "yak").mkdir()
+    for number in range(20):
+        (class_folders / "yak" / f"{number}.png").write_bytes(b"no image")
+    with pytest.raises(NormgateError, match="no training image of 'yak'"):
+        normgate.train(class_folders, recipe=QUICK, skip_unreadable=True, progress=untrained, **OPTIONS)

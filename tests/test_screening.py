@@ -195,3 +195,10 @@ def test_an_output_that_exists_is_never_half_overwritten(gate: Gate, incoming: P
             screen(gate, incoming, output, overwrite=True, batch_size=5, progress=interrupt)
     assert target.read_bytes() == before
     assert {path.name for path in tmp_path.iterdir()} == {"v.parquet", "in coming"}
+
+
+def test_a_folder_of_images_is_never_replaced_by_verdicts(gate: Gate, incoming: Path) -> None:
+    before = sorted(incoming.rglob("*"))
+    with pytest.raises(OutputError, match="not of an earlier output of this kind"):
+        screen(gate, incoming, incoming, overwrite=True)
+    assert sorted(incoming.rglob("*")) == before

@@ -261,10 +261,11 @@ def calibrate(
     from normgate.errors import NormgateError
     from normgate.files import check_output
     from normgate.gate import Gate
+    from normgate.gate.folder import GATE_FILES
 
     if output is None:
         raise NormgateError("say where to write the new gate: -o FOLDER")
-    check_output(output, overwrite=overwrite)
+    check_output(output, overwrite=overwrite, holds=GATE_FILES)
     common: dict[str, Any] = {
         "drop_duplicates": drop_duplicates,
         "skip_unreadable": skip_unreadable,
@@ -425,6 +426,10 @@ def evaluate(
         Path | None,
         typer.Option(metavar="DIR", help="Where features are kept for the next run; by default in your cache folder."),
     ] = None,
+    cache_limit: Annotated[
+        float,
+        typer.Option("--cache-limit", metavar="GIB", min=0, help="Features beyond it that were used longest ago go."),
+    ] = 4.0,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Keep no features for the next run.")] = False,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Also write the results, as .json, .csv or .md.")
@@ -435,7 +440,10 @@ def evaluate(
     workers: Workers = None,
     max_pixels: MaxPixels = PIXELS,
     image_column: ImageColumn = "image",
-    label_column: LabelColumn = "label",
+    label_column: Annotated[
+        str | None,
+        typer.Option("--label-column", help="Parquet column of the labels; by default 'label', if there is one."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare scores on test images, and what the gate promised with what happened."""
@@ -452,11 +460,11 @@ def evaluate(
         check_output(output, overwrite=overwrite)
 
     def opened(place: str | None, labelled: bool) -> Source | None:
-        return None if place is None else _open(place, labelled, image_column, label_column, None)
+        return None if place is None else _open(place, labelled, image_column, label_column or "label", None)
 
-    sets = {name: _open(place, False, image_column, label_column, None) for name, place in _named("--ood", ood)}
-    groups = {name: sets_.split(",") for name, sets_ in _named("--group", group)}
-    features = None if no_cache else FeatureCache(cache or default_folder())
+    sets = {name: _open(place, False, image_column, "label", None) for name, place in _named("--ood", ood)}
+    groups = {name: _set_names(name, text, list(sets)) for name, text in _named("--group", group)}
+    features = None if no_cache else FeatureCache(cache or default_folder(), limit=int(cache_limit * 2**30))
     test = open_known(known, image_column=image_column, label_column=label_column)
     evaluations = []
     with console.progress_bars() as progress:
@@ -543,6 +551,18 @@ def _named(option: str, texts: list[str] | None) -> list[tuple[str, str]]:
     if repeated := [name for name in names if names.count(name) > 1]:
         raise NormgateError(f"{option} {repeated[0]}=… is given twice; give each its own name")
     return [(name, value) for name, _, value in pairs]
+
+
+def _set_names(group: str, text: str, sets: list[str]) -> list[str]:
+    """The names of `--group NAME=SET,SET`."""
+    from normgate.errors import NormgateError
+
+    names = [name.strip() for name in text.split(",")]
+    if not all(names):
+        raise NormgateError(f"--group {group}={text} names a set without a name; write NAME=SET,SET")
+    if (split := [name for name in sets if "," in name]) and not set(names) <= set(sets):
+        raise NormgateError(f"--group is split at commas, so the set {split[0]!r} needs a name without one")
+    return names
 
 
 def _temperature(text: str) -> Any:

@@ -39,6 +39,7 @@ NETWORK: dict[str, Any] = {
 # Chosen among seven on pairs of the known signs, held out in turn: benchmarks/held_out.py.
 RECIPE = Recipe(epochs=60, batch_size=32, learning_rate=0.1, shift=6 / 64)
 MARK = "demo.json"
+WRITTEN = ("gate", "incoming", "verdicts.parquet", MARK)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,10 +97,10 @@ def demo(
     started = time.perf_counter()
     folder = Path(output)
     earlier = (folder / MARK).is_file()
-    check_output(folder, overwrite=earlier)
+    check_output(folder, overwrite=earlier, holds=WRITTEN)
     held_out = load(demo_set("calibration"))
     tuning_rows, calibration_rows = divide_groups([record.group for record in held_out], seed)
-    with whole_folder(folder, overwrite=earlier) as work:
+    with whole_folder(folder, holds=WRITTEN, overwrite=earlier) as work:
         gate = train(
             demo_set("train"),
             work / "gate",

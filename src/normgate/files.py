@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import os
 import shutil
 import tempfile
@@ -12,21 +13,37 @@ from typing import TYPE_CHECKING
 from normgate.errors import NormgateError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
+
+
+# What file managers leave wherever they have been.
+SYSTEM_FILES = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
 
 
 class OutputError(NormgateError):
     """An output cannot be written."""
 
 
-def check_output(path: Path, *, overwrite: bool) -> None:
+def check_output(path: Path, *, overwrite: bool, holds: Sequence[str] = ()) -> None:
     """Refuse, before any work is done, an output that exists or cannot be written.
+
+    Args:
+        path: the output.
+        overwrite: whether an earlier output may be replaced.
+        holds: patterns of the names in such a folder; one that holds anything else is somebody's, and stays.
 
     Raises:
         OutputError: the path exists and may not be replaced, or its folder cannot be written to.
     """
     if os.path.lexists(path) and not overwrite:
         raise OutputError(f"{path} exists; choose another name, remove it, or pass --overwrite")
+    if path.is_dir() and (foreign := foreign_entry(path, holds)) is not None:
+        raise OutputError(
+            f"{path} holds {foreign}, which is not of an earlier output of this kind, so it is not replaced; choose "
+            "another name, or remove the folder yourself"
+        )
+    if holds and path.is_file():
+        raise OutputError(f"{path} is a file, and the output is a folder; choose another name")
     folder = _nearest_folder(path.absolute().parent)
     if not folder.is_dir():
         raise OutputError(f"{path} cannot be written: {folder} is a file, not a folder")
@@ -58,13 +75,18 @@ def whole_file(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def whole_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+def whole_folder(path: Path, *, holds: Sequence[str], overwrite: bool = False) -> Iterator[Path]:
     """A temporary folder beside `path` that takes its place when the block ends well, and vanishes otherwise.
+
+    Args:
+        path: the output.
+        holds: see `check_output`.
+        overwrite: whether an earlier output may be replaced.
 
     Raises:
         OutputError: as in `check_output`, or the disk is full.
     """
-    check_output(path, overwrite=overwrite)
+    check_output(path, overwrite=overwrite, holds=holds)
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
@@ -77,6 +99,12 @@ def whole_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
             _replace_folder(partial, path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def foreign_entry(folder: Path, holds: Sequence[str]) -> str | None:
+    """The name of something in a folder that no pattern allows; None where there is nothing of that kind."""
+    names = sorted({entry.name for entry in folder.iterdir()} - SYSTEM_FILES)
+    return next((name for name in names if not any(fnmatch.fnmatchcase(name, pattern) for pattern in holds)), None)
 
 
 def _replace_folder(partial: Path, path: Path) -> None:

@@ -14,15 +14,18 @@ import numpy as np
 import torch
 
 from normgate.backbones import Backbone, auto_stem, load_weights
+from normgate.calibration.conformal import rank
 from normgate.data.decoding import DEFAULT_MAX_PIXELS, ImageError, decode
 from normgate.data.loading import load_batches
 from normgate.data.preprocessing import Preprocessing
 from normgate.data.sources import Records, load, open_source
 from normgate.errors import NormgateError
 from normgate.features import FeatureExtractor
-from normgate.files import check_output, explained
+from normgate.files import check_output, explained, foreign_entry
 from normgate.gate import AUTO, Gate
 from normgate.gate.duplicates import check as check_duplicates
+from normgate.gate.duplicates import repeated
+from normgate.gate.folder import GATE_FILES
 from normgate.gate.probing import unfitted
 from normgate.normalization import l2norm
 from normgate.progress import silent
@@ -45,6 +48,7 @@ SMALL_IMAGE = 96
 PHOTO_SIZE = 224
 RESIDENT_BYTES = 4 * 2**30
 FIT_ROWS = 50_000
+RUN_FILES = ("checkpoint.safetensors", "log.csv", ".*.partial*")
 STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true")
 _STATISTICS_ROWS = 10_000
 
@@ -173,7 +177,7 @@ def train(
     if target is not None and resume and (target / "gate.json").exists():
         return Gate.load(target)
     if target is not None:
-        check_output(target, overwrite=overwrite)
+        check_output(target, overwrite=overwrite, holds=GATE_FILES)
         _check_run(_run_folder(target), resume=resume, overwrite=overwrite)
 
     source = open_source(data, labelled=True)
@@ -214,9 +218,9 @@ def train(
         )
         for name, part in sets.items()
     }
+    pixels = _apart(pixels, drop_duplicates)
+    _check_enough(pixels, classes, false_alarm_rate)
     sets = {name: Records(part.records, classes if name == "train" else None) for name, part in pixels.items()}
-    if not drop_duplicates:
-        check_duplicates({name: part.digests for name, part in pixels.items()})
     if not recipe.standardize:
         mean, std = _statistics(pixels["train"], preprocessing, max_pixels)
         preprocessing = dataclasses.replace(preprocessing, mean=mean, std=std)
@@ -270,7 +274,6 @@ def train(
                 by_class=by_class,
                 backbone=backbone,
                 lean=lean,
-                drop_duplicates=drop_duplicates,
                 skip_unreadable=skip_unreadable,
                 workers=workers,
                 max_pixels=max_pixels,
@@ -282,6 +285,8 @@ def train(
                 },
                 progress=progress,
             )
+            # The score is fitted to a sample; what the network has seen is all of them.
+            gate = dataclasses.replace(gate, digests={**gate.digests, "train": pixels["train"].digests})
             if target is not None:
                 gate.save(target, overwrite=overwrite)
     if gate is None:
@@ -297,6 +302,38 @@ class _Read:
     records: tuple[Record, ...]
     digests: tuple[bytes, ...]
     pixels: np.ndarray | None
+
+    def without(self, rows: Sequence[int]) -> _Read:
+        """All but some images."""
+        left = np.setdiff1d(np.arange(len(self.records)), rows)
+        return _Read(
+            tuple(self.records[row] for row in left),
+            tuple(self.digests[row] for row in left),
+            None if self.pixels is None else self.pixels[left],
+        )
+
+
+def _apart(sets: Mapping[str, _Read], drop_duplicates: bool) -> dict[str, _Read]:
+    """The sets without images that an earlier one has, too; an error unless these may be dropped."""
+    digests = {name: part.digests for name, part in sets.items()}
+    if not drop_duplicates:
+        check_duplicates(digests)
+        return dict(sets)
+    rows = repeated(digests)
+    return {name: part.without(rows[name]) if rows[name] else part for name, part in sets.items()}
+
+
+def _check_enough(sets: Mapping[str, _Read], classes: Sequence[str], alpha: float) -> None:
+    """Say before training, and not after it, that images are missing."""
+    seen = {record.label for record in sets["train"].records}
+    if missing := [name for name in classes if name not in seen]:
+        raise PipelineError(
+            f"no training image of {', '.join(map(repr, missing[:5]))} is left; add images that can be read, or leave "
+            "the class out of the data"
+        )
+    if not sets["tuning"].records:
+        raise PipelineError("no tuning image is left; pass tuning images of their own (--tuning)")
+    rank(alpha, len(sets["calibration"].records))
 
 
 def _read(
@@ -394,6 +431,10 @@ def _run_folder(target: Path) -> Path:
 
 
 def _check_run(folder: Path, *, resume: bool, overwrite: bool) -> None:
+    if folder.exists() and (foreign := foreign_entry(folder, RUN_FILES)) is not None:
+        raise PipelineError(
+            f"{folder} holds {foreign}, which no run has written, so it is left alone; choose another output"
+        )
     if folder.exists() and not resume and not overwrite:
         raise PipelineError(
             f"{folder} holds an unfinished run; pass --resume to go on with it, or --overwrite to train anew"

@@ -47,6 +47,7 @@ SCHEMA = pa.schema(
 )
 ROW_GROUP = 16_384
 PART_ROWS = 262_144
+PARTS = ("part-*.parquet",)
 _OTHER_TABLES = frozenset({".csv", ".tsv", ".txt", ".json", ".jsonl", ".xlsx", ".arrow", ".feather"})
 
 
@@ -129,7 +130,7 @@ def screen(
         raise ScreeningError(
             f"verdicts are written as Parquet, not {target.suffix}: name the output {target.stem}.parquet"
         )
-    check_output(target, overwrite=overwrite)
+    check_output(target, overwrite=overwrite, holds=() if _is_one_file(target) else PARTS)
     if fdr is not None:
         check_share(fdr, "the false-discovery rate")
     if rejected is not None:
@@ -235,10 +236,14 @@ def _metadata(gate: Gate, fdr: float | None) -> dict[str, str]:
     }
 
 
+def _is_one_file(target: Path) -> bool:
+    return target.suffix.lower() in (".parquet", ".pq")
+
+
 def _writer(
     target: Path, schema: pa.Schema, overwrite: bool
 ) -> contextlib.AbstractContextManager[Callable[[pa.Table], None]]:
-    if target.suffix.lower() in (".parquet", ".pq"):
+    if _is_one_file(target):
         return _whole_file_writer(target, schema, overwrite)
     return _parts_writer(target, schema, overwrite)
 
@@ -251,7 +256,7 @@ def _whole_file_writer(target: Path, schema: pa.Schema, overwrite: bool) -> Iter
 
 @contextlib.contextmanager
 def _parts_writer(target: Path, schema: pa.Schema, overwrite: bool) -> Iterator[Callable[[pa.Table], None]]:
-    with whole_folder(target, overwrite=overwrite) as folder, contextlib.ExitStack() as stack:
+    with whole_folder(target, holds=PARTS, overwrite=overwrite) as folder, contextlib.ExitStack() as stack:
         part, rows = -1, PART_ROWS
         write: Callable[[pa.Table], None]
 

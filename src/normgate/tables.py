@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
+from rich.text import Text
 
 from normgate.console import err, out, printable
 from normgate.evaluation.figures import DEFINITIONS
@@ -192,7 +193,7 @@ def print_evaluation(evaluation: Evaluation) -> None:
             _print_details(evaluation, evaluation.gate_score)
         out.print("every metric of every score: -o results.csv, .json or .md", style="dim")
     for line in summary_lines(evaluation):
-        out.print(line, markup=False, soft_wrap=True)
+        out.print(printable(line), markup=False, soft_wrap=True)
     _print_unread(evaluation.errors)
 
 
@@ -238,16 +239,21 @@ def _print_scores(
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
     table.add_column("score", no_wrap=True)
     for name, width in zip([*names, *shown], widths, strict=True):
-        table.add_column("\n".join(textwrap.wrap(name, width)), justify="right")
+        table.add_column(_wrapped(name, width), justify="right")
     for score in results.ranking:
         own = score == results.gate_score
         found = [*results.metrics[score].values(), *(results.means[score][group] for group in groups)]
         cells = [cell(part, full) for part, full in zip(found, wide, strict=True)]
         against = [by_score.get(score, "") for by_score in shown.values()]
-        table.add_row(score + MARK * own, *cells, *against, style="bold" if own else None)
+        table.add_row(Text(score + MARK * own), *cells, *against, style="bold" if own else None)
     out.print(table)
     if shown:
         out.print("− gate: difference to the gate's score; * where its 95 % interval leaves out 0", style="dim")
+
+
+def _wrapped(name: str, width: int) -> Text:
+    """The name of a set as it is, and not as markup."""
+    return Text("\n".join(textwrap.wrap(printable(name), width)))
 
 
 def _auroc(found: Any, wide: bool) -> str:
@@ -281,7 +287,7 @@ def _print_details(evaluation: Evaluation, score: str) -> None:
     means = {mean_name(group): evaluation.means[score][group] for group in shown_groups(evaluation)}
     for name, found in {**evaluation.metrics[score], **means}.items():
         values = [f"{100 * getattr(found, metric):.1f}" for metric in names]
-        table.add_row("\n".join(textwrap.wrap(name, 20)), _auroc(found, True), *values)
+        table.add_row(_wrapped(name, 20), _auroc(found, True), *values)
     out.print(table)
     for name in names[2:]:
         out.print(f"{name}: {DEFINITIONS[name]}", style="dim", soft_wrap=True)

@@ -13,8 +13,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from normgate.evaluation import CacheError, FeatureCache
-from normgate.evaluation.cache import Entry, default_folder
-from normgate.files import OutputError
+from normgate.evaluation.cache import _OWN, Entry, default_folder
+from normgate.files import OutputError, whole_file
 from samples import random_features
 
 SIZE = {"count": 6, "width": 12, "outputs": 3}
@@ -54,9 +54,26 @@ def test_reordering_is_undone_by_its_inverse() -> None:
 
 
 def test_the_folder_is_the_users_alone(tmp_path: Path) -> None:
-    (tmp_path / "c" / "features").mkdir(parents=True, mode=0o777)
-    FeatureCache(tmp_path / "c")
-    assert stat.S_IMODE((tmp_path / "c" / "features").stat().st_mode) == 0o700
+    cache = FeatureCache(tmp_path / "c")
+    assert stat.S_IMODE(cache.folder.stat().st_mode) == 0o700
+
+
+def test_what_was_there_before_stays_as_it_was(tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o755)
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "normgate-features").symlink_to(shared)
+    theirs = ["my_model.safetensors", ".mine.partial.safetensors", f"{'0' * 63}.safetensors", f"{'g' * 64}.safetensors"]
+    for name in theirs:
+        (shared / name).write_bytes(b"x" * 1000)
+        os.utime(shared / name, ns=(0, 0))
+    cache = FeatureCache(tmp_path / "c", limit=1)
+    cache.write("a", entry())
+    cache.write("b", entry())
+    assert all((shared / name).exists() for name in theirs)
+    assert stat.S_IMODE(shared.stat().st_mode) == 0o755
+    assert len(list(shared.iterdir())) == len(theirs) + 1
 
 
 def only_file(cache: FeatureCache) -> Path:
@@ -124,7 +141,7 @@ def test_entries_that_were_used_longest_ago_go_first(tmp_path: Path) -> None:
         cache.write(key, entry())
         for path in cache.folder.iterdir():
             os.utime(path, ns=(0, path.stat().st_mtime_ns if number else 10))
-    left_behind = cache.folder / ".killed.partial.safetensors"
+    left_behind = cache.folder / f".{'0' * 64}.safetensors.ab_1c2d3.partial.safetensors"
     left_behind.write_bytes(b"x" * size)
     os.utime(left_behind, ns=(0, 0))
     assert cache.read("a", **SIZE) is not None  # used now
@@ -138,6 +155,14 @@ def test_entries_that_were_used_longest_ago_go_first(tmp_path: Path) -> None:
     tiny.write("a", entry())
     tiny.write("b", entry())
     assert [tiny.read(key, **SIZE) is not None for key in "ab"] == [False, True]
+
+
+def test_what_a_killed_run_leaves_is_known_by_its_name(tmp_path: Path) -> None:
+    path = FeatureCache(tmp_path)._path("key")
+    with pytest.raises(KeyboardInterrupt), whole_file(path) as partial:
+        assert _OWN.fullmatch(partial.name)
+        raise KeyboardInterrupt
+    assert _OWN.fullmatch(path.name)
 
 
 def test_a_folder_that_cannot_be_used_names_the_fix(tmp_path: Path) -> None:

@@ -6,10 +6,12 @@ import csv
 import json
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import normgate
-from normgate import Recipe, cli, console
+from normgate import Recipe, cli, console, scores
 from normgate.evaluation import Evaluation, evaluate_features
 from normgate.evaluation.writing import summary_lines
 from normgate.tables import print_evaluation
@@ -38,7 +40,7 @@ def test_files_caches_groups_and_seeds(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     data = ["--id", class_folders, "--ood", f"cats={class_folders / 'cat'}", "--ood", f"owls={class_folders / 'owl'}"]
-    data += ["--group", "near=cats", "--group", "far=cats,owls"]
+    data += ["--group", "near=cats", "--group", "far=cats, owls"]
     assert run("evaluate", gates[0], *data, "--no-cache", "-o", tmp_path / "r.json") == 0
     assert not cache_home.exists()
     capsys.readouterr()
@@ -48,8 +50,12 @@ def test_files_caches_groups_and_seeds(
     assert set(printed["means"]["norm"]) == {"near", "far"}
     kept = len(list(cache_home.iterdir()))
     assert kept == 3
+    limit = ["--cache", tmp_path / "small", "--cache-limit", "0"]
+    assert run("evaluate", gates[0], *data, *limit, "--score", "all", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["metrics"] == written["metrics"]
+    assert len(list((tmp_path / "small" / "normgate-features").iterdir())) == 1
     assert run("evaluate", gates[0], *data, "-o", tmp_path / "r.md", "--cache", tmp_path / "own") == 0
-    assert len(list((tmp_path / "own" / "features").iterdir())) == kept
+    assert len(list((tmp_path / "own" / "normgate-features").iterdir())) == kept
     out = capsys.readouterr().out
     assert "norm ◂ gate" in out
     assert "promised" in out
@@ -70,6 +76,7 @@ def test_mistakes_name_the_fix_before_any_work(
 ) -> None:
     data = [gates[0], "--id", class_folders, "--ood", f"cats={class_folders / 'cat'}"]
     (tmp_path / "file").write_text("")
+    pq.write_table(pa.table({"image": [(class_folders / "cat" / "00.png").read_bytes()]}), tmp_path / "t.parquet")
     for arguments, said in (
         (["-o", tmp_path / "r.xlsx"], ".json, .csv or .md"),
         (["-o", tmp_path / "file"], ".json, .csv or .md"),
@@ -78,6 +85,10 @@ def test_mistakes_name_the_fix_before_any_work(
         (["--ood", f"cats={class_folders / 'dog'}"], "given twice"),
         (["--cache", tmp_path / "file"], "--no-cache"),
         (["--score", "nrm"], "'norm'"),
+        (["--label-column", "lable", "--id", tmp_path / "t.parquet"], "no column 'lable'"),
+        (["--group", "far=cats,"], "names a set without a name"),
+        (["--ood", f"a,b={class_folders / 'dog'}", "--group", "far=a,b"], "the set 'a,b' needs a name without one"),
+        (["--ood", f"mean={class_folders / 'dog'}"], "'mean' is the name of a mean"),
     ):
         assert run("evaluate", *data, *arguments) == 2
         assert said in capsys.readouterr().err
@@ -108,6 +119,23 @@ def test_the_table_fits_the_terminal(
     assert "…" not in "\n".join(table)
     assert any(("–" in line) == (width == 160) for line in table if "norm ◂ gate" in line)
     assert "left out: dice, react: it is lean" in lines
+
+
+@pytest.mark.parametrize("width", [80, 160])
+def test_names_are_shown_as_they_are(
+    width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ["id", "[/b]x", "[b]", ":cat:", "\x1b[31m"]
+    features = {name: random_features(40, i) for i, name in enumerate(names)}
+    gaussian = scores.create("norm")
+    gaussian.name = "[/i]y"
+    found = evaluate_features(None, features, scores=[gaussian, "energy"], groups={"[/u]z": names[1:3]})
+    object.__setattr__(found, "gate_score", "[/i]y")
+    monkeypatch.setattr(console.out, "_width", width)
+    print_evaluation(found)
+    out = capsys.readouterr().out
+    assert all(name in out for name in ("[/b]x", "[b]", ":cat:", "[/i]y ◂ gate", "[/u]z"))
+    assert "\x1b" not in out
 
 
 def test_reasons_are_said_once() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 
 from normgate import metrics
 from normgate.evaluation import Evaluation, EvaluationError, evaluate_features, over_seeds
+from normgate.features import Features
 from normgate.files import OutputError
 from samples import random_features
 
@@ -155,6 +157,25 @@ def test_seeds_without_labels_or_of_other_sets() -> None:
         over_seeds([evaluation(1), evaluate_features(None, features, scores="norm")])
     with pytest.raises(EvaluationError, match="at least one"):
         over_seeds([])
+
+
+def test_seeds_of_other_images() -> None:
+    def of(known: Features, odd: Features) -> Evaluation:
+        return evaluate_features(None, {"id": known, "odd": odd}, scores="norm")
+
+    known, odd = random_features(20, 1), random_features(10, 2)
+    over_seeds([of(known, odd), of(random_features(20, 3), odd)])
+    with pytest.raises(EvaluationError, match="20 images of id in one evaluation and 7 in another"):
+        over_seeds([of(known, odd), of(known.select(range(7)), odd)])
+    with pytest.raises(EvaluationError, match="10 images of odd in one evaluation and 10 in another are not the same"):
+        over_seeds([of(known, odd), of(known, random_features(20, 2).select(range(10, 20)))])
+
+
+def test_names_do_not_break_tables() -> None:
+    features = {"id": random_features(20, 1), "a|b\\": random_features(20, 2), "c\nd": random_features(20, 3)}
+    lines = evaluate_features(None, features, scores=["norm", "energy"]).table().splitlines()
+    assert lines[0] == "| score | a\\|b\\\\ | c d | mean |"
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {5}
 
 
 def test_no_unknown_images_leave_accuracy_and_wrong_predictions(tmp_path: Path) -> None:

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
 import normgate
 from normgate import Gate, evaluate, scores
 from normgate.data.preprocessing import Preprocessing
-from normgate.data.sources import Records
+from normgate.data.sources import Records, SourceError
 from normgate.errors import ProbeWarning
-from normgate.evaluation import EvaluationError
+from normgate.evaluation import EvaluationError, open_known
+from normgate.evaluation.writing import summary_lines
+from normgate.features import FeatureError
 from samples import CLASSES, random_records, small_network
 
 
@@ -77,6 +84,59 @@ def test_unlabelled_unreadable_and_misnamed_sets() -> None:
     assert [(name, image) for name, image, _ in result.errors] == [("odd", "array#0")]
     with pytest.raises(EvaluationError, match="'id'"):
         evaluate(made, unlabelled, {"id": unlabelled})
+    with pytest.raises(EvaluationError, match="'mean' is the name of a mean"):
+        evaluate(made, unlabelled, {"mean": unlabelled, "odd": unlabelled})
+    with pytest.raises(EvaluationError, match="'mean far' is the name of a mean"):
+        evaluate(made, unlabelled, {"mean far": unlabelled, "odd": unlabelled}, groups={"far": ["odd"]})
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_a_set_that_cannot_be_read_is_named(tmp_path: Path, cached: bool) -> None:
+    sets = {"odd": random_records(5, 6), "worse": [b"no image"]}
+    with pytest.raises(FeatureError, match="worse images: there is no image that can be read"):
+        evaluate(gate(), random_records(20, 5), sets, cache=tmp_path if cached else None)
+
+
+class TestLabels:
+    """Where there are labels they are used, and where they are wrong it is said."""
+
+    def table(self, path: Path, **columns: list[object]) -> Path:
+        images = [Path(path.parent / "one.png")] * 2
+        Image.new("RGB", (8, 8)).save(images[0])
+        pq.write_table(pa.table({"image": [image.read_bytes() for image in images], **columns}), path)
+        return path
+
+    def test_of_a_table(self, tmp_path: Path) -> None:
+        bare, labelled = self.table(tmp_path / "a.parquet"), self.table(tmp_path / "b.parquet", label=["cat", "cat"])
+        assert open_known(bare).classes is None
+        assert open_known(labelled).classes == ("cat",)
+        with pytest.raises(SourceError, match="no column 'lable'; it has: image, label"):
+            open_known(labelled, label_column="lable")
+        for wrong, said in (([1, None], "has no label"), ([0.5, 1.5], "not labels")):
+            with pytest.raises(SourceError, match=said):
+                open_known(self.table(tmp_path / "c.parquet", label=wrong))
+
+    def test_of_folders(self, class_folders: Path) -> None:
+        assert open_known(class_folders).classes == tuple(sorted(CLASSES))
+        assert open_known(class_folders / "cat", label_column="name").classes is None  # there is no table to have it
+        for name in ("dog", "owl"):
+            shutil.rmtree(class_folders / name)
+        assert open_known(class_folders).classes == ("cat",)
+        (class_folders / "dog").mkdir()
+        with pytest.raises(SourceError, match="hold no image: dog"):
+            open_known(class_folders)
+
+    def test_of_objects(self) -> None:
+        images = [np.zeros((8, 8, 3), np.uint8)] * 2
+        assert open_known(images).classes is None
+        assert open_known((images, ["cat", "cat"])).classes == ("cat",)
+        with pytest.raises(SourceError, match="2 images and 1 labels"):
+            open_known((images, ["cat"]))
+
+    def test_are_missed_aloud(self) -> None:
+        unlabelled = Records(random_records(20, 5, labelled=False))
+        found = evaluate(gate(), unlabelled, {"odd": random_records(5, 6)})
+        assert "accuracy is not known: the known images have no labels" in summary_lines(found)
 
 
 def test_norm_is_left_out_where_norms_do_not_vary() -> None:

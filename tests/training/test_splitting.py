@@ -52,3 +52,10 @@ def test_too_few_images_are_errors_that_name_the_fix() -> None:
         split([*LABELS, "c"], None, seed=0, alpha=0.05)
     with pytest.raises(SplitError, match="two classes"):
         split(["a"] * 100, None, seed=0, alpha=0.05)
+
+
+def test_images_without_a_group_are_groups_by_themselves() -> None:
+    labels = ["a", "b"] * 100
+    groups = [None if row < 150 else f"person {row // 10}" for row in range(200)]
+    sizes = [len(split(labels, groups, seed=seed, alpha=0.1).calibration) for seed in range(20)]
+    assert max(sizes) < 60

@@ -11,7 +11,7 @@ from PIL import Image
 
 from normgate.data.decoding import ImageError
 from normgate.data.memory import class_names, plain
-from normgate.data.sources import Record, SourceError, parse_query
+from normgate.data.sources import NoLabelsError, Record, SourceError, parse_query
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,7 +75,7 @@ class DatasetImages:
                 "make it without transform="
             )
         if labelled and not isinstance(label, int | str):
-            raise SourceError(f"the data set {self.name} gives no class with an image, but {label!r}")
+            raise NoLabelsError(f"the data set {self.name} gives no class with an image, but {label!r}")
 
 
 def torchvision_images(spec: str, *, labelled: bool) -> DatasetImages:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from normgate.data.listing import PARQUET_EXTENSIONS, Listing, is_folder, visible_entries
 from normgate.data.names import utf8_name
-from normgate.data.sources import Record, SourceError
+from normgate.data.sources import NoLabelsError, Record, SourceError
 
 if TYPE_CHECKING:
     import os
@@ -29,11 +29,11 @@ class ClassFolder:
         self.root = Path(root)
         wanted = f"labelled images are wanted as {self.root}/<class>/<image>: one folder a class"
         if not self.root.is_dir():
-            raise SourceError(f"{self.root} is not a folder; {wanted}")
+            raise NoLabelsError(f"{self.root} is not a folder; {wanted}")
         entries = visible_entries(self.root)
         self._folders = {utf8_name(entry.name): Listing(Path(entry.path)) for entry in entries if is_folder(entry)}
         if not self._folders:
-            raise SourceError(f"{self.root} holds no class folders; {wanted}")
+            raise NoLabelsError(f"{self.root} holds no class folders; {wanted}")
         empty = [name for name, listing in self._folders.items() if listing.is_empty()]
         if empty:
             raise SourceError(

@@ -16,7 +16,7 @@ from normgate.data.decoding import ImageError
 from normgate.data.listing import PARQUET_EXTENSIONS, Listing
 from normgate.data.memory import class_names
 from normgate.data.names import utf8_name
-from normgate.data.sources import Record, SourceError, parse_query
+from normgate.data.sources import NoLabelsError, Record, SourceError, parse_query
 
 if TYPE_CHECKING:
     import os
@@ -103,7 +103,8 @@ class ParquetImages:
             schema = file.schema_arrow
             for column in wanted:
                 if column is not None and column not in schema.names:
-                    raise SourceError(f"{path} has no column {column!r}; it has: {', '.join(schema.names)}")
+                    kind = NoLabelsError if column == self.label_column else SourceError
+                    raise kind(f"{path} has no column {column!r}; it has: {', '.join(schema.names)}")
             _check_images(schema.field(self.image_column), path)
             if self.label_column is not None:
                 _check_labels(schema.field(self.label_column), path)

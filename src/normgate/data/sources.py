@@ -25,6 +25,10 @@ class SourceError(NormgateError):
     """Images cannot be found where they were looked for, or not in the layout that is needed."""
 
 
+class NoLabelsError(SourceError):
+    """There are images, but no labels, where labels are needed."""
+
+
 @dataclasses.dataclass(frozen=True, eq=False, slots=True)
 class Record:
     r"""One image, undecoded.
@@ -103,6 +107,7 @@ def open_source(
     data: Data,
     *,
     labelled: bool,
+    least_classes: int = 2,
     image_column: str = "image",
     label_column: str = "label",
     group_column: str | None = None,
@@ -122,6 +127,7 @@ def open_source(
             - a data set that gives `(image, label)` by index;
             - a source, which is returned as it is.
         labelled: whether labels are needed. If not, they are not looked at.
+        least_classes: how many classes there must be, if labels are needed.
         image_column: in tables, the column of images.
         label_column: in tables, the column of labels.
         group_column: in tables, the column that tells which images belong together.
@@ -137,7 +143,7 @@ def open_source(
     else:
         source = _open_objects(data, labelled)
     if labelled:
-        _check_classes(source)
+        _check_classes(source, least_classes)
     return source
 
 
@@ -195,7 +201,7 @@ def _open_objects(data: Any, labelled: bool) -> Source:
         return ImageList(images, labels if labelled else None)
     if isinstance(data, Sequence | np.ndarray):
         if labelled:
-            raise SourceError("labels are needed: pass (images, labels), or a folder or table that holds them")
+            raise NoLabelsError("labels are needed: pass (images, labels), or a folder or table that holds them")
         return ImageList(list(data))
     if hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, Mapping):
         return DatasetImages(data, labelled=labelled)
@@ -213,10 +219,10 @@ def _is_pair(data: Any) -> bool:
     return images.ndim == 4 if isinstance(images, np.ndarray) else isinstance(images, list | tuple)
 
 
-def _check_classes(source: Source) -> None:
+def _check_classes(source: Source, least: int) -> None:
     if source.classes is None:
-        raise SourceError("labels are needed, and this source has none")
-    if len(source.classes) < 2:
+        raise NoLabelsError("labels are needed, and this source has none")
+    if len(source.classes) < least:
         raise SourceError(f"there is only one class ({', '.join(source.classes)}); at least two are needed")
 
 

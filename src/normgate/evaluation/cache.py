@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from normgate.features import Features
 
 _ROWS = ("z", "logits", "m", "stage_norms")
+# An entry, or one that a killed run left half-written; whatever else lies in the folder is not ours.
+_OWN = re.compile(r"[0-9a-f]{64}\.safetensors|\.[0-9a-f]{64}\.safetensors\.\w+\.partial\.safetensors")
 
 
 class CacheError(NormgateError):
@@ -92,11 +95,11 @@ class FeatureCache:
     An entry is found under the digest of its key (network, preprocessing and the content of the images) and holds
     the whole key. What is damaged or does not belong there is never used: it is computed again and replaced. Entries
     appear whole; those that were used longest ago are removed when there are too many. Features derive from the
-    images, so the folder of the entries is the user's alone.
+    images, so the folder of the entries, where it is made, is the user's alone.
 
     Args:
-        folder: entries lie in `features` below it; made if need be.
-        limit: bytes that all entries may take.
+        folder: entries lie in `normgate-features` below it; made if need be.
+        limit: bytes that all entries may take; where those of one data set take more, a second run finds none of them.
         chunk: images of an entry; a run that was killed has lost at most so many.
 
     Raises:
@@ -104,12 +107,11 @@ class FeatureCache:
     """
 
     def __init__(self, folder: str | os.PathLike[str], *, limit: int = 4 * 2**30, chunk: int = 1024) -> None:
-        self.folder = Path(folder) / "features"
+        self.folder = Path(folder) / "normgate-features"
         self.limit = limit
         self.chunk = chunk
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self.folder.chmod(0o700)
         except OSError as error:
             raise CacheError(
                 f"features cannot be cached in {folder}: {error.strerror or error}; name another folder (--cache DIR), "
@@ -167,6 +169,8 @@ class FeatureCache:
         found = []
         for path in self.folder.glob("*.safetensors"):
             with contextlib.suppress(OSError):  # another run removed it
+                if not _OWN.fullmatch(path.name):
+                    continue
                 status = path.stat()
                 found.append((status.st_mtime_ns, status.st_size, path))
         excess = sum(size for _, size, _ in found) - self.limit

@@ -16,7 +16,7 @@ import torch
 from normgate.data.loading import count, default_workers, load_batches
 from normgate.evaluation.cache import Entry
 from normgate.evaluation.fingerprints import file_mark, image_digest, settings
-from normgate.features import Extraction, Features, class_numbers, concatenate, extract, unreadable
+from normgate.features import Extraction, FeatureError, Features, class_numbers, concatenate, extract, unreadable
 from normgate.files import OutputError
 from normgate.normalization import temperature
 
@@ -54,7 +54,17 @@ class Reader:
     progress: Progress
 
     def read(self, source: Source, classes: Sequence[str] | None, name: str) -> Extraction:
-        """Features of a source, labelled where class names are given; see `normgate.features.extract`."""
+        """Features of a source, labelled where class names are given; see `normgate.features.extract`.
+
+        Raises:
+            FeatureError: as of `extract`; the message names the set.
+        """
+        try:
+            return self._read(source, classes, name)
+        except FeatureError as error:
+            raise FeatureError(f"{name} images: {error}") from error
+
+    def _read(self, source: Source, classes: Sequence[str] | None, name: str) -> Extraction:
         options: dict[str, Any] = {
             "batch_size": self.batch_size,
             "workers": self.workers,

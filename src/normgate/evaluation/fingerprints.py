@@ -2,39 +2,30 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import hashlib
 import importlib.metadata
 import os
 import stat
 from pathlib import Path
-from types import CodeType, FunctionType, MethodType
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from normgate.data.decoding import ImageError, decode, digest
+from normgate.evaluation.descriptions import Describer
 from normgate.evaluation.results import EvaluationError
 from normgate.normalization import is_normalized, temperature, unwrap
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    import torch
 
     from normgate.data.decoding import Payload
     from normgate.features import FeatureExtractor
-
-_PLAIN = (bool, int, float, str, type(None), torch.dtype)
-_FUNCTIONS = (FunctionType, MethodType, staticmethod, classmethod)
-# What every module has, and the marks that torch.compile and Lightning's wrapper of it leave.
-_BOOKKEEPING = {*vars(torch.nn.Module()), "_is_torch_compile", "_compile_kwargs"}
 
 
 def settings(extractor: FeatureExtractor, max_pixels: int) -> dict[str, Any]:
     """Everything but the images that features depend on, as plain data.
 
     Raises:
-        EvaluationError: the network holds something else than tensors, so that it cannot be told from others.
+        EvaluationError: the network holds something whose content cannot be seen, so it cannot be told from others.
     """
     return {
         "network": network_digest(extractor.model),
@@ -51,21 +42,17 @@ def settings(extractor: FeatureExtractor, max_pixels: int) -> dict[str, Any]:
 
 
 def network_digest(model: torch.nn.Module) -> str:
-    """A digest of weights, buffers and architecture: the printed layers, their plain attributes and their code."""
-    model = unwrap(model)
-    if foreign := [name for name, value in model.state_dict().items() if not isinstance(value, torch.Tensor)]:
+    """A digest of weights, buffers and architecture: the printed layers, what they hold, their hooks and their code.
+
+    Raises:
+        EvaluationError: it holds something whose content cannot be seen.
+    """
+    try:
+        return Describer().digest(unwrap(model)).hex()
+    except RecursionError as error:
         raise EvaluationError(
-            f"the network's state holds more than tensors ({foreign[0]}), so its features cannot be cached; "
-            "pass cache=None (--no-cache)"
-        )
-    found = hashlib.sha256(str(model).encode())
-    for name, module in model.named_modules():
-        for part in _description(name, module):
-            found.update(f"{len(part)}:".encode() + part)
-    for name, value in [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]:
-        found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        found.update(_bytes(value))
-    return found.hexdigest()
+            "the network holds too long a chain of objects for its features to be cached; pass cache=None (--no-cache)"
+        ) from error
 
 
 def image_digest(payload: Payload, max_pixels: int) -> str:
@@ -94,88 +81,3 @@ def file_mark(payload: Payload) -> tuple[int, ...] | None:
     except (OSError, ValueError):
         return None
     return found.st_mtime_ns, found.st_size, found.st_ino
-
-
-def _description(name: str, module: torch.nn.Module) -> Iterator[bytes]:
-    """What the printed form leaves out."""
-    yield f"{name} {type(module).__module__}.{type(module).__qualname__}".encode()
-    seen: set[CodeType] = set()
-    for key, value in sorted(vars(module).items()):
-        if "hooks" in key and isinstance(value, dict):
-            for hook in value.values():
-                yield from _hook(key, hook)
-        elif key not in _BOOKKEEPING:
-            yield from _value(key, value, seen)
-    for cls in type(module).__mro__:
-        if not _is_torch(cls.__module__) and cls is not object:
-            for key, value in sorted(vars(cls).items()):
-                function = getattr(value, "fget", value)
-                if isinstance(function, _FUNCTIONS) or not key.startswith("__"):
-                    yield from _value(key, function, seen)
-
-
-def _value(key: str, value: Any, seen: set[CodeType]) -> Iterator[bytes]:
-    """Bytes of a plain value, a tensor or a function; nothing of what else there may be."""
-    if isinstance(value, _PLAIN):
-        yield f"{key}={value!r}".encode()
-    elif isinstance(value, torch.Tensor):
-        yield f"{key} {value.dtype} {tuple(value.shape)}".encode()
-        yield _bytes(value)
-    elif isinstance(value, list | tuple):
-        for number, part in enumerate(value):
-            yield from _value(f"{key}.{number}", part, seen)
-    elif isinstance(value, dict):
-        for name, part in value.items():
-            yield from _value(f"{key}.{name}", part, seen)
-    elif isinstance(value, functools.partial):
-        yield from _value(key, [value.func, value.args, value.keywords], seen)
-    elif isinstance(value, _FUNCTIONS):
-        function: Any = value
-        yield from _function(key, getattr(function, "__func__", function), seen)
-
-
-def _function(key: str, function: FunctionType, seen: set[CodeType]) -> Iterator[bytes]:
-    """The code of a function, its defaults and closure, and the functions and constants that it names."""
-    code = function.__code__
-    yield f"{key}: {function.__module__}.{function.__qualname__}".encode()
-    if code in seen or _is_torch(function.__module__):
-        return
-    seen.add(code)
-    yield from _code(code)
-    for cell in function.__closure__ or ():
-        with contextlib.suppress(ValueError):  # a cell that is still empty
-            yield from _value(f"{key}()", cell.cell_contents, seen)
-    yield from _value(f"{key}()", [function.__defaults__, function.__kwdefaults__], seen)
-    for name in code.co_names:
-        named = function.__globals__.get(name)
-        if isinstance(named, (*_PLAIN, *_FUNCTIONS, torch.Tensor)):
-            yield from _value(name, named, seen)
-
-
-def _hook(key: str, hook: Any) -> Iterator[bytes]:
-    """What a hook is, without what it holds: it may only watch, and note what it sees."""
-    function = getattr(hook, "__func__", hook)
-    if callable(function):
-        known = function if isinstance(function, FunctionType) else type(function)
-        yield f"{key}: {known.__module__}.{known.__qualname__}".encode()
-        if isinstance(function, FunctionType):
-            yield from _code(function.__code__)
-
-
-def _code(code: CodeType) -> Iterator[bytes]:
-    yield code.co_code + repr((code.co_names, code.co_varnames)).encode()
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from _code(constant)
-        else:  # the order of a set changes from process to process
-            yield repr(sorted(map(repr, constant)) if isinstance(constant, frozenset) else constant).encode()
-
-
-def _is_torch(module: str | None) -> bool:
-    """PyTorch's own layers print what they do, and its version is noted."""
-    return str(module).partition(".")[0] == "torch"
-
-
-def _bytes(value: torch.Tensor) -> bytes:
-    host = value.detach().cpu().contiguous()
-    return host.reshape(-1).view(torch.uint8).numpy().tobytes()

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from normgate import metrics
 from normgate.calibration import false_alarm_band
 from normgate.data.decoding import DEFAULT_MAX_PIXELS
-from normgate.data.sources import SourceError, open_source
+from normgate.data.parquet import ParquetImages
+from normgate.data.sources import NoLabelsError, open_source
 from normgate.evaluation.cache import FeatureCache
 from normgate.evaluation.extraction import Reader
 from normgate.evaluation.figures import score_figures
 from normgate.evaluation.results import Evaluation, EvaluationError, GateOutcome
-from normgate.evaluation.scoring import ALL, chosen, computed
+from normgate.evaluation.scoring import ALL, chosen, computed, wants_all
+from normgate.evaluation.writing import mean_name
 from normgate.features import FeatureExtractor
 from normgate.gate import Gate
 from normgate.progress import silent
@@ -79,8 +81,8 @@ def evaluate(
         progress: told how far it is.
 
     Raises:
-        EvaluationError: a set is called `id`, a group names no set, a score that was asked for by name cannot be had,
-            or arguments for a network are missing or were given beside a gate.
+        EvaluationError: a set is called `id` or as a mean is, a group names no set, a score that was asked for by name
+            cannot be had, or arguments for a network are missing or were given beside a gate.
         CacheError: the cache's folder cannot be used.
         FeatureError: an image of `id` has a label that is no class, or no image of a set can be read.
         ScoreError: there is no score of that name.
@@ -150,7 +152,7 @@ def evaluate_features(
     wanted = chosen(scores, own)
     extra = [] if own is None or own in wanted else [own]
     values, refused = computed([*wanted, *extra], features, train=train, tuning=tuning, own=own, progress=progress)
-    if refused and scores != ALL:
+    if refused and not wants_all(scores):
         raise EvaluationError("; ".join(f"{name} cannot be had: {reason}" for name, reason in refused.items()))
     wrong = None if known.labels is None else (known.logits.argmax(dim=1) != known.labels).numpy()
     grouped = _checked_groups(groups, [name for name in features if name != "id"])
@@ -176,12 +178,26 @@ def evaluate_features(
     )
 
 
-def open_known(data: Data, **columns: Any) -> Source:
-    """The source of known test images, with labels where there are any; see `open_source`."""
+def open_known(data: Data, *, image_column: str = "image", label_column: str | None = None) -> Source:
+    """The source of known test images, with labels where there are any; one class is enough.
+
+    Args:
+        data: see `open_source`.
+        image_column: in tables, the column of images.
+        label_column: in tables, the column of labels, which must be there; None stands for `label`, if there is one.
+
+    Raises:
+        SourceError: as of `open_source`, also where labels are there but not as they should be.
+    """
     try:
-        return open_source(data, labelled=True, **columns)
-    except SourceError:
-        return open_source(data, labelled=False, **columns)
+        return open_source(
+            data, labelled=True, least_classes=1, image_column=image_column, label_column=label_column or "label"
+        )
+    except NoLabelsError:
+        source = open_source(data, labelled=False, image_column=image_column)
+        if label_column is not None and isinstance(source, ParquetImages):
+            raise
+        return source
 
 
 def _outcome(gate: Gate, features: Mapping[str, Features], wrong: np.ndarray | None) -> GateOutcome:
@@ -199,7 +215,9 @@ def _outcome(gate: Gate, features: Mapping[str, Features], wrong: np.ndarray | N
 
 def _checked_groups(groups: Mapping[str, Sequence[str]] | None, sets: Sequence[str]) -> dict[str, tuple[str, ...]]:
     if groups is None:
-        return {"mean": tuple(sets)} if sets else {}
+        groups = {"mean": tuple(sets)} if sets else {}
+    if taken := [mean_name(group) for group in groups if mean_name(group) in sets]:
+        raise EvaluationError(f"{taken[0]!r} is the name of a mean over sets; call that OoD set something else")
     for group, names in groups.items():
         if isinstance(names, str) or not names or (unknown := [name for name in names if name not in sets]):
             said = "no set" if isinstance(names, str) or not names else ", ".join(unknown)

@@ -25,7 +25,8 @@ def chosen(scores: str | Score | Sequence[str | Score], own: Score | None) -> li
     """The scores to compute: `own` as it is, others as new objects, so that nobody else's are fitted.
 
     Args:
-        scores: names, scores with settings of their own, one of either, or "all" that have a name (and `own`).
+        scores: names, scores with settings of their own, one of either, or "all" that have a name (and `own`), alone
+            or beside scores with settings of their own.
         own: the gate's score, which its name stands for; None without a gate.
 
     Raises:
@@ -33,8 +34,8 @@ def chosen(scores: str | Score | Sequence[str | Score], own: Score | None) -> li
         EvaluationError: two scores have the same name.
     """
     wanted = [scores] if isinstance(scores, str | Score) else list(scores)
-    if scores == ALL:
-        wanted = list(registry.names())
+    if wants_all(scores):
+        wanted = [*registry.names(), *(item for item in wanted if isinstance(item, Score))]
         if own is not None and own.name not in wanted:
             wanted.insert(0, own)
     found: dict[str, Score] = {}
@@ -47,6 +48,11 @@ def chosen(scores: str | Score | Sequence[str | Score], own: Score | None) -> li
             )
         found[score.name] = score
     return list(found.values())
+
+
+def wants_all(scores: str | Score | Sequence[str | Score]) -> bool:
+    """Whether "all" is among them, so that a score may be missing."""
+    return ALL in ([scores] if isinstance(scores, str | Score) else scores)
 
 
 def computed(

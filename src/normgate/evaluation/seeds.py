@@ -102,7 +102,7 @@ def over_seeds(evaluations: Sequence[Evaluation]) -> SeedSummary:
         evaluations: on the same sets, at least one; scores that one of them lacks are left out.
 
     Raises:
-        EvaluationError: there is none, or they are not of the same sets and groups.
+        EvaluationError: there is none, or they are not of the same sets, groups and images.
     """
     if not evaluations:
         raise EvaluationError("a summary over seeds needs at least one evaluation")
@@ -112,6 +112,12 @@ def over_seeds(evaluations: Sequence[Evaluation]) -> SeedSummary:
             raise EvaluationError(
                 f"evaluations of {', '.join(first.images)} and of {', '.join(other.images)} have no common mean; "
                 "evaluate every gate on the same sets and groups"
+            )
+        if differing := [name for name in first.ids if other.ids[name] != first.ids[name]]:
+            name = differing[0]
+            raise EvaluationError(
+                f"{first.images[name]} images of {name} in one evaluation and {other.images[name]} in another are not "
+                "the same images and have no common mean; evaluate every gate on the same images"
             )
     shared = [score for score in first.metrics if all(score in other.metrics for other in evaluations)]
     outcomes = [evaluation.outcome for evaluation in evaluations if evaluation.outcome is not None]

@@ -90,7 +90,12 @@ def _table(
         found = [*results.metrics[score].values(), *(results.means[score][group] for group in groups)]
         cells = [id_cell(score)] if metric == "aurc_wrong" else [cell(part) for part in found]
         lines.append([score + (" (gate)" if score == results.gate_score else ""), *cells])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(map(_escaped, line)) + " |" for line in lines)
+
+
+def _escaped(cell: str) -> str:
+    """What Markdown shows as this text in a table, whatever a set is called."""
+    return " ".join(cell.replace("\\", "\\\\").replace("|", "\\|").splitlines())
 
 
 def shown_groups(results: Evaluation | SeedSummary) -> tuple[str, ...]:
@@ -136,6 +141,8 @@ def summary_lines(results: Evaluation | SeedSummary) -> list[str]:
     lines = []
     if results.accuracy is not None:
         lines.append(f"accuracy {results.accuracy:.2%} on {results.images['id']} known images")
+    else:
+        lines.append("accuracy is not known: the known images have no labels")
     if (outcome := results.outcome) is not None:
         if outcome.accuracy_accepted is not None:
             lines.append(f"accuracy among the accepted {outcome.accuracy_accepted:.2%}")

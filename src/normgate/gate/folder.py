@@ -30,7 +30,7 @@ from normgate.calibration import Calibration
 from normgate.data.preprocessing import Preprocessing
 from normgate.errors import NormgateError
 from normgate.features import FeatureExtractor, Features
-from normgate.files import OutputError, whole_folder
+from normgate.files import SYSTEM_FILES, OutputError, whole_folder
 from normgate.gate.gate import Gate
 from normgate.normalization import is_normalized, l2norm, remove_l2norm, temperature, unwrap
 from normgate.probes import ProbeReport
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from normgate.scores import Score
 
 FORMAT = 1
+GATE_FILES = ("gate.json", "*.safetensors")
 SETS = ("train", "tuning", "probes", "calibration")
 _DIGEST_BYTES = 16
 _JSON_LIMIT = 64 * 2**20
@@ -58,7 +59,7 @@ def save(gate: Gate, path: Path, *, overwrite: bool) -> None:
     """Write a gate; the folder appears whole or not at all."""
     if gate.score.name not in scores.names():
         raise GateFolderError(f"{gate.score.name} is no score of this package: such a gate cannot be loaded again")
-    with whole_folder(path, overwrite=overwrite) as folder:
+    with whole_folder(path, holds=GATE_FILES, overwrite=overwrite) as folder:
         try:
             _write(gate, folder)
         except SafetensorError as error:  # what safetensors makes of a full disk
@@ -244,7 +245,7 @@ def _checked(path: Path) -> dict[str, Any]:
             f"{path} is in format {version} of a newer normgate; this is {__version__}, which reads up to "
             f"format {FORMAT}: upgrade normgate"
         )
-    present = {entry.name for entry in path.iterdir()} - {"gate.json"}
+    present = {entry.name for entry in path.iterdir()} - {"gate.json"} - SYSTEM_FILES
     problems = (
         [f"{name} is missing" for name in sorted(files.keys() - present)]
         + [f"{name} does not belong to it" for name in sorted(present - files.keys())]

@@ -47,7 +47,7 @@ def split(
 
     Args:
         labels: one class name an image.
-        groups: one group an image, or None; no group is divided.
+        groups: one group an image, or None; no group is divided, and an image whose group is None is one by itself.
         seed: decides the split, together with the order of the images.
         alpha: false-alarm rate that the calibration set must allow.
         hold_tuning: whether a tuning set is wanted.
@@ -104,7 +104,8 @@ def _sample(rows: np.ndarray, groups: Sequence[Hashable] | None, size: int, rng:
     """A simple random sample of `size` rows, or of as many whole groups as hold about that share of the rows."""
     if groups is None:
         return np.sort(rng.choice(rows, size, replace=False))
-    own = [groups[row] for row in rows]
+    # An image without a group is a group by itself.
+    own = [("image", row) if groups[row] is None else ("group", groups[row]) for row in rows.tolist()]
     unique = sorted(set(own), key=repr)
     number = max(1, round(size / len(rows) * len(unique)))
     chosen = {unique[i] for i in rng.choice(len(unique), number, replace=False)}
