@@ -227,3 +227,25 @@ def test_names_of_files_do_not_drive_the_terminal(
     printed = capsys.readouterr()
     assert "\x1b" not in printed.err + printed.out
     assert printed.err.count("a\N{REPLACEMENT CHARACTER}[31m\N{REPLACEMENT CHARACTER}b.png") == 2
+
+
+def test_options_of_a_network_are_refused_beside_a_gate(
+    gate: Path, class_folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for option in (["--temperature", "1"], ["--width", "4"], ["--features", "fc"], ["--stem", "1"]):
+        assert run("calibrate", gate, "-o", tmp_path / "g", *option) == 2
+        assert f"{option[0]} describe a network" in capsys.readouterr().err
+    assert run("calibrate", gate, class_folders, "--calibration", class_folders, "-o", tmp_path / "g") == 2
+    assert "pass one of them" in capsys.readouterr().err
+
+
+def test_what_is_not_there_is_said_first(gate: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("screen", gate, tmp_path / "missing.png") == 2
+    assert "does not exist" in capsys.readouterr().err
+
+
+def test_a_terminal_without_greek_costs_no_job(gate: Path) -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-m", "normgate.cli", "inspect", str(gate)]
+    done = subprocess.run(command, capture_output=True, env=environment)
+    assert done.returncode == 0, done.stderr

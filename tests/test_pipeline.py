@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import signal
 import subprocess
@@ -79,7 +80,9 @@ def test_an_interrupted_run_ends_with_the_same_weights(
     resumed = normgate.train(class_folders, tmp_path / "gate", recipe=recipe, resume=True, **OPTIONS)
     assert equal(weights(resumed), weights(whole))
     assert len(resumed.provenance["log"]) == 4
-    assert equal(weights(normgate.train(class_folders, tmp_path / "gate", recipe=recipe, resume=True)), weights(whole))
+    assert equal(
+        weights(normgate.train(class_folders, tmp_path / "gate", recipe=recipe, resume=True, **OPTIONS)), weights(whole)
+    )
 
 
 def test_killed_at_any_moment(class_folders: Path, tmp_path: Path) -> None:
@@ -191,3 +194,29 @@ def test_what_is_missing_is_said_before_training(class_folders: Path, tmp_path: 
         (class_folders / "yak" / f"{number}.png").write_bytes(b"no image")
     with pytest.raises(NormgateError, match="no training image of 'yak'"):
         normgate.train(class_folders, recipe=QUICK, skip_unreadable=True, progress=untrained, **OPTIONS)
+
+
+def test_a_finished_gate_is_resumed_with_the_same_arguments_alone(class_folders: Path, tmp_path: Path) -> None:
+    gate = normgate.train(class_folders, tmp_path / "gate", recipe=QUICK, **OPTIONS)
+    (tmp_path / "gate.run").mkdir()
+    (tmp_path / "gate.run" / "log.csv").touch()  # as a kill between the last two steps leaves it
+    again = normgate.train(class_folders, tmp_path / "gate", recipe=QUICK, resume=True, **OPTIONS)
+    assert equal(weights(again), weights(gate))
+    assert not (tmp_path / "gate.run").exists()
+    for other, said in ({"false_alarm_rate": 0.5}, "false_alarm_rate"), ({"seed": 3}, "seed"), ({"width": 4}, "width"):
+        with pytest.raises(pipeline.PipelineError, match=f"is finished, and {said} differ"):
+            normgate.train(class_folders, tmp_path / "gate", resume=True, **{"recipe": QUICK, **OPTIONS, **other})
+
+
+@pytest.mark.parametrize("temperature", ["learned", 0.5, None])
+def test_a_learned_temperature_stands_in_no_ones_way(
+    class_folders: Path, tmp_path: Path, temperature: float | str | None
+) -> None:
+    """Weights of a gate with a learned τ start any network, and those of any start one with a learned τ."""
+    learned = dataclasses.replace(QUICK, epochs=1, temperature="learned")
+    other = dataclasses.replace(QUICK, epochs=1, temperature=temperature)
+    for number, (first, second) in enumerate([(learned, other), (other, learned)]):
+        place = tmp_path / str(number)
+        normgate.train(class_folders, place, recipe=first, score="norm", **OPTIONS)
+        file = place / "network.safetensors"
+        normgate.train(class_folders, recipe=second, weights=file, score="norm", **OPTIONS)

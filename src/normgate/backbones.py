@@ -204,6 +204,9 @@ def stage_names(model: nn.Module) -> tuple[str, ...]:
 # ------------------------------------------------------------------------------------------------- weights
 
 
+_TEMPERATURE = "log_temperature"
+
+
 def load_weights(model: nn.Module, path: str | os.PathLike[str], head: str | None = None) -> tuple[str, ...]:
     """Load weights from a safetensors file or a torch state dict (read without unpickling objects).
 
@@ -224,6 +227,8 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str], head: str | Non
     """
     own = model.state_dict()
     given = {_bare(name, own): value for name, value in _read(Path(path)).items()}
+    # A learned temperature belongs to how a network is trained: either side may be without one.
+    given = {name: value for name, value in given.items() if name in own or not name.endswith(_TEMPERATURE)}
     for name, value in given.items():
         if value.is_floating_point() and not value.isfinite().all():
             raise BackboneError(f"{path}: {name} holds values that are not finite (NaN or infinity)")
@@ -233,7 +238,8 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str], head: str | Non
     if of_head and _other_size(own, given, of_head):
         kept = tuple(of_head)
         given = {name: value for name, value in given.items() if name not in kept}
-    missing = [name for name in own if name not in given and name not in kept and not name.endswith("_tracked")]
+    optional = ("_tracked", _TEMPERATURE)
+    missing = [name for name in own if name not in given and name not in kept and not name.endswith(optional)]
     problems = [f"missing {name}" for name in missing]
     problems += [f"unexpected {name}" for name in given if name not in own]
     problems += [

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import math
 import os
 import sys
 import warnings
@@ -275,6 +277,9 @@ def calibrate(
         "max_pixels": max_pixels,
     }
 
+    if calibration is not None and data is not None and model is None:
+        raise NormgateError("DATA and --calibration are both calibration images; pass one of them")
+
     def opened(place: str | None, labelled: bool) -> Source | None:
         return None if place is None else _open(place, labelled, image_column, label_column, None)
 
@@ -282,7 +287,9 @@ def calibrate(
         if model is None:
             if gate is None:
                 raise NormgateError("name the gate to start from, or a network with --model")
-            given = {"weights": weights, "preprocessing": preprocessing, "classes": classes, "head": head}
+            given: dict[str, Any] = {"weights": weights, "preprocessing": preprocessing, "classes": classes}
+            given |= {"head": head, "temperature": temperature, "features": features, "width": width}
+            given |= {"model-arg": model_arg or None, "stem": None if stem == "standard" else stem}
             if misplaced := [f"--{name}" for name, value in given.items() if value is not None]:
                 raise NormgateError(f"{', '.join(misplaced)} describe a network; they go with --model, not with a gate")
             new = Gate.load(gate, device=device).recalibrate(
@@ -376,6 +383,8 @@ def screen(
         code = DATA_FAILED if verdict.error else REJECTED if fail_on_reject and not verdict.accepted else DONE
         raise typer.Exit(code)
     if output is None:
+        if incoming != "-":
+            _open(incoming, False, image_column, "label", None)  # where there is nothing, that is what to say
         raise NormgateError("say where to write the verdicts: -o verdicts.parquet")
     with console.progress_bars() as progress:
         summary = run(
@@ -618,9 +627,10 @@ def _gate_of_network(
     from normgate.normalization import l2norm
 
     try:
-        names = options["train"].classes if classes is None else classes.read_text(encoding="utf-8").splitlines()
+        names = options["train"].classes if classes is None else classes.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise NormgateError(f"{classes} cannot be read: {error}; it holds one class name a line") from error
+    names = [name for line in names if (name := line.strip())]
     backbone = Backbone(model, len(names), width, stem, arguments)
     network = backbone.build()
     tau = None if temperature is None else _temperature(temperature)
@@ -640,7 +650,8 @@ def _print_gate(gate: Gate, folder: Path, as_json: bool) -> None:
     from normgate.gate.folder import describe
 
     if as_json:
-        thresholds = gate.calibration.thresholds.tolist()
+        # JSON has no infinity: a threshold there accepts every image, or none but those at infinity.
+        thresholds = [value if math.isfinite(value) else None for value in gate.calibration.thresholds.tolist()]
         _print_json({**describe(gate), "thresholds": thresholds, "calibration_images": gate.calibration.n})
     else:
         from normgate.tables import print_gate
@@ -656,6 +667,9 @@ def main() -> None:
     """Run the command line; exit codes: 0 done, 1 some data failed, 2 usage, 3 internal, 4 rejected, 130 Ctrl-C."""
     from normgate import console
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that has no α must not cost the job
     code = run(sys.argv[1:])
     try:
         sys.stdout.flush()

@@ -175,7 +175,10 @@ def train(
     made = unfitted(score, train=True, tuning=True)  # what no gate can hold is said before the images are read
     target = None if output is None else Path(output)
     if target is not None and resume and (target / "gate.json").exists():
-        return Gate.load(target)
+        asked: dict[str, Any] = {"recipe": recipe.to_dict(), "model": model, "width": width, "seed": seed}
+        asked |= {"false_alarm_rate": false_alarm_rate, "by_class": by_class}
+        asked["score"] = AUTO if made is None else made.name
+        return _finished(target, asked)
     if target is not None:
         check_output(target, overwrite=overwrite, holds=GATE_FILES)
         _check_run(_run_folder(target), resume=resume, overwrite=overwrite)
@@ -234,10 +237,10 @@ def train(
         model_args or {},
     )
     network = backbone.build()
-    if weights is not None:
-        load_weights(network, weights)
     if recipe.temperature is not None:
         l2norm(network, temperature=recipe.temperature)
+    if weights is not None:
+        load_weights(network, weights)
     FeatureExtractor(network, preprocessing, device=fabric.device)  # says now if it does not take such images
     run = {
         "recipe": recipe.to_dict(),
@@ -423,6 +426,25 @@ def _training_images(
     if read.pixels is None:
         return StreamedImages(read.records, labels, preprocessing, workers, max_pixels)
     return ResidentImages(torch.from_numpy(read.pixels).to(device), labels.to(device))
+
+
+def _finished(target: Path, asked: Mapping[str, Any]) -> Gate:
+    """The gate of a run that had ended before it was to be resumed, if it is the one that is asked for."""
+    gate = Gate.load(target)
+    run: Mapping[str, Any] = gate.provenance.get("run", {})
+    network = run.get("backbone", {})
+    found = {"recipe": run.get("recipe"), "model": network.get("name"), "width": network.get("width")}
+    found |= {"seed": run.get("seed"), "score": gate.provenance.get("score")}
+    found |= {"false_alarm_rate": gate.calibration.alpha, "by_class": gate.calibration.by_class}
+    if differing := [name for name, value in asked.items() if found[name] != value]:
+        raise PipelineError(
+            f"{target} is finished, and {', '.join(differing)} differ from what is asked for; for another rate or "
+            "score use 'normgate calibrate', and to train anew another output or --overwrite"
+        )
+    folder = _run_folder(target)
+    if folder.is_dir() and foreign_entry(folder, RUN_FILES) is None:
+        shutil.rmtree(folder)  # left by a run that was killed between its last two steps
+    return gate
 
 
 def _run_folder(target: Path) -> Path:

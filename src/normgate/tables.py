@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
+import shutil
+import sys
 import textwrap
 from typing import TYPE_CHECKING, Any
 
@@ -313,10 +316,13 @@ def print_demo(result: DemoResult) -> None:
     print_summary(result.summary, result.folder / "verdicts.parquet", None, as_json=False)
     out.print(f"\n{result.seconds:.0f} s in all; everything is in {result.folder}/", markup=False)
     out.print("now with your own images, one folder a class:", style="bold")
-    out.print("  normgate train photos/ -o gates/mine")
-    out.print("  normgate screen gates/mine incoming/ -o verdicts.parquet")
+    command = "normgate" if shutil.which("normgate") else sys.argv[0]  # in an environment that is not activated
+    out.print(f"  {command} train photos/ -o gates/mine", soft_wrap=True)
+    out.print(f"  {command} screen gates/mine incoming/ -o verdicts.parquet", soft_wrap=True)
 
 
 def _finite(values: dict[str, object]) -> dict[str, object]:
-    """JSON has no NaN: what an unreadable image lacks is null."""
-    return {key: None if isinstance(value, float) and value != value else value for key, value in values.items()}
+    """JSON has no NaN and no infinity: what an unreadable image lacks is null."""
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in values.items()
+    }

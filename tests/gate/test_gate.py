@@ -20,6 +20,7 @@ from normgate import Gate, scores
 from normgate.calibration import CalibrationError
 from normgate.data.preprocessing import Preprocessing
 from normgate.data.sources import Record, Records, SourceError
+from normgate.errors import NormgateError
 from normgate.features import FeatureError
 from normgate.gate import GateError, Verdicts
 from normgate.gate.duplicates import DuplicateError
@@ -503,3 +504,13 @@ def test_gates_are_values() -> None:
     gate = calibrated()
     with pytest.raises(dataclasses.FrozenInstanceError):
         gate.classes = ()
+
+
+def test_arguments_that_make_no_sense_are_errors() -> None:
+    gate = calibrated()
+    for options in ({"batch_size": 0}, {"batch_size": -3}, {"workers": -1}):
+        with pytest.raises(NormgateError, match="at least"):
+            gate(pixels(2), **options)
+    with pytest.raises(GateError, match="at least 1"):
+        gate(torch.zeros(2, 3, 8, 8), preprocessed=True, batch_size=0)
+    assert len(gate(Records([]))) == 0

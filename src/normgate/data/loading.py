@@ -12,12 +12,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from normgate.data.decoding import DEFAULT_MAX_PIXELS, ImageError, decode, digest
+from normgate.errors import NormgateError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from normgate.data.preprocessing import Preprocessing
     from normgate.data.sources import Record, Source
+
+
+class LoadingError(NormgateError):
+    """Images cannot be loaded in this way."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -60,6 +65,8 @@ def load_batches(
         digests: also fingerprint each decoded image, to find duplicates.
     """
     workers = default_workers() if workers is None else workers
+    if batch_size < 1 or workers < 0:
+        raise LoadingError(f"batch_size is at least 1 and workers at least 0, not {batch_size} and {workers}")
 
     def load(batch: tuple[Record, ...]) -> PixelBatch:
         return _load(batch, preprocessing, max_pixels, digests)

@@ -249,7 +249,7 @@ class Gate:
             workers=workers,
             max_pixels=max_pixels,
         )
-        return concatenate_verdicts([self.judge_batch(batch) for batch in batches])
+        return concatenate_verdicts([self.judge_batch(batch) for batch in batches] or [EMPTY])
 
     def judge_batch(self, batch: PixelBatch) -> Verdicts:
         """Verdicts on a batch of loaded images, the unreadable ones included."""
@@ -313,6 +313,8 @@ class Gate:
             and images.shape[1:] == (3, height, width)
         ):
             raise GateError(f"preprocessed=True takes a float tensor of shape (N, 3, {height}, {width})")
+        if batch_size < 1:
+            raise GateError(f"batch_size is at least 1, not {batch_size}")
         parts = [self.judge(self.extractor(part)) for part in torch.split(images, batch_size) if len(part)]
         verdicts = concatenate_verdicts(parts or [EMPTY])
         return dataclasses.replace(verdicts, id=[f"tensor#{i}" for i in range(len(verdicts))])
