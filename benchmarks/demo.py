@@ -6,6 +6,7 @@ Writes results/demo.json, the table that the README shows of it, and docs/demo.s
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import tempfile
 from pathlib import Path
@@ -19,6 +20,14 @@ from provenance import write
 ROOT = Path(__file__).parents[1]
 SHOWN = ("norm", "norm_gain", "msp", "energy", "energy_raw", "knn", "mahalanobis", "polar")
 BEGIN, END = "<!-- begin: written by benchmarks/demo.py -->\n", "<!-- end -->"
+
+
+class Picture(Console):
+    """Records what is printed, with long lines wrapped as a terminal wraps them."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """As `Console.print`."""
+        super().print(*objects, **{**options, "soft_wrap": False})
 
 
 def spread(values: list[float]) -> dict[str, float]:
@@ -71,10 +80,12 @@ def main() -> None:
     runs = []
     with tempfile.TemporaryDirectory() as name:
         for seed in range(parser.parse_args().seeds):
-            result = demo.demo(Path(name) / str(seed), seed=seed)
+            # Relative, so that the picture shows no folder of this machine.
+            with contextlib.chdir(name):
+                result = demo.demo("normgate-demo", seed=seed)
             runs.append(result.to_dict())
             if seed == 0:
-                screen = Console(record=True, width=100, highlight=False, markup=False, file=io.StringIO())
+                screen = Picture(record=True, width=100, highlight=False, markup=False, file=io.StringIO())
                 tables.out = screen
                 tables.print_demo(result)
                 screen.save_svg(str(ROOT / "docs" / "demo.svg"), title="normgate demo")

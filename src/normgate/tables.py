@@ -9,6 +9,7 @@ import re
 import shutil
 import sys
 import textwrap
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
@@ -22,7 +23,6 @@ from normgate.evaluation.writing import mean_name, shown_groups, spread_text, su
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
-    from pathlib import Path
 
     from normgate.demo import DemoResult
     from normgate.evaluation import SeedSummary
@@ -316,7 +316,9 @@ def print_demo(result: DemoResult) -> None:
     print_summary(result.summary, result.folder / "verdicts.parquet", None, as_json=False)
     out.print(f"\n{result.seconds:.0f} s in all; everything is in {result.folder}/", markup=False)
     out.print("now with your own images, one folder a class:", style="bold")
-    command = "normgate" if shutil.which("normgate") else sys.argv[0]  # in an environment that is not activated
+    # As it was called from an environment that is not activated.
+    called = Path(sys.argv[0])
+    command = str(called) if called.name == "normgate" and not shutil.which("normgate") else "normgate"
     out.print(f"  {command} train photos/ -o gates/mine", soft_wrap=True)
     out.print(f"  {command} screen gates/mine incoming/ -o verdicts.parquet", soft_wrap=True)
 
