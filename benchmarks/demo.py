@@ -12,9 +12,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from normgate import demo, tables
+from normgate.console import Terminal
 from provenance import write
 
 ROOT = Path(__file__).parents[1]
@@ -22,7 +21,7 @@ SHOWN = ("norm", "norm_gain", "msp", "energy", "energy_raw", "knn", "mahalanobis
 BEGIN, END = "<!-- begin: written by benchmarks/demo.py -->\n", "<!-- end -->"
 
 
-class Picture(Console):
+class Picture(Terminal):
     """Records what is printed, with long lines wrapped as a terminal wraps them."""
 
     def print(self, *objects: Any, **options: Any) -> None:

@@ -6,9 +6,10 @@ import contextlib
 import os
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.text import Text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,15 +19,22 @@ if TYPE_CHECKING:
 
     from normgate.progress import Progress
 
-# No markup: names of files and classes are shown as they are.
-out = Console(highlight=False, markup=False, emoji=False)
-err = Console(stderr=True, highlight=False, markup=False, emoji=False)
-
 
 def printable(text: str) -> str:
     """One line that a terminal shows and does not obey: no escape codes or line breaks, whatever a file is named."""
     return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
 
+
+class Terminal(Console):
+    """A console on which names of files and classes are shown as they are and drive nothing, in tables and outside."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Text without escape codes; line breaks are ours."""
+        return super().render_str("\n".join(map(printable, text.split("\n"))), **options)
+
+
+out = Terminal(highlight=False, markup=False, emoji=False)
+err = Terminal(stderr=True, highlight=False, markup=False, emoji=False)
 
 PATIENCE = 2.0  # seconds before a bar appears
 
@@ -68,7 +76,6 @@ class ProgressBars:
                 TextColumn,
                 TimeRemainingColumn,
             )
-            from rich.text import Text
 
             class Rate(ProgressColumn):
                 def render(self, task: object) -> Text:

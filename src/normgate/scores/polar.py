@@ -1,9 +1,8 @@
-"""Polar: magnitude and direction together, neither able to overrule the other."""
+"""Polar: magnitude and direction together, the less familiar of the two."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -18,13 +17,13 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass
 class Polar(Score):
-    """`Σ_i log σ(log((1−q)/q) · (sᵢ − medianᵢ) / (medianᵢ − q-quantileᵢ))` over magnitude and direction.
+    """`min_i (sᵢ − medianᵢ) / (medianᵢ − q-quantileᵢ)` over magnitude and direction: the less familiar of the two.
 
     The parts sᵢ are `energy_raw` (logits of the features with their magnitude) and `mahalanobis` (directions alone);
-    median and q-quantile are those of ID tuning images. Each term is the logarithm of a smooth p-value, ½ at the median
-    and q at the q-quantile, so the sum is Fisher's combination of two tests (1925): a part that finds an image
-    unfamiliar says so without limit, and a part that goes wrong and takes it for most familiar adds at most log 2 to
-    what a typical ID image has. Derived in docs/method.md.
+    median and q-quantile are those of ID tuning images, so that 0 is a typical image for both and −1 one that they find
+    as unfamiliar as a share q of the ID images. The smaller of two p-values is Tippett's combination (1931): whatever
+    one part finds at a false-alarm rate α, polar finds at 2α at most, however wrong the other part goes. Derived in
+    docs/method.md.
     """
 
     needs_fit: ClassVar[bool] = True
@@ -50,9 +49,7 @@ class Polar(Score):
         return {"median": median, "reach": reach}
 
     def _score(self, features: Features) -> torch.Tensor:
-        scaled = (self._parts(features) - self.state["median"]) / self.state["reach"]
-        steepness = math.log((1 - self.quantile) / self.quantile)
-        return torch.nn.functional.logsigmoid(steepness * scaled).sum(dim=1)
+        return ((self._parts(features) - self.state["median"]) / self.state["reach"]).amin(dim=1)
 
     def _parts(self, features: Features) -> torch.Tensor:
         """(N, 2): magnitude and direction."""

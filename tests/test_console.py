@@ -1,0 +1,104 @@
+"""Bars, what a terminal is shown, and how the command line ends."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from normgate import console
+from normgate.console import ProgressBars, debugging, prefixed, printable, progress_bars
+
+
+@given(st.text())
+def test_printable_text_is_one_line_without_codes(text: str) -> None:
+    shown = printable(text)
+    assert len(shown) == len(text)
+    assert shown.isprintable()
+    assert all(a == b or (b == "\ufffd" and not a.isprintable()) for a, b in zip(text, shown, strict=True))
+
+
+@pytest.mark.parametrize("code", ["\x1b", "\n", "\r", "\x07", "\x00", "\x9b", "\u202e", "\u2028", "\udcff"])
+def test_what_drives_a_terminal_is_replaced(code: str) -> None:
+    assert printable(f"a{code}[31m é中🦉") == "a\ufffd[31m é中🦉"
+
+
+# ------------------------------------------------------------------------------------------------------- bars
+
+
+def drawn(monkeypatch: pytest.MonkeyPatch, *, terminal: bool, patience: float) -> str:
+    """What bars leave on stderr."""
+    stream = io.StringIO()
+    monkeypatch.setattr(console, "err", Console(file=stream, force_terminal=terminal, width=120, color_system=None))
+    monkeypatch.setattr(console, "PATIENCE", patience)
+    with progress_bars() as bars:
+        for done in (1, 2, 5):
+            bars("reading", done, 5, loss=0.25)
+    return stream.getvalue()
+
+
+def test_a_terminal_is_shown_bars(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = drawn(monkeypatch, terminal=True, patience=0)
+    for part in ("reading", "5/5", "loss 0.25"):
+        assert part in shown
+
+
+def test_nothing_is_drawn_where_stderr_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert drawn(monkeypatch, terminal=False, patience=0) == ""
+
+
+def test_nothing_is_drawn_of_what_is_quickly_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert drawn(monkeypatch, terminal=True, patience=float("inf")) == ""
+
+
+def test_bars_are_closed_whatever_happens(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[ProgressBars] = []
+    monkeypatch.setattr(ProgressBars, "close", lambda bars: closed.append(bars))
+    with pytest.raises(KeyboardInterrupt), progress_bars() as bars:
+        raise KeyboardInterrupt
+    assert closed == [bars]
+
+
+def test_prefixed_tasks() -> None:
+    told: list[object] = []
+    prefixed("seed 1: ", lambda *given, **figures: told.append((given, figures)))("training", 3, None, loss=0.5)
+    assert told == [(("seed 1: training", 3, None), {"loss": 0.5})]
+
+
+# -------------------------------------------------------------------------------------------------------- ends
+
+
+def test_debugging_is_asked_for_by_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NORMGATE_DEBUG", raising=False)
+    assert not debugging()
+    monkeypatch.setenv("NORMGATE_DEBUG", "")
+    assert not debugging()
+    monkeypatch.setenv("NORMGATE_DEBUG", "1")
+    assert debugging()
+
+
+@pytest.mark.parametrize("silenced", [True, False])
+def test_a_broken_pipe_is_silenced(silenced: bool) -> None:
+    code = f"""
+import sys
+from normgate.console import silence_broken_pipe
+try:
+    print("x", flush=True)
+except BrokenPipeError:
+    if {silenced}:
+        silence_broken_pipe()
+"""
+    reading, writing = os.pipe()
+    os.close(reading)
+    environment = {**os.environ, "PYTHONUNBUFFERED": ""}  # what is left in the buffer is flushed at exit, too
+    done = subprocess.run(
+        [sys.executable, "-c", code], stdout=writing, stderr=subprocess.PIPE, text=True, env=environment
+    )
+    os.close(writing)
+    assert ((done.returncode, done.stderr) == (0, "")) == silenced
