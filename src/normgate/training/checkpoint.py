@@ -77,6 +77,8 @@ class Checkpoint:
                 metadata = file.metadata() or {}
             found, log = json.loads(metadata["run"]), json.loads(metadata["log"])
             tensors = load_file(path)
+            if not isinstance(found, dict) or not isinstance(log, list):
+                raise ValueError("its metadata is not that of a checkpoint")
         except (SafetensorError, KeyError, ValueError) as error:
             raise CheckpointError(f"{path} is damaged ({error}); remove it and train anew") from error
         expected = json.loads(json.dumps(run))
