@@ -102,3 +102,13 @@ except BrokenPipeError:
     )
     os.close(writing)
     assert ((done.returncode, done.stderr) == (0, "")) == silenced
+
+
+def test_names_in_a_bar_are_shown_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    terminal = console.Terminal(file=stream, force_terminal=True, width=120, highlight=False, markup=False, emoji=False)
+    monkeypatch.setattr(console, "err", terminal)
+    monkeypatch.setattr(console, "PATIENCE", -1.0)
+    with console.progress_bars() as bars:
+        bars("a[/b]\x1b]0;T\x07 images", 1, 2)
+    assert "a[/b]\N{REPLACEMENT CHARACTER}]0;T\N{REPLACEMENT CHARACTER} images" in stream.getvalue()

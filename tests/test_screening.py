@@ -202,3 +202,10 @@ def test_a_folder_of_images_is_never_replaced_by_verdicts(gate: Gate, incoming: 
     with pytest.raises(OutputError, match="not of an earlier output of this kind"):
         screen(gate, incoming, incoming, overwrite=True)
     assert sorted(incoming.rglob("*")) == before
+
+
+def test_rejected_files_are_copied_or_moved_and_nothing_else(gate: Gate, incoming: Path, tmp_path: Path) -> None:
+    for word in ("delete", "Copy"):
+        with pytest.raises(ScreeningError, match="left alone"):
+            screen(gate, incoming, tmp_path / "v.parquet", rejected=word, rejected_to=tmp_path / "out")
+    assert not (tmp_path / "v.parquet").exists()

@@ -55,7 +55,7 @@ class ProgressBars:
         if task not in self._tasks:
             if time.monotonic() - started < PATIENCE:
                 return
-            self._tasks[task] = self._drawn().add_task(task, total=total, figures="")
+            self._tasks[task] = self._drawn().add_task(printable(task), total=total, figures="")
         self._drawn().update(self._tasks[task], completed=done, total=total)
         if figures:
             said = "  ".join(f"{name} {value:.3g}" for name, value in figures.items())
@@ -83,12 +83,12 @@ class ProgressBars:
                     return Text("" if speed is None else f"{speed:,.0f} images/s", style="cyan")
 
             self._bar = Progress(
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
                 Rate(),
                 TimeRemainingColumn(),
-                TextColumn("{task.fields[figures]}"),
+                TextColumn("{task.fields[figures]}", markup=False),
                 console=err,
             )
             self._bar.start()

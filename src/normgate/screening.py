@@ -137,6 +137,10 @@ def screen(
         if rejected_to is None:
             raise ScreeningError(f"say where to {rejected} the rejected files")
         check_output(Path(rejected_to) / "rejected", overwrite=True)
+    if rejected not in (None, "copy", "move"):
+        raise ScreeningError(
+            f"rejected files are left alone (None), copied ('copy') or moved ('move'), not {rejected!r}"
+        )
     source = open_source(data, labelled=False)
     if rejected is not None and isinstance(source, ParquetImages):
         raise ScreeningError(NO_FILES)  # not even those that a table names: they belong to whoever made the table
