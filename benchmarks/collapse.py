@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from functools import partial
 
 import numpy as np
 import torch
@@ -73,9 +74,9 @@ def main() -> None:
         cpu_seconds: dict[str, list[float]] = {name: [] for name in seconds}
         for _ in range(arguments.rounds):
             for name, measure in (
-                ("nc_z", lambda: neural_collapse(features, "z")),  # noqa: B023 (called in the loop)
-                ("nc_u", lambda: neural_collapse(features, "u")),  # noqa: B023
-                ("geometry", lambda: geometry(features)),  # noqa: B023
+                ("nc_z", partial(neural_collapse, features, "z")),
+                ("nc_u", partial(neural_collapse, features, "u")),
+                ("geometry", partial(geometry, features)),
             ):
                 started, cpu_started = time.perf_counter(), time.process_time()
                 measure()

@@ -14,6 +14,7 @@ from typing import Any
 
 from normgate import demo, tables
 from normgate.console import Terminal
+from normgate.evaluation import Spread
 from provenance import write
 
 ROOT = Path(__file__).parents[1]
@@ -31,7 +32,7 @@ class Picture(Terminal):
 
 def spread(values: list[float]) -> dict[str, float]:
     """Mean, worst and best of a figure over seeds."""
-    return {"mean": sum(values) / len(values), "min": min(values), "max": max(values)}
+    return vars(Spread.of(values))
 
 
 def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:

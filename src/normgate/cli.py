@@ -695,7 +695,7 @@ def run(arguments: list[str]) -> int:
         return exit_.code if isinstance(exit_.code, int) else DONE
     except NormgateError as error:
         message = "\n".join(map(console.printable, f"error: {error}".splitlines()))
-        console.err.print(message, style="red", markup=False, soft_wrap=True)
+        console.err.print(message, style="red", soft_wrap=True)
         return USAGE
     except Exception as error:
         if console.debugging():
@@ -704,7 +704,6 @@ def run(arguments: list[str]) -> int:
             f"internal error: {type(error).__name__}: {error}\nThis is a defect of normgate; "
             "run again with NORMGATE_DEBUG=1 for the traceback, and report it.",
             style="red",
-            markup=False,
             soft_wrap=True,
         )
         return INTERNAL

@@ -23,10 +23,10 @@ from normgate.errors import NormgateError
 from normgate.features import FeatureExtractor
 from normgate.files import check_output, explained, foreign_entry
 from normgate.gate import AUTO, Gate
+from normgate.gate.choosing import unfitted
 from normgate.gate.duplicates import check as check_duplicates
 from normgate.gate.duplicates import repeated
 from normgate.gate.folder import GATE_FILES
-from normgate.gate.probing import unfitted
 from normgate.normalization import l2norm
 from normgate.progress import silent
 from normgate.training import Recipe, fit

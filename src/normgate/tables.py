@@ -95,12 +95,12 @@ def print_probes(report: ProbeReport, own: str) -> None:
         table.add_row(score + (" ◂" if style else ""), f"{100 * report.mean(score):.1f}", *cells, style=style)
     out.print(table)
     if report.refused:
-        out.print(f"not to be had for this network: {', '.join(report.refused)}", markup=False, soft_wrap=True)
+        out.print(f"not to be had for this network: {', '.join(report.refused)}", soft_wrap=True)
     if report.uninformative:
         names = ", ".join(report.uninformative)
-        out.print(f"left out, since no score tells them from your images: {names}", markup=False, soft_wrap=True)
+        out.print(f"left out, since no score tells them from your images: {names}", soft_wrap=True)
     for line in report.warnings(own):
-        out.print(f"warning: {line}", style="yellow", markup=False, soft_wrap=True)
+        out.print(f"warning: {line}", style="yellow", soft_wrap=True)
 
 
 def print_each_probe(report: ProbeReport, own: str) -> None:
@@ -122,13 +122,13 @@ def print_each_probe(report: ProbeReport, own: str) -> None:
 def print_geometry(gate: Gate) -> None:
     """In words, what the geometry of the training features says of the norm."""
     if "train" not in gate.kept:
-        out.print("geometry: not known, since the gate keeps no training features", markup=False)
+        out.print("geometry: not known, since the gate keeps no training features")
         return
     from normgate.collapse import explain, geometry
 
-    out.print("geometry of the training features:", markup=False)
+    out.print("geometry of the training features:")
     for line in explain(geometry(gate.kept["train"]), gate.classes):
-        out.print(f"  {line}", markup=False, soft_wrap=True)
+        out.print(f"  {line}", soft_wrap=True)
 
 
 def print_verdict(verdict: Verdict, *, as_json: bool) -> None:
@@ -137,13 +137,12 @@ def print_verdict(verdict: Verdict, *, as_json: bool) -> None:
         print(json.dumps(_finite(dataclasses.asdict(verdict)), ensure_ascii=False))  # noqa: T201
         return
     if verdict.error is not None:
-        err.print(printable(f"{verdict.id}: {verdict.error}"), style="red", markup=False, soft_wrap=True)
+        err.print(printable(f"{verdict.id}: {verdict.error}"), style="red", soft_wrap=True)
         return
     word = "accepted" if verdict.accepted else "rejected"
     out.print(
         f"{printable(verdict.id)}: {word}, {verdict.label} (probability {verdict.probability:.3f}), "
         f"score {verdict.score:.4g}, p-value {verdict.p_value:.4f}",
-        markup=False,
         soft_wrap=True,
     )
 
@@ -162,7 +161,6 @@ def print_summary(summary: Summary, output: Path, rejected: Iterable[str] | None
         f"{summary.accepted} accepted, {summary.rejected} rejected, {summary.unreadable} unreadable"
         + (f" ({summary.skipped} other files skipped)" if summary.skipped else "")
         + f"; verdicts in {output}",
-        markup=False,
         soft_wrap=True,
     )
     if summary.false_discovery_rate is not None:
@@ -173,10 +171,10 @@ def print_summary(summary: Summary, output: Path, rejected: Iterable[str] | None
             soft_wrap=True,
         )
     for line in summary.first_errors:
-        err.print(printable(line), style="red", markup=False, soft_wrap=True)
+        err.print(printable(line), style="red", soft_wrap=True)
     if summary.unreadable > len(summary.first_errors):
         more = summary.unreadable - len(summary.first_errors)
-        err.print(f"… and {more} more; all are in the column 'error' of {output}", style="red", markup=False)
+        err.print(f"… and {more} more; all are in the column 'error' of {output}", style="red")
 
 
 def print_results(results: Evaluation | SeedSummary) -> None:
@@ -196,7 +194,7 @@ def print_evaluation(evaluation: Evaluation) -> None:
             _print_details(evaluation, evaluation.gate_score)
         out.print("every metric of every score: -o results.csv, .json or .md", style="dim")
     for line in summary_lines(evaluation):
-        out.print(printable(line), markup=False, soft_wrap=True)
+        out.print(printable(line), soft_wrap=True)
     _print_unread(evaluation.errors)
 
 
@@ -209,7 +207,7 @@ def print_seeds(summary: SeedSummary) -> None:
     if summary.sets:
         _print_scores(summary, "AUROC in points{}: mean over gates, best first", cell, {}, interval="smallest–largest")
     for line in summary_lines(summary):
-        out.print(line, markup=False, soft_wrap=True)
+        out.print(line, soft_wrap=True)
     for evaluation in summary.evaluations:
         _print_unread(evaluation.errors)
 
@@ -304,7 +302,7 @@ def _print_details(evaluation: Evaluation, score: str) -> None:
 
 def _print_unread(errors: Sequence[tuple[str, str, str]]) -> None:
     for set_name, image, message in errors[:10]:
-        err.print(printable(f"{set_name}: {image}: {message}"), style="red", markup=False, soft_wrap=True)
+        err.print(printable(f"{set_name}: {image}: {message}"), style="red", soft_wrap=True)
     if errors:
         err.print(f"{len(errors)} images could not be read and were left out", style="red")
 
@@ -314,7 +312,7 @@ def print_demo(result: DemoResult) -> None:
     print_evaluation(result.evaluation)
     out.print("the test signs are several pictures each of 44 people, so the band is nominal: people are clustered")
     print_summary(result.summary, result.folder / "verdicts.parquet", None, as_json=False)
-    out.print(f"\n{result.seconds:.0f} s in all; everything is in {result.folder}/", markup=False)
+    out.print(f"\n{result.seconds:.0f} s in all; everything is in {result.folder}/")
     out.print("now with your own images, one folder a class:", style="bold")
     # As it was called from an environment that is not activated.
     called = Path(sys.argv[0])

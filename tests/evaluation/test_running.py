@@ -67,6 +67,16 @@ def test_every_image_goes_through_the_network_once() -> None:
     assert sum(seen) == 80
 
 
+def test_the_gates_score_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, seen = gate(score="knn"), []
+    compute = type(made.score)._score
+    monkeypatch.setattr(type(made.score), "_score", lambda self, part: [seen.append(len(part)), compute(self, part)][1])
+    result = evaluate(made, random_records(50, 5), {"other": random_records(20, 6)}, scores="norm")
+    assert seen == [50, 20]
+    assert result.outcome is not None
+    assert result.outcome.realised == 1 - made([r.payload for r in random_records(50, 5)]).accepted.mean()
+
+
 def test_a_lean_gate_says_what_it_cannot_do() -> None:
     lean = gate(lean=True)
     result = evaluate(lean, random_records(20, 5), {"other": random_records(20, 6)})

@@ -183,6 +183,22 @@ def test_an_image_goes_through_the_network_once() -> None:
     assert sum(seen) == 60 + 30 + 40 + 30 * len(PROBES) + example * seen.count(example)
 
 
+def test_no_score_is_fitted_more_often_than_it_must_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once to be probed; what is chosen once more, to all training images."""
+    fits: list[str] = []
+    fit = scores.Score.fit
+
+    def counted(self: scores.Score, *given: object) -> scores.Score:
+        fits.append(self.name)
+        return fit(self, *given)
+
+    monkeypatch.setattr(scores.Score, "fit", counted)
+    chosen = calibrated(score="auto").score.name
+    for name in scores.names():
+        # A part of polar is fitted by it.
+        assert fits.count(name) <= 1 + (name == chosen) + (name == "mahalanobis") * (1 + (chosen == "polar"))
+
+
 def test_a_blind_or_inverted_score_is_told() -> None:
     """A network whose norm is the brightness: it takes white for most familiar."""
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 4), torch.nn.ReLU(), torch.nn.Linear(4, 3))

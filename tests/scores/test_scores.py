@@ -372,7 +372,7 @@ def test_fitting_needs_finite_labelled_rows(name: str) -> None:
         scores.create(name)(QUERY)
     with pytest.raises(ScoreError, match="labels"):
         fitted(name, dataclasses.replace(TRAIN, labels=None))
-    with pytest.raises(ScoreError, match="no images; pass training images"):
+    with pytest.raises(ScoreError, match="fitted to training images, and there are none"):
         fitted(name, TRAIN.select([]))
     with pytest.raises(ScoreError, match="nothing is stored"):
         scores.create(name).load_state({})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from normgate.metrics import BLIND, INVERTED
 from normgate.scores.norm import MIN_VARIATION
 
 if TYPE_CHECKING:
@@ -15,9 +16,6 @@ if TYPE_CHECKING:
 
 # From |ρ| = 0.5 on a confounder explains a quarter or more of the order of the norms (ρ²).
 STRONG_CORRELATION = 0.5
-# An AUROC below 0.6 ranks 2 of 5 pairs wrongly, and a coin 1 of 2: such a score is as good as blind. Below 0.4 it is
-# wrong as clearly: inverted. The probes use the same words.
-BLIND, INVERTED = 0.6, 0.4
 # NC1 is a ratio of variances: at 0.1 the spread within classes is a third of that between them, at 1 it is as large.
 COLLAPSED, SPREAD = 0.1, 1.0
 # Where nearest means and head differ on more than 5 % of the images, class means are not what the network goes by.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from normgate import metrics
-from normgate.metrics import OodMetrics
+from normgate.metrics import OodMetrics, RankingMetrics
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -45,16 +45,9 @@ class SetMetrics(OodMetrics):
 
 
 @dataclasses.dataclass(frozen=True)
-class MeanMetrics:
+class MeanMetrics(RankingMetrics):
     """Means over OoD sets, each set counting once as in OpenOOD; the interval has their joint covariance."""
 
-    auroc: float
-    auroc_low: float
-    auroc_high: float
-    ap_id: float
-    ap_ood: float
-    fpr_at_id_tpr95: float
-    fpr_at_ood_tpr95: float
     aurc_outliers: float
     aurc_both: float | None
 

@@ -168,7 +168,7 @@ def evaluate_features(
         means={score: found.means for score, found in figures.items()},
         aurc_wrong={score: found.aurc_wrong for score, found in figures.items() if found.aurc_wrong is not None},
         risks={score: found.risks for score, found in figures.items()},
-        outcome=None if gate is None else _outcome(gate, features, wrong),
+        outcome=None if gate is None else _outcome(gate, features, values[gate.score.name], wrong),
         refused=refused,
         errors=tuple(errors),
         seconds=time.perf_counter() - started,
@@ -200,10 +200,14 @@ def open_known(data: Data, *, image_column: str = "image", label_column: str | N
         return source
 
 
-def _outcome(gate: Gate, features: Mapping[str, Features], wrong: np.ndarray | None) -> GateOutcome:
-    accepted = {name: gate.judge(part).accepted for name, part in features.items()}
-    known = accepted["id"]
+def _outcome(
+    gate: Gate, features: Mapping[str, Features], values: Mapping[str, np.ndarray], wrong: np.ndarray | None
+) -> GateOutcome:
     calibration = gate.calibration
+    accepted = {
+        name: calibration.accepts(values[name], part.logits.argmax(dim=1).numpy()) for name, part in features.items()
+    }
+    known = accepted["id"]
     return GateOutcome(
         promised=calibration.expected_false_alarm_rate,
         realised=float((~known).mean()),

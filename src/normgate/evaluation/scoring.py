@@ -83,8 +83,8 @@ def computed(
     for number, score in enumerate(wanted):
         progress("scores", number * images, len(wanted) * images)
         try:
-            if score is not own:
-                _fit(score, features["id"], train, tuning)
+            if score is not own and (reason := score.fit(train, tuning).refusal(features["id"])):
+                raise ScoreError(reason)
             values[score.name] = {name: score(part).numpy() for name, part in features.items()}
         except ScoreError as error:
             refused[score.name] = str(error)
@@ -97,14 +97,3 @@ def _resolved(item: str | Score, own: Score | None) -> Score:
         return own if own is not None and item == own.name else registry.create(item)
     same = own is not None and type(item) is type(own) and (item.name, item.settings) == (own.name, own.settings)
     return own if same and own is not None else copy.copy(item)
-
-
-def _fit(score: Score, known: Features, train: Features | None, tuning: Features | None) -> None:
-    if score.needs_fit:
-        if train is None:
-            raise ScoreError(
-                "it is fitted to training features, and there are none (a lean gate keeps none); pass train= (--train)"
-            )
-        score.fit(train, tuning)
-    if reason := score.refusal(known):
-        raise ScoreError(reason)

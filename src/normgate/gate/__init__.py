@@ -6,16 +6,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from normgate.gate.choosing import AUTO
     from normgate.gate.errors import GateError
     from normgate.gate.folder import GateFolderError
     from normgate.gate.gate import Gate
-    from normgate.gate.probing import AUTO
     from normgate.gate.verdicts import Verdict, Verdicts
 
 __all__ = ["AUTO", "Gate", "GateError", "GateFolderError", "Verdict", "Verdicts"]
 
 _MODULES = {
-    "AUTO": "probing",
+    "AUTO": "choosing",
     "Gate": "gate",
     "GateError": "errors",
     "GateFolderError": "folder",

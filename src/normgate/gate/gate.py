@@ -16,8 +16,8 @@ from normgate.data.loading import load_batches
 from normgate.data.sources import open_source
 from normgate.errors import ProbeWarning
 from normgate.features import FeatureExtractor, Features
+from normgate.gate.choosing import AUTO, choose, reprobed, unfitted
 from normgate.gate.errors import GateError
-from normgate.gate.probing import AUTO, choose, reprobed, unfitted
 from normgate.gate.recognition import recognised
 from normgate.gate.sets import Reading, collect, digests, kept
 from normgate.gate.verdicts import EMPTY, Verdicts

@@ -83,11 +83,16 @@ def digests(sets: Mapping[str, Features]) -> dict[str, tuple[bytes, ...]]:
 
 
 def kept(sets: Mapping[str, Features]) -> dict[str, Features]:
-    """What a gate keeps: all rows of each set but train, of which it keeps a class-balanced sample."""
+    """What a gate keeps: all rows of each set but train, of which it keeps the `bank`."""
     return {
         name: dataclasses.replace(part.class_balanced(KEPT_ROWS) if name == "train" else part, digests=None)
         for name, part in sets.items()
     }
+
+
+def bank(sets: Mapping[str, Features]) -> Features | None:
+    """The training features that a gate keeps, to which scores are fitted when probes compare them."""
+    return kept({"train": sets["train"]})["train"] if "train" in sets else None
 
 
 def _features(extractor: FeatureExtractor, data: Data, name: str, classes: Sequence[str], reading: Reading) -> Features:

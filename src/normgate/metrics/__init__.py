@@ -7,7 +7,7 @@ from normgate.metrics.comparisons import (
     paired_mean_difference,
 )
 from normgate.metrics.intervals import Estimate, auroc_interval
-from normgate.metrics.ranking import auroc, average_precision, fpr_at_id_tpr, fpr_at_ood_tpr
+from normgate.metrics.ranking import BLIND, INVERTED, auroc, average_precision, fpr_at_id_tpr, fpr_at_ood_tpr
 from normgate.metrics.selective import (
     RiskCoverage,
     accuracy_among_accepted,
@@ -15,14 +15,17 @@ from normgate.metrics.selective import (
     open_set_risk_coverage,
     risk_coverage,
 )
-from normgate.metrics.summary import OodMetrics, ood_metrics
+from normgate.metrics.summary import OodMetrics, RankingMetrics, ood_metrics
 from normgate.metrics.ties import MetricError
 
 __all__ = [
+    "BLIND",
+    "INVERTED",
     "AurocDifference",
     "Estimate",
     "MetricError",
     "OodMetrics",
+    "RankingMetrics",
     "RiskCoverage",
     "accuracy_among_accepted",
     "aurc",

@@ -15,6 +15,12 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
 
+BLIND = 0.6
+"""An AUROC below it ranks two of five pairs wrongly, where a coin ranks one of two: the score sees next to nothing."""
+INVERTED = 0.4
+"""An AUROC below it is wrong as clearly: the score takes outliers for more familiar than ID images."""
+
+
 def auroc(id_scores: ArrayLike, ood_scores: ArrayLike) -> float:
     """P(s_ID > s_OoD) + ½ P(s_ID = s_OoD): the Mann–Whitney statistic (Hanley & McNeil, 1982)."""
     return group_auroc(TieGroups.of(id_scores, ood_scores))

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class OodMetrics:
+class RankingMetrics:
     """How well a score tells ID from OoD images; all are shares from 0 to 1.
 
     Attributes:
@@ -25,8 +25,6 @@ class OodMetrics:
         ap_ood: average precision with OoD as the positive class.
         fpr_at_id_tpr95: share of OoD images accepted when 95 % of the ID images are (ID positive).
         fpr_at_ood_tpr95: share of ID images flagged when 95 % of the OoD images are (OoD positive).
-        n_id: number of ID images.
-        n_ood: number of OoD images.
     """
 
     auroc: float
@@ -36,6 +34,17 @@ class OodMetrics:
     ap_ood: float
     fpr_at_id_tpr95: float
     fpr_at_ood_tpr95: float
+
+
+@dataclass(frozen=True)
+class OodMetrics(RankingMetrics):
+    """The figures of one ID set against one OoD set.
+
+    Attributes:
+        n_id: number of ID images.
+        n_ood: number of OoD images.
+    """
+
     n_id: int
     n_ood: int
 

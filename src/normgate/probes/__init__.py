@@ -7,11 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from normgate.probes.images import PROBES, make
-    from normgate.probes.report import ProbeError, ProbeReport, probe
+    from normgate.probes.report import ProbeError, ProbeReport, probe, seen
 
-__all__ = ["PROBES", "ProbeError", "ProbeReport", "make", "probe"]
+__all__ = ["PROBES", "ProbeError", "ProbeReport", "make", "probe", "seen"]
 
-_MODULES = {"PROBES": "images", "make": "images", "ProbeError": "report", "ProbeReport": "report", "probe": "report"}
+_MODULES = {
+    "PROBES": "images",
+    "make": "images",
+    "ProbeError": "report",
+    "ProbeReport": "report",
+    "probe": "report",
+    "seen": "report",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -10,19 +10,18 @@ import numpy as np
 
 from normgate import metrics, scores
 from normgate.errors import NormgateError
+from normgate.metrics import BLIND, INVERTED
 from normgate.probes.images import PROBES
 from normgate.scores import ScoreError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from numpy.typing import NDArray
+
     from normgate.features import Features
     from normgate.scores import Score
 
-BLIND = 0.6
-"""AUROC below which a score does not see a probe; a probe that no score sees is uninformative."""
-INVERTED = 0.4
-"""AUROC below which a score takes a probe for more familiar than ID images."""
 SIMPLEST = "norm"
 MARGIN = 0.01
 """How far below the best mean the simplest score may be and still be chosen."""
@@ -100,6 +99,10 @@ class ProbeReport:
         """The probes that a score takes for more familiar than ID images, even where every other score does so, too."""
         level = min(INVERTED, 0.5 - self.chance)
         return {name: value for name in self.probes if (value := self.auroc[score][name]) < level}
+
+    def with_score(self, score: str, auroc: Mapping[str, float]) -> ProbeReport:
+        """The report with other figures of one score."""
+        return dataclasses.replace(self, auroc={**self.auroc, score: auroc})
 
     def without(self, score: str, reason: str) -> ProbeReport:
         """The report without a score of which it says nothing any more."""
@@ -186,35 +189,28 @@ def probe(tuning: Features, probes: Features, train: Features | None, own: Score
         train: labelled training features that scores are fitted to; None leaves those scores out.
         own: the gate's own fitted score, which is used as it is.
     """
-    names = np.array([name.rpartition("#")[0] for name in probes.ids])
-    rows = {name: names == name for name in dict.fromkeys(names.tolist())}
     auroc: dict[str, dict[str, float]] = {}
     refused: dict[str, str] = {}
     for name in scores.names():
         try:
-            score = own if own is not None and own.name == name else fitted(name, train, tuning)
-            if reason := score.refusal(tuning):
+            fitted = own if own is not None and own.name == name else scores.create(name).fit(train, tuning)
+            if reason := fitted.refusal(tuning):
                 raise ScoreError(reason)
-            known, unknown = score(tuning).numpy(), score(probes).numpy()
+            auroc[name] = seen(fitted, tuning, probes)
         except ScoreError as error:
             refused[name] = str(error)
-            continue
-        auroc[name] = {probe: metrics.auroc(known, unknown[mask]) for probe, mask in rows.items()}
-    return ProbeReport(auroc, len(tuning), min(int(mask.sum()) for mask in rows.values()), refused)
+    _, counts = np.unique(_probe_names(probes), return_counts=True)
+    return ProbeReport(auroc, len(tuning), int(counts.min()), refused)
 
 
-def fitted(name: str, train: Features | None, tuning: Features | None) -> Score:
-    """A score by name, fitted if it must be.
+def seen(score: Score, tuning: Features, probes: Features) -> dict[str, float]:
+    """AUROC of ID tuning images against each probe by one fitted score."""
+    known, unknown, names = score(tuning).numpy(), score(probes).numpy(), _probe_names(probes)
+    return {name: metrics.auroc(known, unknown[names == name]) for name in dict.fromkeys(names.tolist())}
 
-    Raises:
-        ScoreError: it cannot be fitted to what is there.
-    """
-    score = scores.create(name)
-    if score.needs_fit:
-        if train is None:
-            raise ScoreError("it is fitted to training features, and there are none; pass training images (--train)")
-        score.fit(train, tuning)
-    return score
+
+def _probe_names(probes: Features) -> NDArray[np.str_]:
+    return np.array([name.rpartition("#")[0] for name in probes.ids])
 
 
 def _listed(probes: Mapping[str, float]) -> str:

@@ -38,11 +38,13 @@ class Score(abc.ABC):
     name: str
     state: dict[str, torch.Tensor] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
-    def fit(self, features: Features, tuning: Features | None = None) -> Self:
+    def fit(self, features: Features | None, tuning: Features | None = None) -> Self:
         """Learn from training features (N, D) with labels; a second fit forgets the first.
 
+        A score that learns nothing (`needs_fit`) is returned as it is.
+
         Args:
-            features: of training images.
+            features: of training images; None where there are none.
             tuning: of tuning images, for scores that are scaled on them (`needs_tuning`).
 
         Raises:
@@ -51,13 +53,16 @@ class Score(abc.ABC):
         """
         if not self.needs_fit:
             return self
+        if features is None or len(features) == 0:
+            raise ScoreError(
+                f"{self.name} is fitted to training images, and there are none (a lean gate keeps none); pass some "
+                "(train=, --train)"
+            )
         if self.needs_tuning and (tuning is None or len(tuning) == 0):
             raise ScoreError(
                 f"{self.name} is scaled on tuning images, and there are none; pass tuning images (tuning=, --tuning): "
                 "calibration images are for the threshold alone"
             )
-        if len(features) == 0:
-            raise ScoreError(f"{self.name} cannot be fitted to no images; pass training images (train=, --train)")
         if features.labels is None:
             raise ScoreError(f"{self.name} is fitted class by class; pass training images with labels")
         _check_finite(features.z, "features")

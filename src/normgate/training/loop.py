@@ -80,7 +80,7 @@ def fit(
         checkpoint = Checkpoint.load(checkpoint_file, run)
         checkpoint.restore(model, optimizer)
         log = checkpoint.log
-    # Convolutions are about a third faster with channels last.
+    # Convolutions are faster so.
     bare = model.to(memory_format=torch.channels_last)
     model, optimizer = fabric.setup(bare, optimizer)
 
