@@ -244,6 +244,23 @@ def test_what_is_not_there_is_said_first(gate: Path, tmp_path: Path, capsys: pyt
     assert "does not exist" in capsys.readouterr().err
 
 
+def test_json_carries_every_name_in_every_encoding(gate: Path, class_folders: Path, tmp_path: Path) -> None:
+    image = tmp_path / "ümlaut.png"
+    image.write_bytes((class_folders / "cat" / "00.png").read_bytes())
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-m", "normgate.cli", "screen", str(gate), str(image), "--json"]
+    done = subprocess.run(command, capture_output=True, check=True, env=environment)
+    assert json.loads(done.stdout)["id"] == str(image)
+
+
+def test_two_sets_of_calibration_images_are_one_too_many(
+    class_folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network = ["--model", "resnet18", "--weights", "w.safetensors", "--preprocessing", "p.json"]
+    assert run("calibrate", class_folders, "--calibration", class_folders, *network, "-o", tmp_path / "g") == 2
+    assert "pass one of them" in capsys.readouterr().err
+
+
 def test_a_terminal_without_greek_costs_no_job(gate: Path) -> None:
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
     command = [sys.executable, "-m", "normgate.cli", "inspect", str(gate)]

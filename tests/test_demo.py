@@ -65,7 +65,15 @@ def test_files(run: tuple[Path, dict[str, Any]]) -> None:
             assert row["score"] == pytest.approx(verdict.score, rel=1e-4)
 
 
+def test_a_file_that_somebody_put_into_an_earlier_demo_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "incoming").mkdir()
+    (tmp_path / "incoming" / "mine.png").touch()
+    (tmp_path / "demo.json").write_text(json.dumps({"files": ["incoming/known/000.webp"]}))
+    with pytest.raises(OutputError, match=r"holds incoming/mine\.png, which is not of an earlier output"):
+        demo(tmp_path)
+
+
 def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
-    with pytest.raises(OutputError, match="exists"):
+    with pytest.raises(OutputError, match="is no earlier demo"):
         demo(tmp_path / "mine")

@@ -4,7 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from normgate.files import OutputError, check_output, whole_file, whole_folder
+from normgate.files import OutputError, check_output, names_in, whole_file, whole_folder
+
+
+def nothing(folder: Path) -> None:
+    """Whatever lies there may be replaced."""
+
+
+def other_than_parts(folder: Path) -> str | None:
+    return next((name for name in names_in(folder) if not name.startswith("part-")), None)
 
 
 def test_a_file_takes_its_place_at_the_end(tmp_path: Path) -> None:
@@ -25,7 +33,7 @@ def test_a_failure_leaves_the_old_one_and_nothing_else(tmp_path: Path) -> None:
         raise RuntimeError
     with (
         pytest.raises(OutputError, match="No space left"),
-        whole_folder(tmp_path / "folder", holds=["a"], overwrite=True) as folder,
+        whole_folder(tmp_path / "folder", foreign=nothing, overwrite=True) as folder,
     ):
         (folder / "a").write_text("half")
         raise OSError(28, "No space left on device")
@@ -36,22 +44,26 @@ def test_a_failure_leaves_the_old_one_and_nothing_else(tmp_path: Path) -> None:
 
 def test_a_folder_replaces_a_folder(tmp_path: Path) -> None:
     for text in ("old", "new"):
-        with whole_folder(tmp_path / "folder", holds=["old", "new"], overwrite=True) as folder:
+        with whole_folder(tmp_path / "folder", foreign=nothing, overwrite=True) as folder:
             (folder / text).touch()
     assert [path.name for path in (tmp_path / "folder").iterdir()] == ["new"]
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
 
 def test_a_folder_of_somebody_else_is_never_replaced(tmp_path: Path) -> None:
-    for name in ("part-0.parquet", "mine.png", ".DS_Store"):
+    for name in ("part-0.parquet", "mine.png", ".DS_Store", "._mine.png"):
         (tmp_path / name).touch()
-    foreign = pytest.raises(OutputError, match=r"holds mine\.png, which is not of an earlier output")
-    with foreign, whole_folder(tmp_path, holds=["part-*.parquet"], overwrite=True):
+    refused = pytest.raises(OutputError, match=r"holds mine\.png, which is not of an earlier output")
+    with refused, whole_folder(tmp_path, foreign=other_than_parts, overwrite=True):
         raise AssertionError
     (tmp_path / "mine.png").unlink()
-    check_output(tmp_path, overwrite=True, holds=["part-*.parquet"])
+    check_output(tmp_path, overwrite=True, foreign=other_than_parts)
+    with pytest.raises(OutputError, match="is a folder, and the output is a file"):
+        check_output(tmp_path, overwrite=True)
+    with pytest.raises(OutputError, match="in use"):
+        check_output(Path(), overwrite=True, foreign=nothing)
     with pytest.raises(OutputError, match="is a file, and the output is a folder"):
-        check_output(tmp_path / "part-0.parquet", overwrite=True, holds=["part-*.parquet"])
+        check_output(tmp_path / "part-0.parquet", overwrite=True, foreign=other_than_parts)
 
 
 def test_what_cannot_be_written_is_refused_at_once(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ import normgate
 from normgate import Gate, Recipe, pipeline
 from normgate.errors import NormgateError
 from normgate.training import TrainingError
+from normgate.training.run_folder import RunFolderError
 from samples import CLASSES
 
 OPTIONS = {"width": 2, "model_args": {"layers": [1, 1, 1, 1]}, "false_alarm_rate": 0.2}
@@ -53,7 +54,7 @@ def test_a_gate_from_class_folders(class_folders: Path, tmp_path: Path) -> None:
 
 def test_streamed_images_train_the_same_weights(class_folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     resident = normgate.train(class_folders, recipe=QUICK, **OPTIONS)
-    monkeypatch.setattr(pipeline, "RESIDENT_BYTES", 0)
+    monkeypatch.setattr("normgate.training.reading.RESIDENT_BYTES", 0)
     assert equal(weights(normgate.train(class_folders, recipe=QUICK, **OPTIONS)), weights(resident))
 
 
@@ -73,7 +74,7 @@ def test_an_interrupted_run_ends_with_the_same_weights(
 
     with pytest.raises(StopError):
         normgate.train(class_folders, tmp_path / "gate", recipe=recipe, progress=stop, **OPTIONS)
-    with pytest.raises(pipeline.PipelineError, match="--resume"):
+    with pytest.raises(RunFolderError, match="--resume"):
         normgate.train(class_folders, tmp_path / "gate", recipe=recipe, **OPTIONS)
     with pytest.raises(NormgateError, match="recipe differ"):
         normgate.train(class_folders, tmp_path / "gate", recipe=QUICK, resume=True, **OPTIONS)
@@ -161,7 +162,7 @@ def test_a_folder_that_is_no_gate_is_never_replaced(class_folders: Path, tmp_pat
     (tmp_path / "gate.run").mkdir()
     (tmp_path / "gate.run" / "mine.txt").touch()
     for options in ({"overwrite": True}, {"resume": True}, {}):
-        with pytest.raises(pipeline.PipelineError, match=r"holds mine\.txt, which no run has written"):
+        with pytest.raises(RunFolderError, match=r"holds mine\.txt, which no run has written"):
             normgate.train(class_folders, tmp_path / "gate", recipe=QUICK, **options, **OPTIONS)
     assert sorted(class_folders.rglob("*")) == before
     assert (tmp_path / "gate.run" / "mine.txt").exists()
@@ -197,15 +198,34 @@ def test_what_is_missing_is_said_before_training(class_folders: Path, tmp_path: 
 
 
 def test_a_finished_gate_is_resumed_with_the_same_arguments_alone(class_folders: Path, tmp_path: Path) -> None:
-    gate = normgate.train(class_folders, tmp_path / "gate", recipe=QUICK, **OPTIONS)
+    options = {"recipe": QUICK, "score": "norm", **OPTIONS}
+    gate = normgate.train(class_folders, tmp_path / "gate", **options)
     (tmp_path / "gate.run").mkdir()
     (tmp_path / "gate.run" / "log.csv").touch()  # as a kill between the last two steps leaves it
-    again = normgate.train(class_folders, tmp_path / "gate", recipe=QUICK, resume=True, **OPTIONS)
+    again = normgate.train(class_folders, tmp_path / "gate", resume=True, progress=untrained, **options)
     assert equal(weights(again), weights(gate))
     assert not (tmp_path / "gate.run").exists()
-    for other, said in ({"false_alarm_rate": 0.5}, "false_alarm_rate"), ({"seed": 3}, "seed"), ({"width": 4}, "width"):
-        with pytest.raises(pipeline.PipelineError, match=f"is finished, and {said} differ"):
-            normgate.train(class_folders, tmp_path / "gate", resume=True, **{"recipe": QUICK, **OPTIONS, **other})
+    few = [Image.new("RGB", (12, 12), (number, 0, 0)) for number in range(9)]
+    for other, said in (
+        ({"false_alarm_rate": 0.5}, "false_alarm_rate"),
+        ({"seed": 3}, "seed, images"),
+        ({"width": 4}, "backbone"),
+        ({"image_size": 16}, "preprocessing"),
+        ({"lean": True}, "lean"),
+        ({"score": "knn"}, "score"),
+        ({"calibration": few}, "images, calibration images"),
+    ):
+        with pytest.raises(pipeline.PipelineError, match=f"is finished, and .*{said}.* differ"):
+            normgate.train(class_folders, tmp_path / "gate", resume=True, progress=untrained, **{**options, **other})
+    (class_folders / "cat" / "00.png").unlink()
+    with pytest.raises(pipeline.PipelineError, match=r"is finished, and .*images"):
+        normgate.train(class_folders, tmp_path / "gate", resume=True, progress=untrained, **options)
+
+
+def test_what_is_in_the_way_of_a_run_is_said(class_folders: Path, tmp_path: Path) -> None:
+    (tmp_path / "gate.run").touch()
+    with pytest.raises(RunFolderError, match="is a file"):
+        normgate.train(class_folders, tmp_path / "gate", recipe=QUICK, progress=untrained, **OPTIONS)
 
 
 @pytest.mark.parametrize("temperature", ["learned", 0.5, None])

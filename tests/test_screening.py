@@ -13,6 +13,7 @@ from PIL import Image
 
 from normgate import Gate, screen, screening
 from normgate.calibration import benjamini_hochberg
+from normgate.carrying import CarryingError
 from normgate.data.preprocessing import Preprocessing
 from normgate.errors import NormgateError
 from normgate.files import OutputError
@@ -95,7 +96,7 @@ def test_rejected_files_are_carried_off(gate: Gate, incoming: Path, tmp_path: Pa
     after = {path.relative_to(incoming) for path in incoming.rglob("*") if path.is_file()}
     assert after == (before if action == "copy" else before - carried)
     if action == "copy":
-        with pytest.raises(ScreeningError, match="exists"):
+        with pytest.raises(CarryingError, match="is taken"):
             screen(gate, incoming, tmp_path / "w.parquet", rejected=action, rejected_to=tmp_path / "out")
 
 
@@ -137,7 +138,7 @@ def test_temporary_files_that_cannot_be_written(
 
 
 def test_only_files_can_be_carried_off(gate: Gate, tmp_path: Path) -> None:
-    with pytest.raises(ScreeningError, match="only folders and lists of files"):
+    with pytest.raises(CarryingError, match="only folders and lists of files"):
         screen(gate, random_records(5, 4), tmp_path / "v.parquet", rejected="move", rejected_to=tmp_path / "out")
     assert not (tmp_path / "v.parquet").exists()
 
@@ -155,7 +156,7 @@ def test_images_in_memory_and_in_tables_are_no_files(
     named = pa.array([{"bytes": None, "path": path} for path in paths], kind)
     pq.write_table(pa.table({"image": named}), tmp_path / "named.parquet")
     for images in (pillow, tmp_path / "named.parquet"):
-        with pytest.raises(ScreeningError, match="only folders and lists of files"):
+        with pytest.raises(CarryingError, match="only folders and lists of files"):
             screen(gate, images, tmp_path / "v.parquet", rejected=action, rejected_to=tmp_path / "out")
     assert sorted(incoming.rglob("*")) == before
     assert not (tmp_path / "out").exists()
@@ -173,7 +174,7 @@ def test_nothing_is_moved_where_two_files_would_be_in_one_place(
     files = [Path("..") / "one.png", Path("..") / "x" / ".." / "one.png"]
     screen(gate, files, tmp_path / "twice.parquet", rejected="move", rejected_to=tmp_path / "out")
     assert (tmp_path / "out" / "one.png").exists()
-    with pytest.raises(ScreeningError, match="no rejected file was touched"):
+    with pytest.raises(CarryingError, match="no rejected file was touched"):
         files = [Path("..") / "x" / "one.png", Path("..") / "out" / "one.png"]
         screen(gate, files, tmp_path / "v.parquet", rejected="move", rejected_to=tmp_path)
     assert (tmp_path / "x" / "one.png").exists()
@@ -204,8 +205,54 @@ def test_a_folder_of_images_is_never_replaced_by_verdicts(gate: Gate, incoming: 
     assert sorted(incoming.rglob("*")) == before
 
 
+def test_a_link_is_moved_as_the_image_it_shows(gate: Gate, incoming: Path, tmp_path: Path) -> None:
+    """Even where what it points to is moved, too."""
+    rejected = incoming / next(v.id for v in gate(incoming) if not v.accepted and v.error is None)
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "b.png").write_bytes(rejected.read_bytes())
+    (source / "a.png").symlink_to("b.png")
+    (source / "c.png").symlink_to("b.png")
+    screen(gate, source, tmp_path / "v.parquet", rejected="move", rejected_to=tmp_path / "out")
+    assert list(source.iterdir()) == []
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == dict.fromkeys(
+        ("a.png", "b.png", "c.png"), rejected.read_bytes()
+    )
+
+
+def test_nothing_is_moved_where_a_file_is_in_the_way(gate: Gate, incoming: Path, tmp_path: Path) -> None:
+    rejected = incoming / next(v.id for v in gate(incoming) if not v.accepted and v.error is None)
+    for name in ("a/1.png", "b/1.png"):
+        (tmp_path / "source" / name).parent.mkdir(parents=True)
+        (tmp_path / "source" / name).write_bytes(rejected.read_bytes())
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "b").touch()
+    with pytest.raises(CarryingError, match="no rejected file was touched"):
+        screen(gate, tmp_path / "source", tmp_path / "v.parquet", rejected="move", rejected_to=tmp_path / "out")
+    assert len([*(tmp_path / "source").rglob("*.png")]) == 2
+
+
+def test_images_are_never_replaced_by_their_verdicts(gate: Gate, incoming: Path, tmp_path: Path) -> None:
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    pq.write_table(pa.table({"image": pa.array([{"bytes": b"no image", "path": "x"}], kind)}), tmp_path / "t.parquet")
+    before = (tmp_path / "t.parquet").read_bytes()
+    with pytest.raises(ScreeningError, match="name another output"):
+        screen(gate, tmp_path / "t.parquet", tmp_path / "t.parquet", overwrite=True)
+    assert (tmp_path / "t.parquet").read_bytes() == before
+
+
+def test_parts_of_somebody_else_are_never_replaced(gate: Gate, incoming: Path, tmp_path: Path) -> None:
+    parts = tmp_path / "parts"
+    screen(gate, incoming, parts)
+    screen(gate, incoming, parts, overwrite=True)
+    pq.write_table(pa.table({"x": [1]}), parts / "part-00001.parquet")
+    with pytest.raises(OutputError, match=r"holds part-00001\.parquet, which is not of an earlier output"):
+        screen(gate, incoming, parts, overwrite=True)
+    assert (parts / "part-00001.parquet").exists()
+
+
 def test_rejected_files_are_copied_or_moved_and_nothing_else(gate: Gate, incoming: Path, tmp_path: Path) -> None:
     for word in ("delete", "Copy"):
-        with pytest.raises(ScreeningError, match="left alone"):
+        with pytest.raises(CarryingError, match="left alone"):
             screen(gate, incoming, tmp_path / "v.parquet", rejected=word, rejected_to=tmp_path / "out")
     assert not (tmp_path / "v.parquet").exists()

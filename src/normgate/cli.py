@@ -17,6 +17,7 @@ from normgate import __version__
 
 if TYPE_CHECKING:
     from normgate.data.sources import Source
+    from normgate.evaluation import Evaluation
     from normgate.gate import Gate
 
 app = typer.Typer(
@@ -65,7 +66,7 @@ PIXELS = 100_000_000
 
 def _version(wanted: bool) -> None:
     if wanted:
-        print(f"normgate {__version__}")  # noqa: T201
+        typer.echo(f"normgate {__version__}")
         raise typer.Exit
 
 
@@ -93,7 +94,7 @@ def demo(
     with console.progress_bars() as progress:
         result = run(output, seed=seed, progress=progress)
     if as_json:
-        _print_json(result.to_dict())
+        console.print_json(result.to_dict())
     else:
         from normgate.tables import print_demo
 
@@ -263,11 +264,11 @@ def calibrate(
     from normgate.errors import NormgateError
     from normgate.files import check_output
     from normgate.gate import Gate
-    from normgate.gate.folder import GATE_FILES
+    from normgate.gate.folder import foreign
 
     if output is None:
         raise NormgateError("say where to write the new gate: -o FOLDER")
-    check_output(output, overwrite=overwrite, holds=GATE_FILES)
+    check_output(output, overwrite=overwrite, foreign=foreign)
     common: dict[str, Any] = {
         "drop_duplicates": drop_duplicates,
         "skip_unreadable": skip_unreadable,
@@ -277,8 +278,11 @@ def calibrate(
         "max_pixels": max_pixels,
     }
 
-    if calibration is not None and data is not None and model is None:
-        raise NormgateError("DATA and --calibration are both calibration images; pass one of them")
+    # With --model there is no GATE, and the first argument is DATA.
+    places = [calibration, data, None if model is None or gate is None else str(gate)]
+    calibration_images = [place for place in places if place is not None]
+    if len(calibration_images) > 1:
+        raise NormgateError(f"{' and '.join(calibration_images)} are both calibration images; pass one of them")
 
     def opened(place: str | None, labelled: bool) -> Source | None:
         return None if place is None else _open(place, labelled, image_column, label_column, None)
@@ -303,7 +307,7 @@ def calibrate(
                 **common,
             )
         else:
-            images = calibration or data or (None if gate is None else str(gate))
+            images = next(iter(calibration_images), None)
             if images is None or weights is None or preprocessing is None:
                 raise NormgateError(
                     "--model needs --weights, --preprocessing and --calibration (and --train for most scores)"
@@ -475,30 +479,30 @@ def evaluate(
     groups = {name: _set_names(name, text, list(sets)) for name, text in _named("--group", group)}
     features = None if no_cache else FeatureCache(cache or default_folder(), limit=int(cache_limit * 2**30))
     test = open_known(known, image_column=image_column, label_column=label_column)
-    evaluations = []
     with console.progress_bars() as progress:
-        for folder in gates:
-            evaluations.append(  # noqa: PERF401 (too long for a comprehension)
-                run(
-                    Gate.load(folder, device=device),
-                    test,
-                    sets,
-                    scores=score or "all",
-                    groups=groups or None,
-                    train=opened(train_data, True),
-                    tuning=opened(tuning, False),
-                    cache=features,
-                    batch_size=batch_size,
-                    workers=workers,
-                    max_pixels=max_pixels,
-                    progress=progress if len(gates) == 1 else console.prefixed(f"{folder.name}: ", progress),
-                )
+
+        def evaluated(folder: Path) -> Evaluation:
+            return run(
+                Gate.load(folder, device=device),
+                test,
+                sets,
+                scores=score or "all",
+                groups=groups or None,
+                train=opened(train_data, True),
+                tuning=opened(tuning, False),
+                cache=features,
+                batch_size=batch_size,
+                workers=workers,
+                max_pixels=max_pixels,
+                progress=progress if len(gates) == 1 else console.prefixed(f"{folder.name}: ", progress),
             )
+
+        evaluations = [evaluated(folder) for folder in gates]
     results = evaluations[0] if len(gates) == 1 else over_seeds(evaluations)
     if output is not None:
         results.save(output, overwrite=overwrite)
     if as_json:
-        _print_json(results.to_dict())
+        console.print_json(results.to_dict())
     else:
         tables.print_results(results)
     if any(evaluation.errors for evaluation in evaluations):
@@ -526,7 +530,7 @@ def scores() -> None:
     from normgate import scores as registry
 
     for name in registry.names():
-        print(f"{name:20} {registry.summary(name)}")  # noqa: T201
+        typer.echo(f"{name:25} {registry.summary(name)}")
 
 
 def _open(place: str, labelled: bool, image_column: str, label_column: str, group_column: str | None) -> Source:
@@ -647,20 +651,17 @@ def _gate_of_network(
 
 
 def _print_gate(gate: Gate, folder: Path, as_json: bool) -> None:
+    from normgate import console
     from normgate.gate.folder import describe
 
     if as_json:
         # JSON has no infinity: a threshold there accepts every image, or none but those at infinity.
         thresholds = [value if math.isfinite(value) else None for value in gate.calibration.thresholds.tolist()]
-        _print_json({**describe(gate), "thresholds": thresholds, "calibration_images": gate.calibration.n})
+        console.print_json({**describe(gate), "thresholds": thresholds, "calibration_images": gate.calibration.n})
     else:
         from normgate.tables import print_gate
 
         print_gate(gate, folder)
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False))  # noqa: T201
 
 
 def main() -> None:
@@ -669,7 +670,7 @@ def main() -> None:
 
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal that has no α must not cost the job
+            stream.reconfigure(errors="backslashreplace")  # a terminal that has no α must not cost the job
     code = run(sys.argv[1:])
     try:
         sys.stdout.flush()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sys
 import time
@@ -35,6 +36,12 @@ class Terminal(Console):
 
 out = Terminal(highlight=False, markup=False, emoji=False)
 err = Terminal(stderr=True, highlight=False, markup=False, emoji=False)
+
+
+def print_json(value: Any, *, indent: int | None = 1) -> None:
+    """JSON for machines on standard output, in ASCII, so that every encoding carries every name."""
+    sys.stdout.write(json.dumps(value, indent=indent, allow_nan=False) + "\n")
+
 
 PATIENCE = 2.0  # seconds before a bar appears
 

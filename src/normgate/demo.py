@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from normgate.data.demo import demo_set
 from normgate.data.sources import load
 from normgate.evaluation import evaluate
-from normgate.files import check_output, whole_folder
+from normgate.files import OutputError, check_output, is_system, whole_folder
 from normgate.pipeline import train
 from normgate.progress import silent
 from normgate.screening import screen
@@ -19,8 +20,6 @@ from normgate.training import Recipe
 from normgate.training.splitting import divide_groups
 
 if TYPE_CHECKING:
-    import os
-
     from normgate.data.sources import Record, Records
     from normgate.evaluation import Evaluation
     from normgate.gate import Gate
@@ -39,7 +38,6 @@ NETWORK: dict[str, Any] = {
 # Chosen among seven on pairs of the known signs, held out in turn: benchmarks/held_out.py.
 RECIPE = Recipe(epochs=60, batch_size=32, learning_rate=0.1, shift=6 / 64)
 MARK = "demo.json"
-WRITTEN = ("gate", "incoming", "verdicts.parquet", MARK)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,10 +95,12 @@ def demo(
     started = time.perf_counter()
     folder = Path(output)
     earlier = (folder / MARK).is_file()
-    check_output(folder, overwrite=earlier, holds=WRITTEN)
+    if os.path.lexists(folder) and not earlier:
+        raise OutputError(f"{folder} exists and is no earlier demo; name another folder (-o), or remove it")
+    check_output(folder, overwrite=earlier, foreign=_foreign)
     held_out = load(demo_set("calibration"))
     tuning_rows, calibration_rows = divide_groups([record.group for record in held_out], seed)
-    with whole_folder(folder, holds=WRITTEN, overwrite=earlier) as work:
+    with whole_folder(folder, foreign=_foreign, overwrite=earlier) as work:
         gate = train(
             demo_set("train"),
             work / "gate",
@@ -117,8 +117,23 @@ def demo(
         _write_incoming(work / "incoming", test, sets)
         summary = screen(gate, work / "incoming", work / "verdicts.parquet", progress=progress)
         result = DemoResult(folder, gate, evaluation, summary, time.perf_counter() - started)
-        (work / MARK).write_text(json.dumps(result.to_dict(), indent=1) + "\n", encoding="utf-8")
+        written = {**result.to_dict(), "files": _files(work)}
+        (work / MARK).write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
     return result
+
+
+def _files(folder: Path) -> list[str]:
+    files = (path for path in folder.rglob("*") if path.is_file() and not is_system(path.name))
+    return sorted(path.relative_to(folder).as_posix() for path in files)
+
+
+def _foreign(folder: Path) -> str | None:
+    """The name of a file that no demo has written; None where there is none."""
+    try:
+        own = {MARK, *json.loads((folder / MARK).read_text(encoding="utf-8"))["files"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        own = set()
+    return next((name for name in _files(folder) if name not in own), None)
 
 
 def _write_incoming(folder: Path, test: Records, sets: dict[str, Records]) -> None:

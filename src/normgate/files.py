@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fnmatch
 import os
 import shutil
 import tempfile
@@ -13,38 +12,45 @@ from typing import TYPE_CHECKING
 from normgate.errors import NormgateError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator
+    from typing import TypeAlias
+
+    Foreign: TypeAlias = Callable[[Path], str | None]
 
 
-# What file managers leave wherever they have been.
-SYSTEM_FILES = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
+_SYSTEM_FILES = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
 
 
 class OutputError(NormgateError):
     """An output cannot be written."""
 
 
-def check_output(path: Path, *, overwrite: bool, holds: Sequence[str] = ()) -> None:
+def check_output(path: Path, *, overwrite: bool, foreign: Foreign | None = None) -> None:
     """Refuse, before any work is done, an output that exists or cannot be written.
 
     Args:
         path: the output.
         overwrite: whether an earlier output may be replaced.
-        holds: patterns of the names in such a folder; one that holds anything else is somebody's, and stays.
+        foreign: for an output that is a folder: gives the name of something in a folder that is not of such an output,
+            None if all of it is. A folder that holds anything else is somebody's, and stays.
 
     Raises:
         OutputError: the path exists and may not be replaced, or its folder cannot be written to.
     """
+    if not path.name:
+        raise OutputError(f"{path} is a folder that is in use; name a new one in it")
     if os.path.lexists(path) and not overwrite:
         raise OutputError(f"{path} exists; choose another name, remove it, or pass --overwrite")
-    if path.is_dir() and (foreign := foreign_entry(path, holds)) is not None:
+    if path.is_dir() and foreign is None:
+        raise OutputError(f"{path} is a folder, and the output is a file; choose another name")
+    if path.is_file() and foreign is not None:
+        raise OutputError(f"{path} is a file, and the output is a folder; choose another name")
+    if path.is_dir() and foreign is not None and (name := foreign(path)) is not None:
         raise OutputError(
-            f"{path} holds {foreign}, which is not of an earlier output of this kind, so it is not replaced; choose "
+            f"{path} holds {name}, which is not of an earlier output of this kind, so it is not replaced; choose "
             "another name, or remove the folder yourself"
         )
-    if holds and path.is_file():
-        raise OutputError(f"{path} is a file, and the output is a folder; choose another name")
-    folder = _nearest_folder(path.absolute().parent)
+    folder = nearest_folder(path.absolute().parent)
     if not folder.is_dir():
         raise OutputError(f"{path} cannot be written: {folder} is a file, not a folder")
     if not os.access(folder, os.W_OK | os.X_OK):
@@ -75,18 +81,18 @@ def whole_file(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def whole_folder(path: Path, *, holds: Sequence[str], overwrite: bool = False) -> Iterator[Path]:
+def whole_folder(path: Path, *, foreign: Foreign, overwrite: bool = False) -> Iterator[Path]:
     """A temporary folder beside `path` that takes its place when the block ends well, and vanishes otherwise.
 
     Args:
         path: the output.
-        holds: see `check_output`.
+        foreign: see `check_output`.
         overwrite: whether an earlier output may be replaced.
 
     Raises:
         OutputError: as in `check_output`, or the disk is full.
     """
-    check_output(path, overwrite=overwrite, holds=holds)
+    check_output(path, overwrite=overwrite, foreign=foreign)
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
@@ -101,10 +107,14 @@ def whole_folder(path: Path, *, holds: Sequence[str], overwrite: bool = False) -
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def foreign_entry(folder: Path, holds: Sequence[str]) -> str | None:
-    """The name of something in a folder that no pattern allows; None where there is nothing of that kind."""
-    names = sorted({entry.name for entry in folder.iterdir()} - SYSTEM_FILES)
-    return next((name for name in names if not any(fnmatch.fnmatchcase(name, pattern) for pattern in holds)), None)
+def names_in(folder: Path) -> list[str]:
+    """The names in a folder but for what file managers and archives leave wherever they have been."""
+    return sorted(entry.name for entry in folder.iterdir() if not is_system(entry.name))
+
+
+def is_system(name: str) -> bool:
+    """Whether a file of this name is a trace of a file manager or an archive."""
+    return name in _SYSTEM_FILES or name.startswith("._")
 
 
 def _replace_folder(partial: Path, path: Path) -> None:
@@ -121,7 +131,8 @@ def _replace_folder(partial: Path, path: Path) -> None:
     shutil.rmtree(old)
 
 
-def _nearest_folder(path: Path) -> Path:
+def nearest_folder(path: Path) -> Path:
+    """The path, or the first above it that exists."""
     while not path.exists() and path != path.parent:
         path = path.parent
     return path

@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import shutil
-import tempfile
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,43 +13,37 @@ import numpy as np
 import torch
 
 from normgate.backbones import Backbone, auto_stem, load_weights
-from normgate.calibration.conformal import rank
-from normgate.data.decoding import DEFAULT_MAX_PIXELS, ImageError, decode
-from normgate.data.loading import load_batches
-from normgate.data.preprocessing import Preprocessing
+from normgate.data.decoding import DEFAULT_MAX_PIXELS
 from normgate.data.sources import Records, load, open_source
 from normgate.errors import NormgateError
 from normgate.features import FeatureExtractor
-from normgate.files import check_output, explained, foreign_entry
+from normgate.files import check_output
 from normgate.gate import AUTO, Gate
 from normgate.gate.choosing import unfitted
-from normgate.gate.duplicates import check as check_duplicates
-from normgate.gate.duplicates import repeated
-from normgate.gate.folder import GATE_FILES
+from normgate.gate.folder import foreign
 from normgate.normalization import l2norm
 from normgate.progress import silent
 from normgate.training import Recipe, fit
 from normgate.training.images import ResidentImages, StreamedImages
+from normgate.training.reading import channel_statistics, check_enough, fingerprint, geometry, read, separated
+from normgate.training.run_folder import check_run, remove_leftover, run_folder, running
 from normgate.training.splitting import split
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
 
     from lightning_fabric import Fabric
 
-    from normgate.data.sources import Data, Record
+    from normgate.data.preprocessing import Preprocessing
+    from normgate.data.sources import Data
     from normgate.progress import Progress
     from normgate.scores import Score
     from normgate.training.images import TrainingImages
+    from normgate.training.reading import ImageSet
 
-SMALL_IMAGE = 96
-PHOTO_SIZE = 224
-RESIDENT_BYTES = 4 * 2**30
 FIT_ROWS = 50_000
-RUN_FILES = ("checkpoint.safetensors", "log.csv", ".*.partial*")
 STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true")
-_STATISTICS_ROWS = 10_000
 
 
 class PipelineError(NormgateError):
@@ -174,14 +167,10 @@ def train(
     recipe = Recipe.named(recipe) if isinstance(recipe, str) else recipe
     made = unfitted(score, train=True, tuning=True)  # what no gate can hold is said before the images are read
     target = None if output is None else Path(output)
-    if target is not None and resume and (target / "gate.json").exists():
-        asked: dict[str, Any] = {"recipe": recipe.to_dict(), "model": model, "width": width, "seed": seed}
-        asked |= {"false_alarm_rate": false_alarm_rate, "by_class": by_class}
-        asked["score"] = AUTO if made is None else made.name
-        return _finished(target, asked)
-    if target is not None:
-        check_output(target, overwrite=overwrite, holds=GATE_FILES)
-        _check_run(_run_folder(target), resume=resume, overwrite=overwrite)
+    finished = target is not None and resume and (target / "gate.json").exists()
+    if target is not None and not finished:
+        check_output(target, overwrite=overwrite, foreign=foreign)
+        check_run(run_folder(target), resume=resume, overwrite=overwrite)
 
     source = open_source(data, labelled=True)
     assert source.classes is not None  # open_source checked
@@ -207,9 +196,9 @@ def train(
     if target is None and fabric.world_size > 1:
         raise PipelineError("several processes share the gate through its folder; pass output=")
     progress = progress if fabric.is_global_zero else silent
-    preprocessing = _geometry(sets["train"], image_size, max_pixels, recipe.standardize)
+    preprocessing = geometry(sets["train"], image_size, max_pixels, recipe.standardize)
     pixels = {
-        name: _read(
+        name: read(
             name,
             part,
             preprocessing,
@@ -221,11 +210,11 @@ def train(
         )
         for name, part in sets.items()
     }
-    pixels = _apart(pixels, drop_duplicates)
-    _check_enough(pixels, classes, false_alarm_rate)
+    pixels = separated(pixels, drop_duplicates)
+    check_enough(pixels, classes, false_alarm_rate)
     sets = {name: Records(part.records, classes if name == "train" else None) for name, part in pixels.items()}
     if not recipe.standardize:
-        mean, std = _statistics(pixels["train"], preprocessing, max_pixels)
+        mean, std = channel_statistics(pixels["train"], preprocessing, max_pixels)
         preprocessing = dataclasses.replace(preprocessing, mean=mean, std=std)
 
     torch.manual_seed(seed)
@@ -248,10 +237,15 @@ def train(
         "preprocessing": preprocessing.to_dict(),
         "seed": seed,
         "weights": None if weights is None else _file_digest(Path(weights)),
-        "images": _fingerprint(pixels["train"], classes),
+        "images": fingerprint(pixels["train"], classes),
     }
+    if target is not None and finished:
+        asked = {**run, "false_alarm_rate": false_alarm_rate, "by_class": by_class, "lean": lean}
+        asked["score"] = AUTO if made is None else made.name
+        digests = {name: part.digests for name, part in pixels.items()}
+        return _finished(target, asked, digests)
     gate: Gate | None = None
-    with _running(target, resume=resume, main=fabric.is_global_zero) as folder, _others_waiting(fabric):
+    with running(target, resume=resume, main=fabric.is_global_zero) as folder, _others_waiting(fabric):
         log = fit(
             network,
             _training_images(pixels["train"], classes, preprocessing, workers, max_pixels, fabric.device),
@@ -298,123 +292,29 @@ def train(
     return gate
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Read:
-    """The images of one set that could be read: fingerprints, and pixels where they fit into memory."""
-
-    records: tuple[Record, ...]
-    digests: tuple[bytes, ...]
-    pixels: np.ndarray | None
-
-    def without(self, rows: Sequence[int]) -> _Read:
-        """All but some images."""
-        left = np.setdiff1d(np.arange(len(self.records)), rows)
-        return _Read(
-            tuple(self.records[row] for row in left),
-            tuple(self.digests[row] for row in left),
-            None if self.pixels is None else self.pixels[left],
-        )
-
-
-def _apart(sets: Mapping[str, _Read], drop_duplicates: bool) -> dict[str, _Read]:
-    """The sets without images that an earlier one has, too; an error unless these may be dropped."""
-    digests = {name: part.digests for name, part in sets.items()}
-    if not drop_duplicates:
-        check_duplicates(digests)
-        return dict(sets)
-    rows = repeated(digests)
-    return {name: part.without(rows[name]) if rows[name] else part for name, part in sets.items()}
-
-
-def _check_enough(sets: Mapping[str, _Read], classes: Sequence[str], alpha: float) -> None:
-    """Say before training, and not after it, that images are missing."""
-    seen = {record.label for record in sets["train"].records}
-    if missing := [name for name in classes if name not in seen]:
+def _finished(target: Path, asked: Mapping[str, Any], digests: Mapping[str, tuple[bytes, ...]]) -> Gate:
+    """The gate of a run that had ended before it was to be resumed, if it is the one that is asked for."""
+    gate = Gate.load(target)
+    found = {
+        **gate.provenance.get("run", {}),
+        "false_alarm_rate": gate.calibration.alpha,
+        "by_class": gate.calibration.by_class,
+        "lean": not gate.kept,
+        "score": gate.provenance.get("score"),
+    }
+    differing = [name for name, value in json.loads(json.dumps(asked)).items() if found.get(name) != value]
+    differing += [f"{name} images" for name in ("tuning", "calibration") if gate.digests.get(name) != digests[name]]
+    if differing:
         raise PipelineError(
-            f"no training image of {', '.join(map(repr, missing[:5]))} is left; add images that can be read, or leave "
-            "the class out of the data"
+            f"{target} is finished, and {', '.join(differing)} differ from what is asked for; for another rate or "
+            "score use 'normgate calibrate', and to train anew another output or --overwrite"
         )
-    if not sets["tuning"].records:
-        raise PipelineError("no tuning image is left; pass tuning images of their own (--tuning)")
-    rank(alpha, len(sets["calibration"].records))
-
-
-def _read(
-    name: str,
-    source: Sequence[Record],
-    preprocessing: Preprocessing,
-    *,
-    keep: bool,
-    skip: bool,
-    workers: int | None,
-    max_pixels: int,
-    progress: Progress,
-) -> _Read:
-    """Decode every image once, before any training: what cannot be read is found out now and not after hours."""
-    height, width = preprocessing.size
-    keep = keep and len(source) * height * width * 3 <= RESIDENT_BYTES
-    records: list[Record] = []
-    digests: list[bytes] = []
-    errors: list[str] = []
-    kept: list[np.ndarray] = []
-    for batch in load_batches(source, preprocessing, workers=workers, max_pixels=max_pixels, digests=True):
-        records += [record for record, readable in zip(batch.records, batch.readable, strict=True) if readable]
-        digests += batch.digests
-        errors += [
-            f"{record.id}: {error}"
-            for record, error in zip(batch.records, batch.errors, strict=True)
-            if error is not None
-        ]
-        if keep:
-            kept.append(batch.pixels)
-        progress(f"reading {name} images", len(records) + len(errors), len(source))
-    if errors and not skip:
-        raise PipelineError(
-            f"{len(errors)} {name} images cannot be read (the first: {errors[0]}); "
-            "mend or remove them, or pass --skip-unreadable (skip_unreadable=True) to go on without them"
-        )
-    return _Read(tuple(records), tuple(digests), np.concatenate(kept) if keep else None)
-
-
-def _geometry(records: Sequence[Record], size: int | None, max_pixels: int, standardize: bool) -> Preprocessing:
-    """A square input: of the side asked for, of the images' own where they are small, else of 224 pixels."""
-    if size is None:
-        sides = []
-        for record in records[:100]:
-            try:
-                sides.append(min(decode(record.payload, max_pixels=max_pixels).size))
-            except ImageError:
-                continue
-        side = int(np.median(sides)) if sides else PHOTO_SIZE
-        size = side if 8 <= side <= SMALL_IMAGE else PHOTO_SIZE
-    return Preprocessing((size, size), resize=size, standardize=standardize)
-
-
-def _statistics(
-    read: _Read, preprocessing: Preprocessing, max_pixels: int
-) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    """Mean and standard deviation of each channel over (at most 10,000) training images, as fractions of 255."""
-    rows = np.linspace(0, len(read.records) - 1, min(_STATISTICS_ROWS, len(read.records))).astype(int)
-    counts = np.zeros((3, 256), dtype=np.int64)
-    for row in rows:
-        pixels = (
-            preprocessing.resized(decode(read.records[row].payload, max_pixels=max_pixels))
-            if read.pixels is None
-            else read.pixels[row]
-        )
-        for channel in range(3):
-            counts[channel] += np.bincount(pixels[..., channel].ravel(), minlength=256)
-    values = np.arange(256) / 255
-    weights = counts / counts.sum(axis=1, keepdims=True)
-    mean = weights @ values
-    std = np.sqrt(np.maximum(weights @ values**2 - mean**2, 1e-6))
-    red, green, blue = mean.round(6).tolist()
-    spread_red, spread_green, spread_blue = std.round(6).tolist()
-    return (red, green, blue), (spread_red, spread_green, spread_blue)
+    remove_leftover(run_folder(target))
+    return gate
 
 
 def _training_images(
-    read: _Read,
+    read: ImageSet,
     classes: tuple[str, ...],
     preprocessing: Preprocessing,
     workers: int | None,
@@ -426,64 +326,6 @@ def _training_images(
     if read.pixels is None:
         return StreamedImages(read.records, labels, preprocessing, workers, max_pixels)
     return ResidentImages(torch.from_numpy(read.pixels).to(device), labels.to(device))
-
-
-def _finished(target: Path, asked: Mapping[str, Any]) -> Gate:
-    """The gate of a run that had ended before it was to be resumed, if it is the one that is asked for."""
-    gate = Gate.load(target)
-    run: Mapping[str, Any] = gate.provenance.get("run", {})
-    network = run.get("backbone", {})
-    found = {"recipe": run.get("recipe"), "model": network.get("name"), "width": network.get("width")}
-    found |= {"seed": run.get("seed"), "score": gate.provenance.get("score")}
-    found |= {"false_alarm_rate": gate.calibration.alpha, "by_class": gate.calibration.by_class}
-    if differing := [name for name, value in asked.items() if found[name] != value]:
-        raise PipelineError(
-            f"{target} is finished, and {', '.join(differing)} differ from what is asked for; for another rate or "
-            "score use 'normgate calibrate', and to train anew another output or --overwrite"
-        )
-    folder = _run_folder(target)
-    if folder.is_dir() and foreign_entry(folder, RUN_FILES) is None:
-        shutil.rmtree(folder)  # left by a run that was killed between its last two steps
-    return gate
-
-
-def _run_folder(target: Path) -> Path:
-    """Where checkpoint and log of an unfinished run are kept."""
-    return target.with_name(target.name + ".run")
-
-
-def _check_run(folder: Path, *, resume: bool, overwrite: bool) -> None:
-    if folder.exists() and (foreign := foreign_entry(folder, RUN_FILES)) is not None:
-        raise PipelineError(
-            f"{folder} holds {foreign}, which no run has written, so it is left alone; choose another output"
-        )
-    if folder.exists() and not resume and not overwrite:
-        raise PipelineError(
-            f"{folder} holds an unfinished run; pass --resume to go on with it, or --overwrite to train anew"
-        )
-
-
-@contextlib.contextmanager
-def _running(target: Path | None, *, resume: bool, main: bool) -> Iterator[Path]:
-    """A folder for checkpoint and log while training: `<target>.run`, removed when the gate stands."""
-    if target is None:
-        with tempfile.TemporaryDirectory(prefix="normgate-") as name:
-            yield Path(name)
-        return
-    folder = _run_folder(target)
-    if main:
-        if folder.exists() and not resume:
-            shutil.rmtree(folder)
-        with explained(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-    try:
-        yield folder
-    except BaseException:
-        if main and not any(folder.iterdir()):  # there is nothing to resume
-            folder.rmdir()
-        raise
-    if main:
-        shutil.rmtree(folder)
 
 
 @contextlib.contextmanager
@@ -503,15 +345,6 @@ def _fit_sample(records: Records, seed: int) -> Records:
         return records
     rows = np.sort(np.random.default_rng(seed).choice(len(records), FIT_ROWS, replace=False))
     return records.subset(rows.tolist())
-
-
-def _fingerprint(read: _Read, classes: tuple[str, ...]) -> str:
-    """Identifies the training images and their labels, in order."""
-    state = hashlib.blake2b(digest_size=16)
-    for record, digest in zip(read.records, read.digests, strict=True):
-        state.update(digest + str(record.label).encode(errors="surrogateescape") + b"\0")
-    state.update("\0".join(classes).encode(errors="surrogateescape"))
-    return state.hexdigest()
 
 
 def _file_digest(path: Path) -> str:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
-import shutil
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -19,18 +17,20 @@ import pyarrow.parquet as pq
 from normgate import __version__
 from normgate.calibration import smallest_p_value
 from normgate.calibration.conformal import check_share
-from normgate.data.decoding import DEFAULT_MAX_PIXELS, ImageError
+from normgate.carrying import Carrier
+from normgate.data.decoding import DEFAULT_MAX_PIXELS
 from normgate.data.loading import count, load_batches
-from normgate.data.parquet import ParquetImages
 from normgate.data.sources import open_source
 from normgate.errors import NormgateError
-from normgate.files import OutputError, check_output, explained, whole_file, whole_folder
+from normgate.files import OutputError, check_output, names_in, whole_file, whole_folder
 from normgate.progress import silent
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable, Iterator
 
-    from normgate.data.sources import Data
+    from normgate.carrying import Action
+    from normgate.data.sources import Data, Source
     from normgate.gate import Gate, Verdicts
     from normgate.progress import Progress
 
@@ -47,11 +47,7 @@ SCHEMA = pa.schema(
 )
 ROW_GROUP = 16_384
 PART_ROWS = 262_144
-PARTS = ("part-*.parquet",)
 _OTHER_TABLES = frozenset({".csv", ".tsv", ".txt", ".json", ".jsonl", ".xlsx", ".arrow", ".feather"})
-
-
-NO_FILES = "only folders and lists of files have rejected files to copy or move; this source has none"
 
 
 class ScreeningError(NormgateError):
@@ -95,7 +91,7 @@ def screen(
     output: str | os.PathLike[str],
     *,
     fdr: float | None = None,
-    rejected: Literal["copy", "move"] | None = None,
+    rejected: Action | None = None,
     rejected_to: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
     batch_size: int = 128,
@@ -120,7 +116,8 @@ def screen(
         progress: told how far it is.
 
     Raises:
-        ScreeningError: rejected files are to be copied or moved, but the source holds no files.
+        CarryingError: rejected files are to be copied or moved, but cannot be; see `Carrier`.
+        ScreeningError: the output is what is to be screened, or has the suffix of another format.
         CalibrationError: `fdr` is not between 0 and 1.
         OutputError: the output exists or cannot be written.
     """
@@ -130,20 +127,11 @@ def screen(
         raise ScreeningError(
             f"verdicts are written as Parquet, not {target.suffix}: name the output {target.stem}.parquet"
         )
-    check_output(target, overwrite=overwrite, holds=() if _is_one_file(target) else PARTS)
+    check_output(target, overwrite=overwrite, foreign=None if _is_one_file(target) else _foreign)
     if fdr is not None:
         check_share(fdr, "the false-discovery rate")
-    if rejected is not None:
-        if rejected_to is None:
-            raise ScreeningError(f"say where to {rejected} the rejected files")
-        check_output(Path(rejected_to) / "rejected", overwrite=True)
-    if rejected not in (None, "copy", "move"):
-        raise ScreeningError(
-            f"rejected files are left alone (None), copied ('copy') or moved ('move'), not {rejected!r}"
-        )
     source = open_source(data, labelled=False)
-    if rejected is not None and isinstance(source, ParquetImages):
-        raise ScreeningError(NO_FILES)  # not even those that a table names: they belong to whoever made the table
+    _check_apart(target, source)
     schema = SCHEMA.with_metadata(_metadata(gate, fdr))
     histogram = gate.calibration.histogram()
     counts = {"images": 0, "accepted": 0, "rejected": 0, "unreadable": 0}
@@ -155,7 +143,8 @@ def screen(
     with contextlib.ExitStack() as stack:
         # With control of false discoveries the decisions wait for all p-values.
         scratch = stack.enter_context(_scratch_folder())
-        paths = stack.enter_context((scratch / "paths").open("wb"))
+        place = None if rejected_to is None else Path(rejected_to)
+        carrier = None if rejected is None else Carrier(rejected, source, place, scratch / "paths")
         with contextlib.ExitStack() as writing:
             write = writing.enter_context(
                 _writer(target, schema, overwrite)
@@ -174,8 +163,8 @@ def screen(
                     for name, error in zip(verdicts.id, verdicts.error, strict=True)
                     if error is not None
                 ][: 10 - len(first_errors)]
-                if rejected is not None:
-                    _note_paths(paths, [record.payload for record in batch.records])
+                if carrier is not None:
+                    carrier.note(record.payload for record in batch.records)
                 progress("screening", counts["images"], total)
         cut = gate.calibration.alpha if fdr is None else histogram.cut(fdr)
         if fdr is not None:
@@ -186,9 +175,9 @@ def screen(
                     counts["accepted"] += pc.sum(decided["accepted"]).as_py() or 0
                     write(decided)
         counts["rejected"] = counts["images"] - counts["accepted"] - counts["unreadable"]
-        if rejected is not None and rejected_to is not None:
-            paths.flush()
-            _carry(rejected, scratch / "paths", target, getattr(source, "root", None), Path(rejected_to))
+        if carrier is not None:
+            accepted = (value for table in _tables(target) for value in table["accepted"].to_pylist())
+            carrier.carry(value is False for value in accepted)
     return Summary(
         **counts,
         skipped=source.skipped,
@@ -240,6 +229,25 @@ def _metadata(gate: Gate, fdr: float | None) -> dict[str, str]:
     }
 
 
+def _check_apart(target: Path, source: Source) -> None:
+    """Refuse to put verdicts in the place of the images, or of a folder that holds them."""
+    place = getattr(source, "path", getattr(source, "root", None))
+    if place is not None and target.resolve() in (Path(place).resolve(), *Path(place).resolve().parents):
+        raise ScreeningError(f"the images to screen are in {target}; name another output")
+
+
+def _foreign(folder: Path) -> str | None:
+    """The name of something in a folder that is not a part of a table of verdicts; None where there is nothing else."""
+    return next((name for name in names_in(folder) if not _is_part(folder / name)), None)
+
+
+def _is_part(path: Path) -> bool:
+    try:
+        return b"normgate.version" in (pq.read_schema(path).metadata or {})
+    except (OSError, pa.ArrowException):
+        return False
+
+
 def _is_one_file(target: Path) -> bool:
     return target.suffix.lower() in (".parquet", ".pq")
 
@@ -260,7 +268,7 @@ def _whole_file_writer(target: Path, schema: pa.Schema, overwrite: bool) -> Iter
 
 @contextlib.contextmanager
 def _parts_writer(target: Path, schema: pa.Schema, overwrite: bool) -> Iterator[Callable[[pa.Table], None]]:
-    with whole_folder(target, holds=PARTS, overwrite=overwrite) as folder, contextlib.ExitStack() as stack:
+    with whole_folder(target, foreign=_foreign, overwrite=overwrite) as folder, contextlib.ExitStack() as stack:
         part, rows = -1, PART_ROWS
         write: Callable[[pa.Table], None]
 
@@ -315,57 +323,3 @@ def _scratch_folder() -> Iterator[Path]:
         raise OutputError(
             f"temporary files cannot be written: {error.strerror or error}; set TMPDIR to a folder with room"
         ) from error
-
-
-def _note_paths(file: Any, payloads: list[Any]) -> None:
-    for payload in payloads:
-        if not isinstance(payload, str | os.PathLike | ImageError):
-            raise ScreeningError(NO_FILES)
-        file.write((b"" if isinstance(payload, ImageError) else os.fsencode(payload)) + b"\0")
-
-
-def _carry(action: Literal["copy", "move"], paths: Path, table: Path, root: Path | None, destination: Path) -> None:
-    """Copy or move the rejected files, all or, where two would have one name or one is there already, none."""
-    places: dict[Path, Path] = {}
-    seen: set[Path] = set()
-    for path in _rejected_paths(paths, table):
-        if path.resolve() in seen:  # listed twice
-            continue
-        seen.add(path.resolve())
-        place = destination / _below(path, root)
-        if os.path.lexists(place) or places.setdefault(place, path) is not path:
-            raise ScreeningError(
-                f"{place} exists, or two rejected files would be there; the table is written, but no rejected file "
-                f"was touched: name another folder than {destination}"
-            )
-    for place, path in places.items():
-        with explained(place):
-            place.parent.mkdir(parents=True, exist_ok=True)
-            if action == "copy":
-                shutil.copy2(path, place)
-            else:
-                shutil.move(path, place)
-
-
-def _rejected_paths(paths: Path, table: Path) -> Iterator[Path]:
-    names = _nul_separated(paths)
-    for part in _tables(table):
-        for accepted in part["accepted"].to_pylist():
-            path = next(names)
-            if accepted is False:
-                yield Path(os.fsdecode(path))
-
-
-def _below(path: Path, root: Path | None) -> Path:
-    """Where a file goes below the destination: as below the source, or as its path was given."""
-    if root is not None:
-        return Path(path.name) if path == root else path.relative_to(root)
-    return Path(*(part for part in path.parts if part not in (path.anchor, "..")))
-
-
-def _nul_separated(path: Path) -> Iterator[bytes]:
-    rest = b""
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 16):
-            *whole, rest = (rest + chunk).split(b"\0")
-            yield from whole

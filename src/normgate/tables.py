@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import re
 import shutil
@@ -16,7 +15,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from normgate.console import err, out, printable
+from normgate.console import err, out, print_json, printable
 from normgate.evaluation.figures import DEFINITIONS
 from normgate.evaluation.results import Evaluation
 from normgate.evaluation.writing import mean_name, shown_groups, spread_text, summary_lines
@@ -134,7 +133,7 @@ def print_geometry(gate: Gate) -> None:
 def print_verdict(verdict: Verdict, *, as_json: bool) -> None:
     """One image's verdict on one line."""
     if as_json:
-        print(json.dumps(_finite(dataclasses.asdict(verdict)), ensure_ascii=False))  # noqa: T201
+        print_json(_finite(dataclasses.asdict(verdict)), indent=None)
         return
     if verdict.error is not None:
         err.print(printable(f"{verdict.id}: {verdict.error}"), style="red", soft_wrap=True)
@@ -151,10 +150,10 @@ def print_summary(summary: Summary, output: Path, rejected: Iterable[str] | None
     """What a screening run found."""
     if as_json:
         values = dataclasses.asdict(summary) | ({} if rejected is None else {"rejected_ids": list(rejected)})
-        print(json.dumps(values, indent=1, ensure_ascii=False))  # noqa: T201
+        print_json(values)
         return
     for name in rejected or ():
-        print(printable(name) if out.is_terminal else name)  # noqa: T201
+        sys.stdout.write((printable(name) if out.is_terminal else name) + "\n")
     rate = summary.images / summary.seconds
     out.print(
         f"{summary.images} image{'s' * (summary.images != 1)} in {summary.seconds:.1f} s ({rate:,.0f} a second): "

@@ -22,10 +22,11 @@ import normgate
 from normgate import Gate, scores
 from normgate.errors import NormgateError
 from normgate.features import Features
+from normgate.files import OutputError
 from normgate.gate import GateError, Verdicts
 from normgate.gate.folder import GateFolderError
 from normgate.normalization import is_normalized, temperature
-from samples import PREPROCESSING, random_records, small_network
+from samples import CLASSES, PREPROCESSING, random_records, small_network
 
 SLIM = normgate.Backbone("resnet18", 3, 2, 1, {"layers": [1, 1, 1, 1]})
 FILES = ("network", "score", "calibration", "digests", "features-train", "features-tuning", "features-probes")
@@ -509,3 +510,23 @@ def test_a_gate_may_be_without_probes(edit: Edit, slim: Gate, folder: Path) -> N
     assert again.probes is None
     assert same(asked(again), asked(slim))
     assert np.array_equal(again.calibration.scores, slim.calibration.scores)
+
+
+def test_weights_of_somebody_else_are_never_replaced(tmp_path: Path) -> None:
+    """Their names alone do not make files a gate's."""
+    place = tmp_path / "weights"
+    place.mkdir()
+    (place / "resnet.safetensors").write_bytes(b"mine")
+    gate = Gate.calibrate(
+        small_network(), preprocessing=PREPROCESSING, calibration=random_records(40, 3), classes=CLASSES
+    )
+    for name in ("resnet.safetensors", "other.safetensors"):
+        with pytest.raises(OutputError, match=rf"holds {name}, which is not of an earlier output"):
+            gate.save(place, overwrite=True)
+        if name == "resnet.safetensors":
+            gate.save(tmp_path / "gate")
+            place = tmp_path / "gate"
+            (place / "other.safetensors").write_bytes(b"mine")
+    (place / "other.safetensors").unlink()
+    gate.save(place, overwrite=True)
+    assert (tmp_path / "weights" / "resnet.safetensors").read_bytes() == b"mine"

@@ -30,7 +30,7 @@ from normgate.calibration import Calibration
 from normgate.data.preprocessing import Preprocessing
 from normgate.errors import NormgateError
 from normgate.features import FeatureExtractor, Features
-from normgate.files import SYSTEM_FILES, OutputError, whole_folder
+from normgate.files import OutputError, names_in, whole_folder
 from normgate.gate.gate import Gate
 from normgate.normalization import is_normalized, l2norm, remove_l2norm, temperature, unwrap
 from normgate.probes import ProbeReport
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from normgate.scores import Score
 
 FORMAT = 1
-GATE_FILES = ("gate.json", "*.safetensors")
 SETS = ("train", "tuning", "probes", "calibration")
 _DIGEST_BYTES = 16
 _JSON_LIMIT = 64 * 2**20
@@ -59,11 +58,21 @@ def save(gate: Gate, path: Path, *, overwrite: bool) -> None:
     """Write a gate; the folder appears whole or not at all."""
     if gate.score.name not in scores.names():
         raise GateFolderError(f"{gate.score.name} is no score of this package: such a gate cannot be loaded again")
-    with whole_folder(path, holds=GATE_FILES, overwrite=overwrite) as folder:
+    with whole_folder(path, foreign=foreign, overwrite=overwrite) as folder:
         try:
             _write(gate, folder)
         except SafetensorError as error:  # what safetensors makes of a full disk
             raise OutputError(f"{path} cannot be written: {error}") from error
+
+
+def foreign(folder: Path) -> str | None:
+    """The name of something in a folder that no gate has written; None where there is nothing of that kind."""
+    names = names_in(folder)
+    try:
+        own = {"gate.json", *json.loads((folder / "gate.json").read_text(encoding="utf-8"))["files"]}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        own = set()
+    return next((name for name in names if name not in own), None)
 
 
 def _write(gate: Gate, folder: Path) -> None:
@@ -245,7 +254,7 @@ def _checked(path: Path) -> dict[str, Any]:
             f"{path} is in format {version} of a newer normgate; this is {__version__}, which reads up to "
             f"format {FORMAT}: upgrade normgate"
         )
-    present = {entry.name for entry in path.iterdir()} - {"gate.json"} - SYSTEM_FILES
+    present = {*names_in(path)} - {"gate.json"}
     problems = (
         [f"{name} is missing" for name in sorted(files.keys() - present)]
         + [f"{name} does not belong to it" for name in sorted(present - files.keys())]

@@ -1,0 +1,118 @@
+"""Rejected files: copied or moved away from a screened source, and nothing that is not a file of it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from normgate.data.decoding import ImageError
+from normgate.data.parquet import ParquetImages
+from normgate.errors import NormgateError
+from normgate.files import check_output, nearest_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from normgate.data.decoding import Payload
+    from normgate.data.sources import Source
+
+Action: TypeAlias = Literal["copy", "move"]
+
+
+class CarryingError(NormgateError):
+    """Rejected files cannot be copied or moved."""
+
+
+class Carrier:
+    """Notes the files of a source as they are screened, and carries the rejected ones off at the end.
+
+    The notes lie on disk; memory grows with the number of rejected files alone.
+
+    Args:
+        action: "copy" or "move".
+        source: a folder or a list of files.
+        destination: folder to carry them to; paths below the source's folder are kept, and of a list the whole paths.
+        notes: a file for the notes.
+
+    Raises:
+        CarryingError: there is no such action, no destination, or the source holds no files of its own.
+        OutputError: nothing can be written to the destination.
+    """
+
+    def __init__(self, action: Action, source: Source, destination: Path | None, notes: Path) -> None:
+        if action not in ("copy", "move"):
+            raise CarryingError(
+                f"rejected files are left alone (None), copied ('copy') or moved ('move'), not {action!r}"
+            )
+        if destination is None:
+            raise CarryingError(f"say where to {action} the rejected files")
+        if isinstance(source, ParquetImages):  # even the paths that a table may name belong to whoever made it
+            raise CarryingError(_NO_FILES)
+        check_output(destination / "rejected", overwrite=True)
+        self._action = action
+        self._root: Path | None = getattr(source, "root", None)
+        self._destination = destination
+        self._notes = notes
+        notes.touch()
+
+    def note(self, payloads: Iterable[Payload]) -> None:
+        """Remember the files of some images, in order."""
+        with self._notes.open("ab") as file:
+            for payload in payloads:
+                if not isinstance(payload, str | os.PathLike | ImageError):
+                    raise CarryingError(_NO_FILES)
+                file.write((b"" if isinstance(payload, ImageError) else os.fsencode(payload)) + b"\0")
+
+    def carry(self, rejected: Iterable[bool]) -> None:
+        """Carry the files of the rejected images, given for each image that was noted whether it is one.
+
+        Raises:
+            CarryingError: two would have one name, one is there already, or its place is no folder: then none is
+                touched; or a file cannot be carried: those before it are.
+        """
+        places: dict[Path, Path] = {}
+        seen: set[Path] = set()
+        for path in (path for path, is_rejected in zip(self._noted(), rejected, strict=True) if is_rejected):
+            own = path.parent.resolve() / path.name
+            if own in seen:  # listed twice
+                continue
+            seen.add(own)
+            place = self._destination / self._below(path)
+            taken = os.path.lexists(place) or places.setdefault(place, path) is not path
+            if taken or not nearest_folder(place.parent).is_dir():
+                raise CarryingError(
+                    f"{place} is taken; the table is written, but no rejected file was touched: name another folder "
+                    f"than {self._destination}"
+                )
+        # A link first, while what it points to is still there.
+        for place, path in sorted(places.items(), key=lambda item: not item[1].is_symlink()):
+            try:
+                place.parent.mkdir(parents=True, exist_ok=True)
+                if self._action == "move" and not path.is_symlink():
+                    shutil.move(path, place)
+                else:
+                    shutil.copy2(path, place)
+                    if self._action == "move":
+                        path.unlink()
+            except OSError as error:
+                raise CarryingError(
+                    f"{path} cannot be carried to {place}: {error.strerror or error}; files before it are carried, the "
+                    "others are where they were"
+                ) from error
+
+    def _below(self, path: Path) -> Path:
+        if self._root is not None:
+            return Path(path.name) if path == self._root else path.relative_to(self._root)
+        return Path(*(part for part in path.parts if part not in (path.anchor, "..")))
+
+    def _noted(self) -> Iterator[Path]:
+        rest = b""
+        with self._notes.open("rb") as file:
+            while chunk := file.read(1 << 16):
+                *whole, rest = (rest + chunk).split(b"\0")
+                yield from (Path(os.fsdecode(name)) for name in whole)
+
+
+_NO_FILES = "only folders and lists of files have rejected files to copy or move; this source has none"

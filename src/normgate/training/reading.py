@@ -1,0 +1,155 @@
+"""Images read once before any training: what cannot be read, is shared or is missing is found out now."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from normgate.calibration.conformal import rank
+from normgate.data.decoding import ImageError, decode
+from normgate.data.loading import load_batches
+from normgate.data.preprocessing import Preprocessing
+from normgate.errors import NormgateError
+from normgate.gate import duplicates
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from normgate.data.sources import Record
+    from normgate.progress import Progress
+
+SMALL_IMAGE = 96
+PHOTO_SIZE = 224
+RESIDENT_BYTES = 4 * 2**30
+_STATISTICS_ROWS = 10_000
+
+
+class ReadingError(NormgateError):
+    """There are images that cannot be read, or too few that can."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ImageSet:
+    """The images of one set that could be read: fingerprints, and pixels where they fit into memory."""
+
+    records: tuple[Record, ...]
+    digests: tuple[bytes, ...]
+    pixels: np.ndarray | None
+
+    def without(self, rows: Sequence[int]) -> ImageSet:
+        """All but some images."""
+        left = np.setdiff1d(np.arange(len(self.records)), rows)
+        return ImageSet(
+            tuple(self.records[row] for row in left),
+            tuple(self.digests[row] for row in left),
+            None if self.pixels is None else self.pixels[left],
+        )
+
+
+def separated(sets: Mapping[str, ImageSet], drop_duplicates: bool) -> dict[str, ImageSet]:
+    """The sets without images that an earlier one has, too; an error unless these may be dropped."""
+    digests = {name: part.digests for name, part in sets.items()}
+    if not drop_duplicates:
+        duplicates.check(digests)
+        return dict(sets)
+    rows = duplicates.repeated(digests)
+    return {name: part.without(rows[name]) if rows[name] else part for name, part in sets.items()}
+
+
+def check_enough(sets: Mapping[str, ImageSet], classes: Sequence[str], alpha: float) -> None:
+    """Say before training, and not after it, that images are missing."""
+    seen = {record.label for record in sets["train"].records}
+    if missing := [name for name in classes if name not in seen]:
+        raise ReadingError(
+            f"no training image of {', '.join(map(repr, missing[:5]))} is left; add images that can be read, or leave "
+            "the class out of the data"
+        )
+    if not sets["tuning"].records:
+        raise ReadingError("no tuning image is left; pass tuning images of their own (--tuning)")
+    rank(alpha, len(sets["calibration"].records))
+
+
+def read(
+    name: str,
+    source: Sequence[Record],
+    preprocessing: Preprocessing,
+    *,
+    keep: bool,
+    skip: bool,
+    workers: int | None,
+    max_pixels: int,
+    progress: Progress,
+) -> ImageSet:
+    """Decode every image once, before any training: what cannot be read is found out now and not after hours."""
+    height, width = preprocessing.size
+    keep = keep and len(source) * height * width * 3 <= RESIDENT_BYTES
+    records: list[Record] = []
+    digests: list[bytes] = []
+    errors: list[str] = []
+    kept: list[np.ndarray] = []
+    for batch in load_batches(source, preprocessing, workers=workers, max_pixels=max_pixels, digests=True):
+        records += [record for record, readable in zip(batch.records, batch.readable, strict=True) if readable]
+        digests += batch.digests
+        errors += [
+            f"{record.id}: {error}"
+            for record, error in zip(batch.records, batch.errors, strict=True)
+            if error is not None
+        ]
+        if keep:
+            kept.append(batch.pixels)
+        progress(f"reading {name} images", len(records) + len(errors), len(source))
+    if errors and not skip:
+        raise ReadingError(
+            f"{len(errors)} {name} images cannot be read (the first: {errors[0]}); "
+            "mend or remove them, or pass --skip-unreadable (skip_unreadable=True) to go on without them"
+        )
+    return ImageSet(tuple(records), tuple(digests), np.concatenate(kept) if keep else None)
+
+
+def geometry(records: Sequence[Record], size: int | None, max_pixels: int, standardize: bool) -> Preprocessing:
+    """A square input: of the side asked for, of the images' own where they are small, else of 224 pixels."""
+    if size is None:
+        sides = []
+        for record in records[:100]:
+            try:
+                sides.append(min(decode(record.payload, max_pixels=max_pixels).size))
+            except ImageError:
+                continue
+        side = int(np.median(sides)) if sides else PHOTO_SIZE
+        size = side if 8 <= side <= SMALL_IMAGE else PHOTO_SIZE
+    return Preprocessing((size, size), resize=size, standardize=standardize)
+
+
+def channel_statistics(
+    read: ImageSet, preprocessing: Preprocessing, max_pixels: int
+) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Mean and standard deviation of each channel over (at most 10,000) training images, as fractions of 255."""
+    rows = np.linspace(0, len(read.records) - 1, min(_STATISTICS_ROWS, len(read.records))).astype(int)
+    counts = np.zeros((3, 256), dtype=np.int64)
+    for row in rows:
+        pixels = (
+            preprocessing.resized(decode(read.records[row].payload, max_pixels=max_pixels))
+            if read.pixels is None
+            else read.pixels[row]
+        )
+        for channel in range(3):
+            counts[channel] += np.bincount(pixels[..., channel].ravel(), minlength=256)
+    values = np.arange(256) / 255
+    weights = counts / counts.sum(axis=1, keepdims=True)
+    mean = weights @ values
+    std = np.sqrt(np.maximum(weights @ values**2 - mean**2, 1e-6))
+    red, green, blue = mean.round(6).tolist()
+    spread_red, spread_green, spread_blue = std.round(6).tolist()
+    return (red, green, blue), (spread_red, spread_green, spread_blue)
+
+
+def fingerprint(read: ImageSet, classes: tuple[str, ...]) -> str:
+    """Identifies the training images and their labels, in order."""
+    state = hashlib.blake2b(digest_size=16)
+    for record, digest in zip(read.records, read.digests, strict=True):
+        state.update(digest + str(record.label).encode(errors="surrogateescape") + b"\0")
+    state.update("\0".join(classes).encode(errors="surrogateescape"))
+    return state.hexdigest()

@@ -1,0 +1,80 @@
+"""The folder of an unfinished run: beside its output, so that the gate itself appears whole."""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from normgate.errors import NormgateError
+from normgate.files import explained, names_in
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_FILES = ("checkpoint.safetensors", "log.csv", ".*.partial*")
+
+
+class RunFolderError(NormgateError):
+    """The folder of an unfinished run is in the way, or is not one."""
+
+
+def run_folder(target: Path) -> Path:
+    """Where checkpoint and log of an unfinished run are kept."""
+    return target.with_name(target.name + ".run")
+
+
+def check_run(folder: Path, *, resume: bool, overwrite: bool) -> None:
+    """Refuse, before any work, a folder that no run has written, or a run that is neither to go on nor to be replaced.
+
+    Raises:
+        RunFolderError: as said.
+    """
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise RunFolderError(f"{folder} is a file, and a run would keep its checkpoint there; choose another output")
+    if (name := _foreign(folder)) is not None:
+        raise RunFolderError(
+            f"{folder} holds {name}, which no run has written, so it is left alone; choose another output"
+        )
+    if folder.exists() and not resume and not overwrite:
+        raise RunFolderError(
+            f"{folder} holds an unfinished run; pass --resume to go on with it, or --overwrite to train anew"
+        )
+
+
+def remove_leftover(folder: Path) -> None:
+    """Remove what a run left that was killed after its gate was written."""
+    if folder.is_dir() and _foreign(folder) is None:
+        shutil.rmtree(folder)
+
+
+@contextlib.contextmanager
+def running(target: Path | None, *, resume: bool, main: bool) -> Iterator[Path]:
+    """A folder for checkpoint and log while training: `<target>.run`, removed when the gate stands."""
+    if target is None:
+        with tempfile.TemporaryDirectory(prefix="normgate-") as name:
+            yield Path(name)
+        return
+    folder = run_folder(target)
+    if main:
+        if folder.exists() and not resume:
+            shutil.rmtree(folder)
+        with explained(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield folder
+    except BaseException:
+        if main and not any(folder.iterdir()):  # there is nothing to resume
+            folder.rmdir()
+        raise
+    if main:
+        shutil.rmtree(folder)
+
+
+def _foreign(folder: Path) -> str | None:
+    names = names_in(folder) if folder.is_dir() else []
+    return next((name for name in names if not any(fnmatch.fnmatchcase(name, own) for own in _FILES)), None)
