@@ -170,7 +170,8 @@ class Features:
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
-                tensors: dict[str, Any] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+                # Copied, since a file's tensors may lie at odd addresses, where a product's last bit can differ.
+                tensors: dict[str, Any] = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (no mapping)
             ids, tau = tuple(json.loads(metadata["ids"])), float(metadata["temperature"])
             features = cls(**{"bias": None, **tensors}, ids=ids, temperature=tau)
             features._check_values()

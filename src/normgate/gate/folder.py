@@ -205,7 +205,9 @@ def _assemble(
 
 def _score(description: Mapping[str, Any], state: Mapping[str, torch.Tensor], extractor: FeatureExtractor) -> Score:
     """The score, tried on one made-up row: what does not fit the network is found now and not while screening."""
-    score = scores.create(description["name"], **description["settings"]).load_state(state)
+    # Copied, since a file's tensors may lie at odd addresses, where a product's last bit can differ.
+    aligned = {key: value.clone() for key, value in state.items()}
+    score = scores.create(description["name"], **description["settings"]).load_state(aligned)
     head = extractor.head
     row = Features(
         z=torch.ones(1, head.in_features),

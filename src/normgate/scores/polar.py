@@ -15,15 +15,21 @@ if TYPE_CHECKING:
     from normgate.features import Features
 
 
+KNOTS = 50
+"""Quantiles of the tuning scores between which p-values are interpolated."""
+
+
 @dataclasses.dataclass
 class Polar(Score):
-    """`min_i (sᵢ − medianᵢ) / (medianᵢ − q-quantileᵢ)` over magnitude and direction: the less familiar of the two.
+    """`min_i log pᵢ` over magnitude and direction: the less familiar of the two, each as a p-value.
 
-    The parts sᵢ are `energy_raw` (logits of the features with their magnitude) and `mahalanobis` (directions alone);
-    median and q-quantile are those of ID tuning images, so that 0 is a typical image for both and −1 one that they find
-    as unfamiliar as a share q of the ID images. The smaller of two p-values is Tippett's combination (1931): whatever
-    one part finds at a false-alarm rate α, polar finds at 2α at most, however wrong the other part goes. Derived in
-    docs/method.md.
+    The parts are `energy_raw` (logits of the features with their magnitude) and `mahalanobis` (directions alone). pᵢ is
+    the share of ID tuning images that part i finds at most as familiar, made smooth: from the q-quantile to the largest
+    tuning score log p is interpolated between quantiles, and below the q-quantile l it goes on as an exponential tail,
+    `log q − (l − s)/e` with e the mean of l − s over the tuning scores there (peaks over threshold: Pickands 1975), so
+    that scores far outside the tuning images still differ. The smaller of two p-values is Tippett's combination (1931):
+    whatever one part finds at a false-alarm rate α, polar finds at 2α at most, however wrong the other part goes.
+    Derived in docs/method.md.
     """
 
     needs_fit: ClassVar[bool] = True
@@ -40,21 +46,37 @@ class Polar(Score):
 
     def _scale(self, tuning: Features) -> dict[str, torch.Tensor]:
         parts = self._parts(tuning)
-        median = parts.median(dim=0).values
-        reach = median - parts.quantile(self.quantile, dim=0)
-        if not (reach > 0).all():
+        knots = parts.quantile(self._shares(), dim=1).T.contiguous()
+        low = knots[:, :1]
+        tail = parts <= low
+        excess = ((low - parts) * tail).sum(dim=1) / tail.sum(dim=1)
+        if not (excess > 0).all():
             raise ScoreError(
                 f"{self.name} cannot be scaled on {len(tuning)} tuning images whose scores hardly vary; add some"
             )
-        return {"median": median, "reach": reach}
+        return {"knots": knots, "excess": excess}
 
     def _score(self, features: Features) -> torch.Tensor:
-        return ((self._parts(features) - self.state["median"]) / self.state["reach"]).amin(dim=1)
+        return self._log_p_values(self._parts(features)).amin(dim=0)
+
+    def _log_p_values(self, parts: torch.Tensor) -> torch.Tensor:
+        """(2, N): logarithms of the smooth p-values of (2, N) parts."""
+        knots, log_shares = self.state["knots"], self._shares().log()
+        right = torch.searchsorted(knots, parts, right=True).clamp(1, KNOTS - 1)
+        below, above = knots.gather(1, right - 1), knots.gather(1, right)
+        # Where quantiles tie there is no room between them, and any share of it is as good.
+        share = ((parts - below) / (above - below).clamp_min(torch.finfo(parts.dtype).tiny)).clamp(0, 1)
+        inner = torch.lerp(log_shares[right - 1], log_shares[right], share)
+        tail = log_shares[0] - (knots[:, :1] - parts) / self.state["excess"][:, None]
+        return torch.where(parts < knots[:, :1], tail, inner)
+
+    def _shares(self) -> torch.Tensor:
+        return torch.linspace(self.quantile, 1, KNOTS, dtype=torch.float64)
 
     def _parts(self, features: Features) -> torch.Tensor:
-        """(N, 2): magnitude and direction."""
+        """(2, N): magnitude and direction."""
         prefix = "mahalanobis."
         own = {key.removeprefix(prefix): value for key, value in self.state.items() if key.startswith(prefix)}
         direction = Mahalanobis("mahalanobis").load_state(own)
         magnitude = Energy("energy_raw", space="raw_logits")
-        return torch.stack([magnitude(features), direction(features)], dim=1)
+        return torch.stack([magnitude(features), direction(features)])
