@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +20,20 @@ from normgate.data.preprocessing import Preprocessing
 from samples import CLASSES, PREPROCESSING, small_network
 
 torch.set_num_threads(1)
+
+ROOT = Path(__file__).parent.parent
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--screenshots", type=Path, help="folder for pictures of the report; by default a temporary one")
+
+
+@pytest.fixture
+def screenshots(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """Where tests leave their pictures."""
+    folder: Path = request.config.getoption("--screenshots") or tmp_path
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 @pytest.fixture(autouse=True)
@@ -45,3 +65,22 @@ def class_folders(tmp_path: Path) -> Path:
             pixels[:, :, number] += 120
             Image.fromarray(pixels).save(root / name / f"{i:02d}.png")
     return root
+
+
+@pytest.fixture(scope="session")
+def demo_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """The folder and the JSON of `normgate demo --json`."""
+    place = tmp_path_factory.mktemp("demo")
+    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(place)]
+    subprocess.run([*pip, str(ROOT)], check=True)
+    (wheel,) = place.glob("*.whl")
+    zipfile.ZipFile(wheel).extractall(place / "site")
+    environment = {**os.environ, "PYTHONPATH": str(place / "site")}
+    where = [sys.executable, "-c", "import normgate; print(normgate.__file__)"]
+    found = subprocess.run(where, capture_output=True, text=True, check=True, cwd=place, env=environment).stdout
+    assert Path(found.strip()).is_relative_to(place / "site")
+    command = [sys.executable, "-m", "normgate.cli", "demo", "--json", "-o", "out"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=place, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""  # quiet when piped
+    return place / "out", json.loads(done.stdout)

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -17,30 +13,9 @@ from normgate import Gate
 from normgate.demo import demo
 from normgate.files import OutputError
 
-ROOT = Path(__file__).parent.parent
 
-
-@pytest.fixture(scope="session")
-def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """The folder and the JSON of `normgate demo --json`."""
-    place = tmp_path_factory.mktemp("demo")
-    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(place)]
-    subprocess.run([*pip, str(ROOT)], check=True)
-    (wheel,) = place.glob("*.whl")
-    zipfile.ZipFile(wheel).extractall(place / "site")
-    environment = {**os.environ, "PYTHONPATH": str(place / "site")}
-    where = [sys.executable, "-c", "import normgate; print(normgate.__file__)"]
-    found = subprocess.run(where, capture_output=True, text=True, check=True, cwd=place, env=environment).stdout
-    assert Path(found.strip()).is_relative_to(place / "site")
-    command = [sys.executable, "-m", "normgate.cli", "demo", "--json", "-o", "out"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=place, env=environment)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""  # quiet when piped
-    return place / "out", json.loads(done.stdout)
-
-
-def test_figures(run: tuple[Path, dict[str, Any]]) -> None:
-    _, figures = run
+def test_figures(demo_run: tuple[Path, dict[str, Any]]) -> None:
+    _, figures = demo_run
     assert figures["accuracy"] >= 0.985
     for by_set in figures["auroc"].values():
         assert set(by_set) == {"near", "far-satellite", "far-waste"}
@@ -51,9 +26,15 @@ def test_figures(run: tuple[Path, dict[str, Any]]) -> None:
     assert figures["seconds"] > 0
 
 
-def test_files(run: tuple[Path, dict[str, Any]]) -> None:
-    folder, _ = run
-    assert {path.name for path in folder.iterdir()} == {"gate", "incoming", "verdicts.parquet", "demo.json"}
+def test_files(demo_run: tuple[Path, dict[str, Any]]) -> None:
+    folder, _ = demo_run
+    assert {path.name for path in folder.iterdir()} == {
+        "gate",
+        "incoming",
+        "verdicts.parquet",
+        "report.html",
+        "demo.json",
+    }
     rows = pq.read_table(folder / "verdicts.parquet").to_pylist()
     files = {path.relative_to(folder / "incoming").as_posix() for path in (folder / "incoming").rglob("*.webp")}
     assert {row["id"] for row in rows} == files

@@ -61,6 +61,18 @@ ScoreName = Annotated[
     str, typer.Option("--score", help="Score of the gate: 'auto' lets probes choose; see 'normgate scores'.")
 ]
 
+Report = Annotated[
+    Path | None, typer.Option("--report", metavar="PAGE", help="Also write a page to open in a browser, as .html.")
+]
+WithNeighbours = Annotated[
+    str | None,
+    typer.Option(
+        "--with-neighbours",
+        metavar="DATA",
+        help="Show, in the report, the nearest of these images, which the gate was trained on; by default none.",
+    ),
+]
+
 PIXELS = 100_000_000
 
 
@@ -368,18 +380,22 @@ def screen(
     workers: Workers = None,
     max_pixels: MaxPixels = PIXELS,
     image_column: ImageColumn = "image",
+    report: Report = None,
+    with_neighbours: WithNeighbours = None,
     as_json: AsJson = False,
 ) -> None:
     """Judge images: one verdict for a single file, a Parquet table for anything else."""
     from normgate import console, tables
+    from normgate.data.sources import load
     from normgate.errors import NormgateError
     from normgate.gate import Gate
-    from normgate.screening import rejected_ids
+    from normgate.screening import Summary, rejected_ids
     from normgate.screening import screen as run
 
+    neighbours = _neighbours(report, with_neighbours, overwrite, image_column)
     if copy_rejected is not None and move_rejected is not None:
         raise NormgateError("--copy-rejected and --move-rejected exclude each other")
-    about_many = fdr is not None or list_rejected or copy_rejected is not None or move_rejected is not None
+    about_many = any(value is not None for value in (fdr, copy_rejected, move_rejected, report)) or list_rejected
     one = Path(incoming).is_file() and not incoming.lower().endswith((".parquet", ".pq"))
     if output is None and one and not about_many:
         verdict = Gate.load(gate, device=device)([incoming], max_pixels=max_pixels)[0]
@@ -391,9 +407,22 @@ def screen(
             _open(incoming, False, image_column, "label", None)  # where there is nothing, that is what to say
         raise NormgateError("say where to write the verdicts: -o verdicts.parquet")
     with console.progress_bars() as progress:
+        judge = Gate.load(gate, device=device)
+        images = _paths_on_stdin() if incoming == "-" else _open(incoming, False, image_column, "label", None)
+        if report is not None and incoming == "-":
+            images = load(images)  # lines come only once
+
+        def write_report(found: Summary) -> None:
+            from normgate.report import screening_report
+
+            assert report is not None
+            screening_report(
+                report, judge, output, images, found, neighbours=neighbours, overwrite=overwrite, progress=progress
+            )
+
         summary = run(
-            Gate.load(gate, device=device),
-            _paths_on_stdin() if incoming == "-" else _open(incoming, False, image_column, "label", None),
+            judge,
+            images,
             output,
             fdr=fdr,
             rejected="copy" if copy_rejected is not None else "move" if move_rejected is not None else None,
@@ -402,9 +431,12 @@ def screen(
             batch_size=batch_size,
             workers=workers,
             max_pixels=max_pixels,
+            written=None if report is None else write_report,
             progress=progress,
         )
     tables.print_summary(summary, output, rejected_ids(output) if list_rejected else None, as_json=as_json)
+    if report is not None and not as_json:
+        tables.print_written(report)
     if summary.unreadable:
         raise typer.Exit(DATA_FAILED)
     if fail_on_reject and summary.rejected:
@@ -447,6 +479,11 @@ def evaluate(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Also write the results, as .json, .csv or .md.")
     ] = None,
+    report: Report = None,
+    with_neighbours: WithNeighbours = None,
+    figures: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Also write the report's charts there, as SVG and PDF.")
+    ] = None,
     overwrite: Overwrite = False,
     device: Device = None,
     batch_size: BatchSize = 128,
@@ -461,6 +498,7 @@ def evaluate(
 ) -> None:
     """Compare scores on test images, and what the gate promised with what happened."""
     from normgate import console, tables
+    from normgate.errors import NormgateError
     from normgate.evaluation import evaluate as run
     from normgate.evaluation import open_known, over_seeds
     from normgate.evaluation.cache import FeatureCache, default_folder
@@ -471,6 +509,14 @@ def evaluate(
     if output is not None:
         writer(output)
         check_output(output, overwrite=overwrite)
+    neighbours = _neighbours(report, with_neighbours, overwrite, image_column)
+    if figures is not None:
+        from normgate.report import check_figures
+
+        check_figures(figures, overwrite=overwrite)
+    drawn = report is not None or figures is not None
+    if drawn and len(gates) > 1:
+        raise NormgateError("a report and figures are of one gate; name one, or leave out --report and --figures")
 
     def opened(place: str | None, labelled: bool) -> Source | None:
         return None if place is None else _open(place, labelled, image_column, label_column or "label", None)
@@ -494,10 +540,27 @@ def evaluate(
                 batch_size=batch_size,
                 workers=workers,
                 max_pixels=max_pixels,
+                keep_features=drawn,
                 progress=progress if len(gates) == 1 else console.prefixed(f"{folder.name}: ", progress),
             )
 
         evaluations = [evaluated(folder) for folder in gates]
+        if report is not None:
+            from normgate.report import evaluation_report
+
+            evaluation_report(
+                report,
+                Gate.load(gates[0], device=device),
+                evaluations[0],
+                {"id": test, **sets},
+                neighbours=neighbours,
+                overwrite=overwrite,
+                progress=progress,
+            )
+        if figures is not None:
+            from normgate.report import save_figures
+
+            save_figures(Gate.load(gates[0], device=device), evaluations[0], figures, overwrite=overwrite)
     results = evaluations[0] if len(gates) == 1 else over_seeds(evaluations)
     if output is not None:
         results.save(output, overwrite=overwrite)
@@ -505,6 +568,8 @@ def evaluate(
         console.print_json(results.to_dict())
     else:
         tables.print_results(results)
+        for written in filter(None, (output, report, figures)):
+            tables.print_written(written)
     if any(evaluation.errors for evaluation in evaluations):
         raise typer.Exit(DATA_FAILED)
 
@@ -543,6 +608,20 @@ def _open(place: str, labelled: bool, image_column: str, label_column: str, grou
         label_column=label_column,
         group_column=group_column,
     )
+
+
+def _neighbours(report: Path | None, place: str | None, overwrite: bool, image_column: str) -> Source | None:
+    """What `--report` and `--with-neighbours` ask for, looked at before anything that takes long."""
+    if report is None:
+        if place is not None:
+            from normgate.errors import NormgateError
+
+            raise NormgateError("--with-neighbours shows training images in a report; say where with --report PAGE")
+        return None
+    from normgate.report import check_report
+
+    check_report(report, overwrite=overwrite)
+    return None if place is None else _open(place, False, image_column, "label", None)
 
 
 def _paths_on_stdin() -> Source:

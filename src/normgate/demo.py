@@ -15,6 +15,8 @@ from normgate.evaluation import evaluate
 from normgate.files import OutputError, check_output, is_system, whole_folder
 from normgate.pipeline import train
 from normgate.progress import silent
+from normgate.report.errors import installed
+from normgate.report.writing import evaluation_report
 from normgate.screening import screen
 from normgate.training import Recipe
 from normgate.training.splitting import divide_groups
@@ -49,6 +51,7 @@ class DemoResult:
         gate: the gate.
         evaluation: on the test signs and three sets of outliers.
         summary: of screening the mixed folder.
+        report: whether there is a `report.html`; it needs the extra `report`.
         seconds: in all.
     """
 
@@ -56,6 +59,7 @@ class DemoResult:
     gate: Gate
     evaluation: Evaluation
     summary: Summary
+    report: bool
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
@@ -86,8 +90,9 @@ def demo(
 ) -> DemoResult:
     """Train, calibrate, evaluate and screen the embedded set.
 
-    Writes `gate/`, `incoming/` (image files, known and unknown, and one that is broken), `verdicts.parquet` and
-    `demo.json` below `output`, which appears whole or not at all; an earlier demo there is replaced.
+    Writes `gate/`, `incoming/` (image files, known and unknown, and one that is broken), `verdicts.parquet`,
+    `report.html` (with the extra `report`) and `demo.json` below `output`, which appears whole or not at all; an
+    earlier demo there is replaced.
 
     Raises:
         OutputError: `output` exists and is no earlier demo, or cannot be written.
@@ -113,10 +118,15 @@ def demo(
         )
         sets = {name: load(demo_set(name)) for name in FAR}
         test = load(demo_set("test"))
-        evaluation = evaluate(gate, test, sets, progress=progress)
+        evaluation = evaluate(gate, test, sets, keep_features=True, progress=progress)
         _write_incoming(work / "incoming", test, sets)
         summary = screen(gate, work / "incoming", work / "verdicts.parquet", progress=progress)
-        result = DemoResult(folder, gate, evaluation, summary, time.perf_counter() - started)
+        if reported := installed():
+            images = {"id": test, **sets}
+            # These training images are public, so that the nearest of them may be shown.
+            near = demo_set("train")
+            evaluation_report(work / "report.html", gate, evaluation, images, neighbours=near, progress=progress)
+        result = DemoResult(folder, gate, evaluation, summary, reported, time.perf_counter() - started)
         written = {**result.to_dict(), "files": _files(work)}
         (work / MARK).write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
     return result

@@ -97,6 +97,7 @@ def screen(
     batch_size: int = 128,
     workers: int | None = None,
     max_pixels: int = DEFAULT_MAX_PIXELS,
+    written: Callable[[Summary], None] | None = None,
     progress: Progress = silent,
 ) -> Summary:
     """Judge every image of a source and write one row an image.
@@ -113,6 +114,7 @@ def screen(
         batch_size: images in a forward pass.
         workers: decoding threads.
         max_pixels: larger images are errors.
+        written: called once the table is written, while the rejected files are still where they were.
         progress: told how far it is.
 
     Raises:
@@ -175,19 +177,22 @@ def screen(
                     counts["accepted"] += pc.sum(decided["accepted"]).as_py() or 0
                     write(decided)
         counts["rejected"] = counts["images"] - counts["accepted"] - counts["unreadable"]
+        summary = Summary(
+            **counts,
+            skipped=source.skipped,
+            first_errors=tuple(first_errors),
+            false_alarm_rate=gate.calibration.alpha if fdr is None else None,
+            false_discovery_rate=fdr,
+            cut=cut,
+            smallest_p_value=smallest_p_value(max(gate.calibration.sizes)),
+            seconds=time.perf_counter() - started,
+        )
+        if written is not None:
+            written(summary)
         if carrier is not None:
             accepted = (value for table in _tables(target) for value in table["accepted"].to_pylist())
             carrier.carry(value is False for value in accepted)
-    return Summary(
-        **counts,
-        skipped=source.skipped,
-        first_errors=tuple(first_errors),
-        false_alarm_rate=gate.calibration.alpha if fdr is None else None,
-        false_discovery_rate=fdr,
-        cut=cut,
-        smallest_p_value=smallest_p_value(max(gate.calibration.sizes)),
-        seconds=time.perf_counter() - started,
-    )
+    return summary
 
 
 def verdict_table(verdicts: Verdicts, schema: pa.Schema = SCHEMA) -> pa.Table:

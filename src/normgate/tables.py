@@ -176,6 +176,11 @@ def print_summary(summary: Summary, output: Path, rejected: Iterable[str] | None
         err.print(f"… and {more} more; all are in the column 'error' of {output}", style="red")
 
 
+def print_written(path: Path) -> None:
+    """Where something more is to be found."""
+    out.print(f"written: {printable(str(path))}", soft_wrap=True)
+
+
 def print_results(results: Evaluation | SeedSummary) -> None:
     """What was found of one gate, or of several over seeds."""
     if isinstance(results, Evaluation):
@@ -312,6 +317,12 @@ def print_demo(result: DemoResult) -> None:
     out.print("the test signs are several pictures each of 44 people, so the band is nominal: people are clustered")
     print_summary(result.summary, result.folder / "verdicts.parquet", None, as_json=False)
     out.print(f"\n{result.seconds:.0f} s in all; everything is in {result.folder}/")
+    out.print(
+        f"to look at in a browser: {result.folder / 'report.html'}"
+        if result.report
+        else "for a report to look at: pip install 'normgate[report]'",
+        soft_wrap=True,
+    )
     out.print("now with your own images, one folder a class:", style="bold")
     # As it was called from an environment that is not activated.
     called = Path(sys.argv[0])

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from normgate.evaluation.figures import MeanMetrics, SetMetrics
+    from normgate.features import Features
     from normgate.metrics import RiskCoverage
 
 
@@ -64,6 +65,7 @@ class Evaluation:
         ids: names of the images, by set.
         values: `values[score][set]`, the score of each image, (N,) float64; the gate's score is always among them.
         wrong: whether the predicted class of each ID image is wrong, (m,) bool; None without labels.
+        features: of the images, by set, where they were to be kept; a report is made from them.
     """
 
     gate_score: str | None
@@ -81,6 +83,7 @@ class Evaluation:
     ids: dict[str, tuple[str, ...]] = dataclasses.field(repr=False)
     values: dict[str, dict[str, np.ndarray]] = dataclasses.field(repr=False)
     wrong: np.ndarray | None = dataclasses.field(repr=False)
+    features: dict[str, Features] | None = dataclasses.field(default=None, repr=False)
 
     @property
     def sets(self) -> tuple[str, ...]:
@@ -140,9 +143,9 @@ class Evaluation:
         Args:
             images: also the score of each image, under `ids` and `values`.
         """
-        per_image = ("ids", "values", "wrong")
-        given = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        found = {name: plain(value) for name, value in given.items() if images or name not in per_image}
+        left_out = {"features"} if images else {"features", "ids", "values", "wrong"}
+        names = [field.name for field in dataclasses.fields(self) if field.name not in left_out]
+        found = {name: plain(getattr(self, name)) for name in names}
         return {
             **found,
             "coverages": list(COVERAGES),

@@ -54,6 +54,7 @@ def evaluate(
     batch_size: int = 128,
     workers: int | None = None,
     max_pixels: int = DEFAULT_MAX_PIXELS,
+    keep_features: bool = False,
     progress: Progress = silent,
 ) -> Evaluation:
     """Compare scores on test images, each of which goes through the network once.
@@ -78,6 +79,7 @@ def evaluate(
         batch_size: images in a forward pass.
         workers: decoding threads.
         max_pixels: larger images are errors.
+        keep_features: keep the features in the result, for a report.
         progress: told how far it is.
 
     Raises:
@@ -126,6 +128,7 @@ def evaluate(
         tuning=fitted["tuning"].features if "tuning" in fitted else None,
         errors=[(name, *error) for name, part in {**fitted, **extractions}.items() for error in part.errors],
         started=started,
+        keep_features=keep_features,
         progress=progress,
     )
 
@@ -140,6 +143,7 @@ def evaluate_features(
     tuning: Features | None = None,
     errors: Sequence[tuple[str, str, str]] = (),
     started: float | None = None,
+    keep_features: bool = False,
     progress: Progress = silent,
 ) -> Evaluation:
     """`evaluate` on features that are there already; the ID set is `id`, and None stands for no gate."""
@@ -175,6 +179,7 @@ def evaluate_features(
         ids={name: part.ids for name, part in features.items()},
         values=values,
         wrong=wrong,
+        features=dict(features) if keep_features else None,
     )
 
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Mapping, Sequence
 
+    import numpy as np
     from torch import nn
 
     from normgate.backbones import Backbone
@@ -257,9 +258,9 @@ class Gate:
         own = self.judge(self.extractor(batch.pixels)) if len(batch.pixels) else EMPTY
         return own.among(ids, batch.errors)
 
-    def judge(self, features: Features) -> Verdicts:
-        """Verdicts on images whose features are known."""
-        values = self.score(features).numpy()
+    def judge(self, features: Features, scores: np.ndarray | None = None) -> Verdicts:
+        """Verdicts on N images whose features are known, and their (N,) scores, if these are known, too."""
+        values = self.score(features).numpy() if scores is None else scores
         probabilities, predicted = features.logits.double().softmax(dim=1).max(dim=1)
         index = predicted.numpy()
         return Verdicts(

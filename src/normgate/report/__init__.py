@@ -1,0 +1,41 @@
+"""Reports that people open: one HTML file of an evaluation or of a screening run, and the same charts for papers."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from normgate.report.errors import ReportError
+    from normgate.report.figures import FORMATS, check_figures, save_figures
+    from normgate.report.writing import check_report, evaluation_report, screening_report
+
+__all__ = [
+    "FORMATS",
+    "ReportError",
+    "check_figures",
+    "check_report",
+    "evaluation_report",
+    "save_figures",
+    "screening_report",
+]
+
+_MODULES = {
+    "FORMATS": "figures",
+    "ReportError": "errors",
+    "check_figures": "figures",
+    "check_report": "writing",
+    "evaluation_report": "writing",
+    "save_figures": "figures",
+    "screening_report": "writing",
+}
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return getattr(importlib.import_module(f"normgate.report.{_MODULES[name]}"), name)
+    raise AttributeError(f"module 'normgate.report' has no attribute {name!r}")

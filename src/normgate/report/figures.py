@@ -1,0 +1,243 @@
+"""The charts of an evaluation or a screening run by name, and as files for papers."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+
+from normgate.collapse import Geometry, geometry, norm_correlations
+from normgate.collapse.confounders import image_statistics
+from normgate.collapse.norms import norms_of
+from normgate.data.loading import load_batches
+from normgate.evaluation.writing import mean_name
+from normgate.files import check_output, whole_folder
+from normgate.report import charts
+from normgate.report.errors import ReportError, check_installed
+from normgate.report.scored import of_evaluation
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    import altair as alt
+
+    from normgate.data.sources import Record
+    from normgate.evaluation import Evaluation
+    from normgate.features import Features
+    from normgate.gate import Gate
+    from normgate.report.scored import ScoredSet
+
+    Chart: TypeAlias = Callable[[int], alt.TopLevelMixin]
+
+FORMATS = (".svg", ".pdf")
+PAPER_WIDTH, PAPER_SQUARE = 420, 260
+WIDE_WIDTH, SQUARE_WIDTH = 620, 300
+SAMPLE = 2000
+"""Images of a set, evenly over it, that geometry is measured on."""
+STATISTICS_SAMPLE = 500
+"""Known images whose contrast and texture are measured."""
+MOST_CLASSES = 30
+MOST_SCORES = 15
+
+
+def save_figures(
+    gate: Gate,
+    evaluation: Evaluation,
+    folder: str | os.PathLike[str],
+    *,
+    formats: Sequence[str] = FORMATS,
+    overwrite: bool = False,
+) -> tuple[str, ...]:
+    """Write every chart of an evaluation as files, from the definitions that reports are made of.
+
+    Args:
+        gate: what was evaluated.
+        evaluation: with its features kept.
+        folder: where to; it appears whole or not at all.
+        formats: of `FORMATS`.
+        overwrite: replace a folder of figures that exists.
+
+    Returns:
+        The names of the files.
+
+    Raises:
+        ReportError: a library is missing, no features were kept, or there is no such format.
+        OutputError: the folder exists and `overwrite` is not set, holds something else, or cannot be written.
+    """
+    check_installed()
+    from normgate.report.drawing import file
+
+    if unknown := [suffix for suffix in formats if suffix not in FORMATS]:
+        raise ReportError(f"figures are written as {' or '.join(FORMATS)}, not {unknown[0]}")
+    sets = of_evaluation(gate, evaluation)
+    measured = measured_geometry(gate, evaluation.features or {})
+    found = {
+        **score_charts(gate, sets),
+        **curve_charts(gate, evaluation, sets),
+        **comparison_charts(evaluation),
+        **probe_charts(gate),
+        **({} if measured is None else geometry_charts(gate, measured, sets)),
+    }
+    written = []
+    with whole_folder(Path(folder), foreign=_foreign, overwrite=overwrite) as work:
+        for name, chart in found.items():
+            drawn = chart(PAPER_SQUARE if name in SQUARE else PAPER_WIDTH)
+            for suffix in formats:
+                (work / f"{name}{suffix}").write_bytes(file(drawn, suffix))
+                written.append(f"{name}{suffix}")
+    return tuple(written)
+
+
+def check_figures(folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+    """Say what would keep figures from being written, before anything that takes long.
+
+    Raises:
+        ReportError: a library is missing.
+        OutputError: as of `save_figures`.
+    """
+    check_installed()
+    check_output(Path(folder), overwrite=overwrite, foreign=_foreign)
+
+
+SQUARE = ("roc", "risk-coverage")
+NAMES = ("distributions", *SQUARE, "scores", "probes", "norms-by-class", "norms-by-set")
+
+
+def _foreign(folder: Path) -> str | None:
+    """The name of something in a folder that is no figure of ours; None where there is nothing else."""
+    own = {f"{name}{suffix}" for name in NAMES for suffix in FORMATS}
+    return next((path.name for path in sorted(folder.iterdir()) if path.name not in own), None)
+
+
+def palette(sets: Sequence[ScoredSet]) -> dict[str, str]:
+    """A colour a set."""
+    return charts.colours(
+        [part.name for part in sets if part.kind == "known"], [part.name for part in sets if part.kind != "known"]
+    )
+
+
+def score_domain(gate: Gate, sets: Sequence[ScoredSet]) -> tuple[float, float]:
+    """From where to where scores are drawn; known are the calibration images, which every gate has."""
+    values = {part.name: part.verdicts.score for part in sets}
+    return charts.score_domain({"calibration": gate.calibration.scores, **values}, "calibration")
+
+
+def score_charts(gate: Gate, sets: Sequence[ScoredSet]) -> dict[str, Chart]:
+    """`distributions`, where calibration images stand for known ones if there are no others."""
+    values = {part.name: part.verdicts.score for part in sets}
+    colour = palette(sets)
+    if not any(part.kind == "known" for part in sets):
+        values, colour = {CALIBRATION: gate.calibration.scores, **values}, {CALIBRATION: charts.KNOWN, **colour}
+    domain = score_domain(gate, sets)
+    threshold = None if gate.calibration.by_class else float(gate.calibration.thresholds[0])
+    return {
+        "distributions": lambda width: charts.distributions(
+            values, domain, colour, score=gate.score.name, threshold=threshold, width=width
+        )
+    }
+
+
+CALIBRATION = "calibration images"
+
+
+def curve_charts(gate: Gate, evaluation: Evaluation, sets: Sequence[ScoredSet]) -> dict[str, Chart]:
+    """`roc` and `risk-coverage`, where there is something to draw."""
+    unknown = {part.name: part.verdicts.score for part in sets if part.kind == "unknown"}
+    known = next(part for part in sets if part.kind == "known")
+    colour = palette(sets)
+    found: dict[str, Chart] = {}
+    if unknown and evaluation.outcome is not None:
+        outcome = evaluation.outcome
+        points = {name: (outcome.realised, outcome.rejected[name]) for name in unknown}
+        found["roc"] = lambda width: charts.roc(known.verdicts.score, unknown, colour, points=points, width=width)
+    curves = {}
+    if evaluation.wrong is not None:
+        only = evaluation.risk_coverage(gate.score.name, "wrong")
+        curves["wrong predictions alone"] = (only.coverage, only.risk)
+    for name in unknown:
+        both = evaluation.risk_coverage(gate.score.name, "outliers" if evaluation.wrong is None else "both", name)
+        curves[name] = (both.coverage, both.risk)
+    if curves:
+        shades = {**colour, "wrong predictions alone": charts.KNOWN}
+        found["risk-coverage"] = lambda width: charts.risk_coverage(curves, shades, width=width)
+    return found
+
+
+def comparison_charts(evaluation: Evaluation) -> dict[str, Chart]:
+    """`scores`: the AUROC of each, as the mean of the first group of sets."""
+    if not evaluation.sets or not evaluation.means:
+        return {}
+    group = next(iter(evaluation.groups))
+    means = {score: evaluation.means[score][group] for score in evaluation.ranking}
+    title = f"AUROC in points, {mean_name(group)} of sets"
+    return {"scores": lambda width: charts.scores(means, evaluation.gate_score, title=title, width=width)}
+
+
+def probe_charts(gate: Gate) -> dict[str, Chart]:
+    """`probes`, where the gate has been probed and a probe says something."""
+    report, own = gate.probes, gate.score.name
+    if report is None or not report.informative:
+        return {}
+    ranking = report.ranking()
+    shown = list(ranking[:MOST_SCORES])
+    shown += [name for name in dict.fromkeys([own, "norm"]) if name in ranking and name not in shown]
+    values = {name: report.families(name) for name in shown}
+    return {"probes": lambda width: charts.probes(values, own, width=width)}
+
+
+def geometry_charts(gate: Gate, measured: Geometry, sets: Sequence[ScoredSet]) -> dict[str, Chart]:
+    """`norms-by-class` and `norms-by-set`."""
+    by_class = {
+        name: value for name, value in zip(gate.classes, measured.norms_by_class, strict=True) if value is not None
+    }
+    lowest_first = sorted(by_class, key=lambda name: by_class[name].quantile(0.5))[:MOST_CLASSES]
+    shown = {name: by_class[name] for name in lowest_first}
+    names = {"train": "training images", "id": "known images"}
+    by_set = {names.get(name, name): value for name, value in measured.norms.items()}
+    colour = palette(sets)
+    return {
+        "norms-by-class": lambda width: charts.norms(shown, {}, title="norm of training images", width=width),
+        "norms-by-set": lambda width: charts.norms(by_set, colour, title="norm", width=width),
+    }
+
+
+def measured_geometry(
+    gate: Gate, features: Mapping[str, Features], known: Iterable[Record] | None = None
+) -> Geometry | None:
+    """Geometry of a gate's training features beside samples of other sets; None where nothing has labels.
+
+    Args:
+        gate: whose kept training features are measured; a lean gate's `id` features stand in, if they have labels.
+        features: of an evaluation's sets; empty for none.
+        known: the images of the set `id`, whose contrast and texture are measured; None leaves that out.
+    """
+    sampled = {name: part.select(evenly(len(part), SAMPLE)) for name, part in features.items()}
+    labelled = gate.kept.get("train", sampled.get("id"))
+    if labelled is None or labelled.labels is None or labelled.labels.min() == labelled.labels.max():
+        return None
+    own = sampled.pop("id", None)
+    # A set may have a name that geometry uses itself.
+    renamed = {f"{name} images" if name == "train" else name: part for name, part in sampled.items()}
+    found = geometry(labelled, id=own, ood=renamed if own is not None else None)
+    if own is None or known is None:
+        return found
+    wanted = own.select(evenly(len(own), STATISTICS_SAMPLE))
+    places = {name: row for row, name in enumerate(wanted.ids)}
+    records = [record for record in known if record.id in places]
+    batches = list(load_batches(records, gate.extractor.preprocessing))
+    rows = [
+        places[record.id] for batch in batches for record, ok in zip(batch.records, batch.readable, strict=True) if ok
+    ]
+    if not rows:
+        return found
+    pixels = np.concatenate([batch.pixels for batch in batches])
+    norms = norms_of(wanted.select(rows))
+    return dataclasses.replace(found, correlations=norm_correlations(norms, image_statistics(pixels)))
+
+
+def evenly(count: int, most: int) -> list[int]:
+    """At most so many of the numbers below `count`, evenly spaced."""
+    return [round(row) for row in np.linspace(0, count - 1, min(count, most)).tolist()]

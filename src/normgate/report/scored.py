@@ -1,0 +1,94 @@
+"""Sets of images with what a gate says of them: what a report is about."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from normgate.gate.verdicts import Verdicts
+from normgate.report.errors import ReportError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+    from typing import Literal
+
+    from normgate.evaluation import Evaluation
+    from normgate.gate import Gate
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ScoredSet:
+    """The readable images of one set.
+
+    Attributes:
+        name: of the set.
+        kind: known images of the gate's classes, unknown images, or images that were screened and may be either.
+        verdicts: of N images.
+        true: N names of classes, where the images have labels.
+        errors: (id, message) of images that could not be read, the first of them where there are many.
+        unreadable: how many could not be read.
+    """
+
+    name: str
+    kind: Literal["known", "unknown", "screened"]
+    verdicts: Verdicts
+    true: tuple[str, ...] | None = None
+    errors: tuple[tuple[str, str], ...] = ()
+    unreadable: int = 0
+
+    def __len__(self) -> int:
+        return len(self.verdicts)
+
+
+FIRST_ERRORS = 20
+
+
+def of_evaluation(gate: Gate, evaluation: Evaluation) -> list[ScoredSet]:
+    """The sets of an evaluation, the known images first.
+
+    Raises:
+        ReportError: the evaluation has kept no features.
+    """
+    if evaluation.features is None:
+        raise ReportError("a report needs the features of the evaluation; pass keep_features=True to evaluate")
+    sets = []
+    for name, features in evaluation.features.items():
+        errors = [(image, message) for where, image, message in evaluation.errors if where == name]
+        sets.append(
+            ScoredSet(
+                name="known images" if name == "id" else name,
+                kind="known" if name == "id" else "unknown",
+                verdicts=gate.judge(features, evaluation.values[gate.score.name][name]),
+                true=None if features.labels is None else tuple(gate.classes[i] for i in features.labels.tolist()),
+                errors=tuple(errors[:FIRST_ERRORS]),
+                unreadable=len(errors),
+            )
+        )
+    return sets
+
+
+def of_table(path: Path) -> ScoredSet:
+    """The images of a table of verdicts, a file or a folder of parts."""
+    table = pq.read_table(path)
+    readable = table.filter(table["error"].is_null())
+    failed = table.filter(table["error"].is_valid())
+    columns = {name: readable[name].to_pylist() for name in ("id", "label", "error")}
+    numbers = {name: readable[name].to_numpy() for name in ("probability", "score", "p_value")}
+    accepted = np.asarray(readable["accepted"].to_pylist(), dtype=bool)
+    first = failed.slice(0, FIRST_ERRORS)
+    return ScoredSet(
+        name="screened images",
+        kind="screened",
+        verdicts=Verdicts(**columns, **numbers, accepted=accepted),
+        errors=tuple(zip(first["id"].to_pylist(), first["error"].to_pylist(), strict=True)),
+        unreadable=len(failed),
+    )
+
+
+def by_name(sets: list[ScoredSet]) -> Mapping[str, ScoredSet]:
+    """The sets by their names."""
+    return {part.name: part for part in sets}

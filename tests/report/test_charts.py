@@ -1,0 +1,101 @@
+"""Charts: they hold the numbers they are given, and draw whatever names they are given."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+
+from normgate import metrics
+from normgate.collapse.norms import NormStatistics
+from normgate.report import charts, drawing
+
+HOSTILE = "</script><script>alert(1)</script>\"'&\x1b[31m" + "x" * 100
+RNG = np.random.default_rng(0)
+SCORES = {"known": RNG.normal(5, 1, 400), HOSTILE: RNG.normal(0, 3, 300)}
+PALETTE = charts.colours(["known"], [HOSTILE, "wrong"])
+SPREAD = NormStatistics(9, 1.0, 0.5, 0.5, (0.1, 0.2, 0.5, 1.0, 1.5, 1.8, 2.0))
+
+
+def points(chart: Any) -> list[dict[str, Any]]:
+    """Every row of data in a chart."""
+    return [row for rows in chart.to_dict()["datasets"].values() for row in rows]
+
+
+def every() -> dict[str, Any]:
+    domain = charts.score_domain(SCORES, "known")
+    found = type("Found", (), {"auroc": 0.9, "auroc_low": 0.8, "auroc_high": 0.95})
+    rows = [{"epoch": epoch, "nc1": 1 / epoch} for epoch in range(1, 5)]
+    return {
+        "distributions": charts.distributions(SCORES, domain, PALETTE, score="norm", threshold=3.0, width=300),
+        "roc": charts.roc(
+            SCORES["known"], {HOSTILE: SCORES[HOSTILE]}, PALETTE, points={HOSTILE: (0.05, 0.9)}, width=200
+        ),
+        "risk": charts.risk_coverage({HOSTILE: (np.array([0.5, 1]), np.array([0.1, 0.2]))}, PALETTE, width=200),
+        "scores": charts.scores({HOSTILE: found, "norm": found}, "norm", title="AUROC", width=200),
+        "probes": charts.probes({HOSTILE: {"noise": 0.4}, "norm": {"noise": 0.9}}, "norm", width=300),
+        "norms": charts.norms({HOSTILE: SPREAD, "known": SPREAD}, PALETTE, title="norm", width=200),
+        "collapse": charts.collapse({HOSTILE: rows, "plain": rows}, {"nc1": "NC1"}, width=200),
+    }
+
+
+@pytest.mark.parametrize("name", sorted(every()))
+def test_hostile_names_are_text(name: str) -> None:
+    drawn = drawing.svg(every()[name])
+    assert "<script" not in drawn.lower()
+    assert "\x1b" not in drawn
+    assert drawn.startswith('<svg aria-hidden="true"')
+    assert not re.search(r"\bon[a-z]+=|javascript:|https?://(?!www\.w3\.org)", drawn)
+    assert "style=" not in drawn  # the page's policy forbids styles of their own
+
+
+@pytest.mark.parametrize("name", sorted(every()))
+@pytest.mark.parametrize(("suffix", "start"), [(".pdf", b"%PDF"), (".svg", b"<svg")])
+def test_files_for_papers(name: str, suffix: str, start: bytes) -> None:
+    assert drawing.file(every()[name], suffix).startswith(start)
+
+
+def test_bars_hold_every_image() -> None:
+    domain = charts.score_domain(SCORES, "known")
+    wild = {"known": SCORES["known"], "far": np.array([-1e9, 1e9, 5.0, -np.inf])}
+    colour = charts.colours(["known"], ["far"])
+    chart = charts.distributions(wild, domain, colour, score="norm", threshold=None, width=300)
+    rows = points(chart)
+    assert sum(row["share"] for row in rows) == pytest.approx(2)
+    assert min(row["from"] for row in rows) == domain[0]
+    assert max(row["to"] for row in rows) == domain[1]
+
+
+def test_outliers_far_out_do_not_squeeze_the_known_images() -> None:
+    low, high = charts.score_domain({"known": SCORES["known"], "far": np.array([-1e9, 1e9])}, "known")
+    spread = np.ptp(SCORES["known"])
+    assert high - low < 8 * spread
+    assert low < SCORES["known"].min() + 0.5 * spread
+    assert np.isfinite(charts.score_domain({"known": np.zeros(5)}, "known")).all()
+
+
+def test_the_area_under_the_drawn_curve_is_the_auroc() -> None:
+    unknown = SCORES[HOSTILE]
+    chart = charts.roc(SCORES["known"], {"far": unknown}, {"far": "red"}, points={}, width=200)
+    rows = [row for row in points(chart) if "set" in row]
+    x, y = (np.array([row[key] for row in rows]) for key in "xy")
+    assert (x[0], y[0], x[-1], y[-1]) == (0, 0, 1, 1)
+    assert np.trapezoid(y, x) == pytest.approx(metrics.auroc(SCORES["known"], unknown), abs=0.005)
+    assert len(rows) <= charts.CURVE_POINTS
+
+
+def test_where_the_plot_lies_is_where_its_bars_are() -> None:
+    """The slider's line is placed by these numbers."""
+    domain = (0.0, 60.0)
+    chart = charts.distributions(
+        {"a": np.array([30.5])}, domain, {"a": "#123456"}, score="norm", threshold=None, width=240
+    )
+    drawn = drawing.svg(chart)
+    origin, width = drawing.placed(drawn)
+    path = re.search(r'd="M([\d.]+),[^"]*" fill="#123456"', drawn)
+    assert path is not None
+    assert float(path[1]) == pytest.approx(240 * 30 / 60, abs=1)
+    assert 0 <= origin < 20
+    assert width >= 240 + origin

@@ -1,0 +1,237 @@
+"""Reports as files: whole, self-contained, private until told otherwise, and safe whatever things are called."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import html.parser
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import normgate
+from normgate import Evaluation, Gate
+from normgate.data.sources import Records
+from normgate.files import OutputError
+from normgate.report import ReportError, evaluation_report, save_figures, screening_report
+from normgate.report import errors as report_errors
+from normgate.report.figures import NAMES
+from normgate.screening import screen
+from samples import CLASSES, PREPROCESSING, random_records, small_network
+
+ODD = [np.full((8, 8, 3), i, np.uint8) for i in range(30)]
+HOSTILE = "<img src=x onerror=alert(1)></script><script>alert(2)</script>"
+
+
+@functools.cache
+def gate(lean: bool = False, by_class: bool = False) -> Gate:
+    return Gate.calibrate(
+        small_network(),
+        preprocessing=PREPROCESSING,
+        train=random_records(60, 1),
+        tuning=random_records(60, 2),
+        calibration=random_records(300, 3),
+        score="mahalanobis",
+        false_alarm_rate=0.1,
+        lean=lean,
+        by_class=by_class,
+    )
+
+
+@functools.cache
+def evaluated(made: Gate) -> Evaluation:
+    return normgate.evaluate(made, random_records(50, 5), {"flat": ODD}, keep_features=True)
+
+
+IMAGES = {"id": random_records(50, 5), "flat": ODD}
+
+
+def data_of(page: str) -> dict:
+    (found,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)
+    return json.loads(found)
+
+
+class Elements(html.parser.HTMLParser):
+    """Every tag with its attributes, and what is not closed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+
+def test_the_page_holds_what_happened(tmp_path: Path) -> None:
+    evaluation = evaluated(gate())
+    evaluation_report(tmp_path / "r.html", gate(), evaluation, IMAGES)
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert evaluation.outcome is not None
+    assert f"{100 * evaluation.outcome.realised:.2f} %" in page
+    assert f"{100 * evaluation.metrics['mahalanobis']['flat'].auroc:.1f}" in page
+    known, flat = data_of(page)["sets"]
+    start = data_of(page)["start"]
+    assert known["rejected"][start] == round(50 * evaluation.outcome.realised)
+    assert flat["rejected"][start] == round(30 * evaluation.outcome.rejected["flat"])
+
+
+def test_the_page_loads_nothing_and_allows_only_itself(tmp_path: Path) -> None:
+    evaluation_report(tmp_path / "r.html", gate(), evaluated(gate()), IMAGES)
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    elements = Elements(page).found
+    policies = [own["content"] for tag, own in elements if own.get("http-equiv") == "Content-Security-Policy"]
+    assert len(policies) == 1
+    assert policies[0].startswith("default-src 'none'; img-src data:; style-src 'sha256-")
+    assert "unsafe" not in policies[0]
+    for tag, own in elements:
+        assert not any(name.startswith("on") or name == "style" for name in own), (tag, own)
+        assert str(own.get("src", "data:")).startswith("data:")
+        assert str(own.get("href", "#")).startswith(("#", "data:"))
+    assert [tag for tag, _ in elements].count("script") == 2
+
+
+@pytest.mark.parametrize("where", ["id", "class", "set"])
+def test_hostile_names_are_text(where: str, tmp_path: Path) -> None:
+    made = gate()
+    if where == "class":
+        made = dataclasses.replace(made, classes=(HOSTILE, *CLASSES[1:]))
+    known = random_records(50, 5)
+    if where == "id":
+        known = Records([dataclasses.replace(record, id=f"{i}{HOSTILE}") for i, record in enumerate(known)], CLASSES)
+    elif where == "class":
+        labels = [HOSTILE if record.label == CLASSES[0] else record.label for record in known]
+        pairs = zip(known, labels, strict=True)
+        known = Records([dataclasses.replace(record, label=label) for record, label in pairs], made.classes)
+    name = HOSTILE if where == "set" else "flat"
+    evaluation = normgate.evaluate(made, known, {name: ODD}, scores=["norm"], keep_features=True)
+    evaluation_report(tmp_path / "r.html", made, evaluation, {"id": known, name: ODD})
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    tags = [tag for tag, _ in Elements(page).found]
+    assert tags.count("script") == 2
+    assert all(own.get("src", "").startswith("data:") for tag, own in Elements(page).found if tag == "img")
+    assert "alert(2)" in page  # it is shown
+
+
+def test_training_images_are_private_until_someone_says_otherwise(tmp_path: Path) -> None:
+    train = random_records(60, 1)
+    evaluation_report(tmp_path / "r.html", gate(), evaluated(gate()), IMAGES)
+    assert "training image " not in (tmp_path / "r.html").read_text(encoding="utf-8")
+    evaluation_report(tmp_path / "n.html", gate(), evaluated(gate()), IMAGES, neighbours=train)
+    page = (tmp_path / "n.html").read_text(encoding="utf-8")
+    assert "training image " in page
+    assert "share it as you would share these" in page
+
+
+def test_the_nearest_training_image_of_a_training_image_is_itself(tmp_path: Path) -> None:
+    from normgate.report.gallery import galleries
+    from normgate.report.scored import of_evaluation
+
+    train = random_records(60, 1)
+    evaluation = normgate.evaluate(gate(), train, {}, scores=["norm"], keep_features=True)
+    shown = galleries(gate(), of_evaluation(gate(), evaluation), {"known images": train}, train)["known images"]
+    for card in (*shown.least, *shown.most, *shown.spread):
+        nearest, *others = card.neighbours
+        assert nearest.id == card.id
+        assert nearest.cosine == pytest.approx(1, abs=1e-5)
+        assert nearest.cosine >= max(other.cosine for other in others)
+
+
+def test_other_images_are_no_training_images(tmp_path: Path) -> None:
+    with pytest.raises(ReportError, match="the images that the gate was trained on"):
+        evaluation_report(tmp_path / "r.html", gate(), evaluated(gate()), IMAGES, neighbours=random_records(60, 9))
+    lean = gate(lean=True)
+    evaluation = normgate.evaluate(lean, random_records(50, 5), {}, scores=["norm"], keep_features=True)
+    with pytest.raises(ReportError, match="lean"):
+        evaluation_report(tmp_path / "r.html", lean, evaluation, IMAGES, neighbours=random_records(60, 1))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+@pytest.mark.parametrize("options", [{"lean": True}, {"by_class": True}])
+def test_other_gates_and_unlabelled_images(options: dict[str, bool], labelled: bool, tmp_path: Path) -> None:
+    made, known = gate(**options), random_records(50, 5, labelled)
+    evaluation = normgate.evaluate(made, known, {}, scores=["mahalanobis"], keep_features=True)
+    evaluation_report(tmp_path / "r.html", made, evaluation, {"id": known})
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert (data_of(page)["thresholds"] is None) == ("by_class" in options)
+    assert ("the gate keeps no training features" in page) == (options == {"lean": True} and not labelled)
+    assert (data_of(page)["sets"][0]["right"] is None) == (not labelled)
+
+
+def test_a_sample_of_images_is_shown_and_all_are_counted(tmp_path: Path) -> None:
+    many = random_records(3000, 7)
+    evaluation = normgate.evaluate(gate(), many, {"flat": ODD * 50}, scores=["mahalanobis"], keep_features=True)
+    evaluation_report(tmp_path / "r.html", gate(), evaluation, {"id": many, "flat": ODD * 50})
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    known, flat = data_of(page)["sets"]
+    assert (known["images"], flat["images"]) == (3000, 1500)
+    assert len([1 for tag, _ in Elements(page).found if tag == "img"]) < 250
+
+
+def test_screening(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for i, record in enumerate(random_records(40, 5)):
+        Image.fromarray(record.payload).save(folder / f"{i:02d}.png")
+    (folder / "broken.png").write_bytes(b"no image")
+    pages: list[str] = []
+
+    def write(summary: normgate.screening.Summary) -> None:
+        screening_report(tmp_path / "r.html", gate(), tmp_path / "v.parquet", folder, summary)
+        pages.append((tmp_path / "r.html").read_text(encoding="utf-8"))
+
+    summary = screen(
+        gate(), folder, tmp_path / "v.parquet", rejected="move", rejected_to=tmp_path / "rejected", written=write
+    )
+    (page,) = pages
+    assert summary.rejected > 0
+    (screened,) = data_of(page)["sets"]
+    assert screened["images"] == 40
+    assert screened["rejected"][data_of(page)["start"]] == summary.rejected
+    assert "cannot be read any more" not in page  # it was written before the files were moved
+    assert "1 of <bdi>screened images</bdi> could not be read" in page
+    assert "broken.png" in page
+    # Afterwards they are gone, and the page says so.
+    screening_report(tmp_path / "later.html", gate(), tmp_path / "v.parquet", folder, summary)
+    assert "cannot be read any more" in (tmp_path / "later.html").read_text(encoding="utf-8")
+
+
+def test_what_cannot_be_written_is_said_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluation = evaluated(gate())
+    with pytest.raises(ReportError, match=r"name it report\.html"):
+        evaluation_report(tmp_path / "report.pdf", gate(), evaluation, IMAGES)
+    (tmp_path / "r.html").write_text("mine")
+    with pytest.raises(OutputError, match="exists"):
+        evaluation_report(tmp_path / "r.html", gate(), evaluation, IMAGES)
+    assert (tmp_path / "r.html").read_text() == "mine"
+    with pytest.raises(ReportError, match="flat are needed"):
+        evaluation_report(tmp_path / "s.html", gate(), evaluation, {"id": IMAGES["id"]})
+    bare = dataclasses.replace(evaluation, features=None)
+    with pytest.raises(ReportError, match="keep_features=True"):
+        evaluation_report(tmp_path / "s.html", gate(), bare, IMAGES)
+    other = dataclasses.replace(evaluation, gate_score="norm")
+    with pytest.raises(ReportError, match="another gate"):
+        evaluation_report(tmp_path / "s.html", gate(), other, IMAGES)
+    monkeypatch.setattr(report_errors, "NEEDED", ("altair", "a_library_that_is_not_there"))
+    with pytest.raises(ReportError, match=r"need a_library_that_is_not_there: pip install 'normgate\[report\]'"):
+        evaluation_report(tmp_path / "s.html", gate(), evaluation, IMAGES)
+
+
+def test_figures(tmp_path: Path) -> None:
+    names = save_figures(gate(), evaluated(gate()), tmp_path / "figures")
+    assert {Path(name).stem for name in names} == set(NAMES)
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == set(names)
+    with pytest.raises(OutputError, match="exists"):
+        save_figures(gate(), evaluated(gate()), tmp_path / "figures")
+    only = save_figures(gate(), evaluated(gate()), tmp_path / "figures", formats=[".svg"], overwrite=True)
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == set(only)
+    (tmp_path / "figures" / "thesis.tex").write_text("mine")
+    with pytest.raises(OutputError, match=r"thesis\.tex"):
+        save_figures(gate(), evaluated(gate()), tmp_path / "figures", overwrite=True)
+    with pytest.raises(ReportError, match=r"\.svg or \.pdf, not \.bmp"):
+        save_figures(gate(), evaluated(gate()), tmp_path / "other", formats=[".bmp"])
