@@ -159,6 +159,9 @@ def train(
     drop_duplicates: DropDuplicates = False,
     skip_unreadable: SkipUnreadable = False,
     lean: Lean = False,
+    log_geometry: Annotated[
+        bool, typer.Option("--log-geometry", help="Measure neural collapse after each epoch; see 'normgate figure'.")
+    ] = False,
     workers: Workers = None,
     max_pixels: MaxPixels = PIXELS,
     image_column: ImageColumn = "image",
@@ -208,6 +211,7 @@ def train(
             drop_duplicates=drop_duplicates,
             skip_unreadable=skip_unreadable,
             lean=lean,
+            log_geometry=log_geometry,
             workers=workers,
             max_pixels=max_pixels,
             progress=progress,
@@ -587,6 +591,26 @@ def inspect(gate: GateFolder, as_json: AsJson = False) -> None:
         if loaded.probes is not None:
             print_each_probe(loaded.probes, loaded.score.name)
         print_geometry(loaded)
+
+
+@app.command()
+def figure(
+    chart: Annotated[str, typer.Argument(metavar="CHART", help="collapse, probes or norms-by-class.")],
+    gates: Annotated[
+        list[Path], typer.Argument(metavar="GATE...", help="A gate; for collapse several, drawn side by side.")
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Where to write, as .svg or .pdf.")],
+    overwrite: Overwrite = False,
+) -> None:
+    """Draw what gates tell of themselves, for a paper; 'normgate evaluate --figures' draws what images tell of them."""
+    from normgate import tables
+    from normgate.gate import Gate
+    from normgate.report import check_gate_figure, gate_figure
+
+    check_gate_figure(chart, len(gates), output, overwrite=overwrite)
+    loaded = {str(folder): Gate.load(folder, device="cpu") for folder in gates}
+    gate_figure(chart, loaded, output, overwrite=overwrite)
+    tables.print_written(output)
 
 
 @app.command()

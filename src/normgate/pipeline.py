@@ -24,6 +24,7 @@ from normgate.gate.folder import foreign
 from normgate.normalization import l2norm
 from normgate.progress import silent
 from normgate.training import Recipe, fit
+from normgate.training.geometry_log import GeometryLog, sample
 from normgate.training.images import ResidentImages, StreamedImages
 from normgate.training.reading import channel_statistics, check_enough, fingerprint, geometry, read, separated
 from normgate.training.run_folder import check_run, remove_leftover, run_folder, running
@@ -123,6 +124,7 @@ def train(
     drop_duplicates: bool = False,
     skip_unreadable: bool = False,
     lean: bool = False,
+    log_geometry: bool = False,
     workers: int | None = None,
     max_pixels: int = DEFAULT_MAX_PIXELS,
     progress: Progress = silent,
@@ -154,9 +156,11 @@ def train(
         hardware: where to train.
         resume: go on with the unfinished run of the same arguments, from the last finished epoch.
         overwrite: replace an output, and an unfinished run.
-        drop_duplicates: see `Gate.calibrate`, as are the next four.
+        drop_duplicates: see `Gate.calibrate`, as are `workers` and `max_pixels`.
         skip_unreadable: go on without images that cannot be read.
         lean: keep no features.
+        log_geometry: after each epoch measure neural collapse on up to 2,000 training images, for the log; the gate
+            keeps it under `provenance["log"]`.
         workers: decoding threads.
         max_pixels: larger images are errors.
         progress: told how far it is.
@@ -230,7 +234,8 @@ def train(
         l2norm(network, temperature=recipe.temperature)
     if weights is not None:
         load_weights(network, weights)
-    FeatureExtractor(network, preprocessing, device=fabric.device)  # says now if it does not take such images
+    # Says now if the network does not take such images.
+    extractor = FeatureExtractor(network, preprocessing, device=fabric.device)
     run = {
         "recipe": recipe.to_dict(),
         "backbone": backbone.to_dict(),
@@ -238,6 +243,7 @@ def train(
         "seed": seed,
         "weights": None if weights is None else _file_digest(Path(weights)),
         "images": fingerprint(pixels["train"], classes),
+        **({"log_geometry": True} if log_geometry else {}),
     }
     if target is not None and finished:
         asked = {**run, "false_alarm_rate": false_alarm_rate, "by_class": by_class, "lean": lean}
@@ -256,6 +262,9 @@ def train(
             run=run,
             folder=folder,
             resume=resume,
+            measure=GeometryLog(extractor, sample(sets["train"], classes), classes, workers, max_pixels)
+            if log_geometry
+            else None,
             progress=progress,
         )
         if fabric.is_global_zero:

@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from normgate.report.errors import ReportError
-    from normgate.report.figures import FORMATS, check_figures, save_figures
+    from normgate.report.figures import FORMATS, check_figures, check_gate_figure, gate_figure, save_figures
     from normgate.report.writing import check_report, evaluation_report, screening_report
 
 __all__ = [
     "FORMATS",
     "ReportError",
     "check_figures",
+    "check_gate_figure",
     "check_report",
     "evaluation_report",
+    "gate_figure",
     "save_figures",
     "screening_report",
 ]
@@ -24,8 +26,10 @@ _MODULES = {
     "FORMATS": "figures",
     "ReportError": "errors",
     "check_figures": "figures",
+    "check_gate_figure": "figures",
     "check_report": "writing",
     "evaluation_report": "writing",
+    "gate_figure": "figures",
     "save_figures": "figures",
     "screening_report": "writing",
 }

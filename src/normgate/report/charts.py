@@ -146,17 +146,14 @@ def risk_coverage(
         for name, (coverage, risk) in curves.items()
         for x, y in _thinned(coverage, risk)
     ]
-    return (
-        alt.Chart(_data(rows))
-        .mark_line(strokeWidth=1.8)
-        .encode(
-            x=alt.X("x:Q", title="share of images accepted", scale=alt.Scale(domain=[0, 1])),
-            y=alt.Y("y:Q", title="share of accepted answers that are errors"),
-            color=_colour(list(curves), palette, width),
-            order="x:Q",
-        )
-        .properties(width=width, height=width)
+    lines = alt.Chart(_data(rows), width=width, height=width).mark_line(strokeWidth=1.8)
+    found: alt.TopLevelMixin = lines.encode(
+        x=alt.X("x:Q", title="share of images accepted", scale=alt.Scale(domain=[0, 1])),
+        y=alt.Y("y:Q", title="share of accepted answers that are errors"),
+        color=_colour(list(curves), palette, width),
+        order="x:Q",
     )
+    return found
 
 
 def scores(metrics: Mapping[str, OodMetrics | Any], own: str | None, *, title: str, width: int) -> alt.TopLevelMixin:

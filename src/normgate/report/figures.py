@@ -13,7 +13,7 @@ from normgate.collapse.confounders import image_statistics
 from normgate.collapse.norms import norms_of
 from normgate.data.loading import load_batches
 from normgate.evaluation.writing import mean_name
-from normgate.files import check_output, whole_folder
+from normgate.files import check_output, whole_file, whole_folder
 from normgate.report import charts
 from normgate.report.errors import ReportError, check_installed
 from normgate.report.scored import of_evaluation
@@ -80,6 +80,7 @@ def save_figures(
         **comparison_charts(evaluation),
         **probe_charts(gate),
         **({} if measured is None else geometry_charts(gate, measured, sets)),
+        **collapse_charts({"training": gate}),
     }
     written = []
     with whole_folder(Path(folder), foreign=_foreign, overwrite=overwrite) as work:
@@ -89,6 +90,80 @@ def save_figures(
                 (work / f"{name}{suffix}").write_bytes(file(drawn, suffix))
                 written.append(f"{name}{suffix}")
     return tuple(written)
+
+
+def check_gate_figure(chart: str, gates: int, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+    """Say what would keep `gate_figure` from being written, before gates are read.
+
+    Raises:
+        ReportError: a library is missing, there is no such chart or format, or it is of one gate.
+        OutputError: the file exists and `overwrite` is not set, or cannot be written.
+    """
+    check_installed()
+    if chart not in OF_GATES:
+        raise ReportError(f"{chart!r} is no chart of a gate alone; choose from: {', '.join(OF_GATES)}")
+    if Path(path).suffix.lower() not in FORMATS:
+        raise ReportError(f"a figure is written as {' or '.join(FORMATS)}; name it {Path(path).stem}.svg")
+    if gates > 1 and chart != "collapse":
+        raise ReportError(f"{chart} is of one gate, and there are {gates}; draw them one by one")
+    check_output(Path(path), overwrite=overwrite)
+
+
+def gate_figure(
+    chart: str, gates: Mapping[str, Gate], path: str | os.PathLike[str], *, overwrite: bool = False
+) -> None:
+    """Write a chart of what gates tell of themselves.
+
+    Args:
+        chart: of `OF_GATES`: `collapse`, the neural collapse of each epoch of a training that logged it, several gates
+            side by side; `probes`; or `norms-by-class`.
+        gates: by the name that they are to have in the chart.
+        path: `.svg` or `.pdf`; it appears whole or not at all.
+        overwrite: replace a file that exists.
+
+    Raises:
+        ReportError: as of `check_gate_figure`, or a gate does not know what is to be drawn.
+        OutputError: the file exists and `overwrite` is not set, or cannot be written.
+    """
+    check_gate_figure(chart, len(gates), path, overwrite=overwrite)
+    from normgate.report.drawing import file
+
+    gate = next(iter(gates.values()))
+    measured = measured_geometry(gate, {}) if chart == "norms-by-class" else None
+    found = {
+        **collapse_charts(gates),
+        **probe_charts(gate),
+        **({} if measured is None else geometry_charts(gate, measured, ())),
+    }
+    if chart not in found:
+        raise ReportError(f"{', '.join(gates)}: {OF_GATES[chart]}")
+    with whole_file(Path(path), overwrite=overwrite) as partial:
+        partial.write_bytes(file(found[chart](PAPER_WIDTH), Path(path).suffix.lower()))
+
+
+OF_GATES = {
+    "collapse": "the geometry of its epochs is not known; train it with --log-geometry",
+    "probes": "it has not been probed; calibrate it with tuning images",
+    "norms-by-class": "it keeps no training features (it is lean)",
+}
+"""Charts of gates alone, and what is wrong where one cannot be drawn."""
+
+
+def collapse_charts(gates: Mapping[str, Gate]) -> dict[str, Chart]:
+    """`collapse`, where every gate's training has logged it."""
+    logs = {name: gate.provenance.get("log") or [] for name, gate in gates.items()}
+    if not logs or not all(log and COLLAPSE.keys() <= log[-1].keys() for log in logs.values()):
+        return {}
+    return {"collapse": lambda width: charts.collapse(logs, COLLAPSE, width=width)}
+
+
+COLLAPSE = {
+    "nc1_u": "NC1 of directions",
+    "nc1_z": "NC1 of raw features",
+    "nc2_simplex_u": "distance to the simplex",
+    "nc3_u": "NC3, head to class means",
+    "norm_variation": "variation of norms",
+}
 
 
 def check_figures(folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:
@@ -103,7 +178,7 @@ def check_figures(folder: str | os.PathLike[str], *, overwrite: bool = False) ->
 
 
 SQUARE = ("roc", "risk-coverage")
-NAMES = ("distributions", *SQUARE, "scores", "probes", "norms-by-class", "norms-by-set")
+NAMES = ("distributions", *SQUARE, "scores", "probes", "norms-by-class", "norms-by-set", "collapse")
 
 
 def _foreign(folder: Path) -> str | None:

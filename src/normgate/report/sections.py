@@ -36,6 +36,7 @@ _CAPTIONS = {
     "norms-by-class": "Norms of the training images of each class, smallest first: 5 % to 95 % quantile, middle half, "
     "median.",
     "norms-by-set": "The same of each set.",
+    "collapse": "Epoch by epoch: how far features have collapsed to their class means, 0 being full collapse.",
 }
 
 
@@ -268,7 +269,7 @@ def geometry(charts: Mapping[str, Chart], gate: Gate, measured: Geometry | None,
         lines.append("Sets are measured on up to 2,000 of their images each, evenly chosen.")
     parts = [
         drawn(name, charts[name], f"{_CAPTIONS[name]} The words above say what stands out.")
-        for name in ("norms-by-class", "norms-by-set")
+        for name in ("norms-by-class", "norms-by-set", "collapse")
         if name in charts
     ]
     raw, directions = measured.raw, measured.directions

@@ -173,6 +173,7 @@ def _write(
     shown = galleries(gate, sets, sources, train)
     progress("report", 1, steps)
     charts: dict[str, Chart] = {**figures.score_charts(gate, sets), **figures.probe_charts(gate)}
+    charts |= figures.collapse_charts({"training": gate})
     if measured is not None:
         charts |= figures.geometry_charts(gate, measured, sets)
     parts = {

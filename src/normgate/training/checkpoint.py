@@ -34,14 +34,14 @@ class Checkpoint:
     """
 
     run: dict[str, Any]
-    log: list[dict[str, float]]
+    log: list[dict[str, float | None]]
     tensors: dict[str, torch.Tensor]
 
     @classmethod
     def take(
         cls,
         run: dict[str, Any],
-        log: list[dict[str, float]],
+        log: list[dict[str, float | None]],
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
     ) -> Checkpoint:

@@ -18,6 +18,7 @@ from normgate.training.augmentation import flip_and_shift
 from normgate.training.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from lightning_fabric import Fabric
@@ -44,8 +45,9 @@ def fit(
     run: dict[str, Any],
     folder: Path,
     resume: bool = False,
+    measure: Callable[[], Mapping[str, float | None]] | None = None,
     progress: Progress = silent,
-) -> list[dict[str, float]]:
+) -> list[dict[str, float | None]]:
     """Train a network in place and write a checkpoint and a CSV log after each epoch.
 
     Args:
@@ -58,6 +60,8 @@ def fit(
         run: what identifies this run; a checkpoint of another is refused.
         folder: where `checkpoint.safetensors` and `log.csv` are kept.
         resume: go on from the checkpoint, if there is one.
+        measure: called after each epoch, in the main process, for further columns of the log; leaves the network as it
+            is.
         progress: told the epoch, loss, accuracy and rate.
 
     Returns:
@@ -75,7 +79,7 @@ def fit(
         weight_decay=recipe.weight_decay,
     )
     checkpoint_file, log_file = folder / "checkpoint.safetensors", folder / "log.csv"
-    log: list[dict[str, float]] = []
+    log: list[dict[str, float | None]] = []
     if resume and checkpoint_file.exists():
         checkpoint = Checkpoint.load(checkpoint_file, run)
         checkpoint.restore(model, optimizer)
@@ -125,20 +129,23 @@ def fit(
         totals = fabric.all_reduce(sums, reduce_op="sum")
         assert isinstance(totals, torch.Tensor)
         loss_sum, right_sum, image_sum = totals.tolist()
-        row = {
+        loss_mean, accuracy = loss_sum / image_sum, right_sum / image_sum
+        row: dict[str, float | None] = {
             "epoch": epoch + 1,
-            "loss": loss_sum / image_sum,
-            "accuracy": right_sum / image_sum,
+            "loss": loss_mean,
+            "accuracy": accuracy,
             "learning_rate": recipe.learning_rate_at((epoch + 1) * steps_an_epoch - 1, steps),
             "images_per_second": image_sum / (time.perf_counter() - started),
         }
-        if not math.isfinite(row["loss"]):
+        if not math.isfinite(loss_mean):
             raise TrainingError(
-                f"the loss is {row['loss']} in epoch {epoch + 1}: training diverged; lower the learning rate "
+                f"the loss is {loss_mean} in epoch {epoch + 1}: training diverged; lower the learning rate "
                 f"(now {recipe.learning_rate:g}) or check the weights that it started from, and pass --overwrite"
             )
+        if measure is not None and fabric.is_global_zero:
+            row |= measure()
         log.append(row)
-        progress("training", (epoch + 1) * count, recipe.epochs * count, loss=row["loss"], accuracy=row["accuracy"])
+        progress("training", (epoch + 1) * count, recipe.epochs * count, loss=loss_mean, accuracy=accuracy)
         if fabric.is_global_zero:
             Checkpoint.take(run, log, bare, optimizer).save(checkpoint_file)
             _write_log(log, log_file)
@@ -163,7 +170,7 @@ def _mixed(seed: int, epoch: int, rank: int) -> int:
     return int(np.random.SeedSequence([seed, epoch, rank]).generate_state(1, np.uint64)[0] >> 1)
 
 
-def _write_log(log: list[dict[str, float]], path: Path) -> None:
+def _write_log(log: list[dict[str, float | None]], path: Path) -> None:
     with whole_file(path, overwrite=True) as partial, partial.open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=log[0])
         writer.writeheader()
