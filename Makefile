@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test lint docs-check clean
+.PHONY: demo test lint docs screenshots clean
 
 demo: $(VENV)/.installed
 	$(BIN)/normgate demo
@@ -16,6 +16,14 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: $(VENV)/.installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+	@echo "open build/site/index.html"
+
+# The pictures of README and docs, taken by a test.
+screenshots: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest tests/report/test_browser.py -k pictures --screenshots docs/images
 
 $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[report]"

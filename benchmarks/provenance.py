@@ -17,12 +17,10 @@ def write(name: str, values: dict[str, Any]) -> Path:
     """Write `benchmarks/results/<name>.json`: the values and their provenance."""
     import torch
 
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-        capture_output=True,
-        text=True,
-        cwd=RESULTS.parent,
-    ).stdout.strip()
+    commit = _git("rev-parse", "--short=12", "HEAD")
+    # What other benchmarks have just written does not change what this one measures.
+    if _git("status", "--porcelain", "--", "src", "benchmarks/*.py", "pyproject.toml"):
+        commit += "-dirty"
     provenance = {
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {os.cpu_count()} cores",
         "threads": torch.get_num_threads(),
@@ -37,3 +35,8 @@ def write(name: str, values: dict[str, Any]) -> Path:
     path.write_text(json.dumps({**values, **provenance}, indent=1) + "\n", encoding="utf-8")
     print(path.read_text(encoding="utf-8"))
     return path
+
+
+def _git(*arguments: str) -> str:
+    root = RESULTS.parent.parent
+    return subprocess.run(["git", *arguments], capture_output=True, text=True, cwd=root, check=True).stdout.strip()

@@ -187,7 +187,7 @@ def test_a_full_disk_is_said_and_leaves_nothing(
 def test_a_killed_screening_leaves_nothing_under_the_name(gate: Path, class_folders: Path, tmp_path: Path) -> None:
     target = tmp_path / "verdicts.parquet"
     command = [sys.executable, "-m", "normgate.cli", "screen", str(gate), "-", "-o", str(target)]
-    for signal_, code in ((signal.SIGKILL, -9), (signal.SIGINT, 130)):
+    for signal_, code in ((signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, 143)):
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         assert process.stdin is not None
         process.stdin.write(f"{class_folders / 'cat' / '00.png'}\n")

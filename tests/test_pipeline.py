@@ -240,3 +240,28 @@ def test_a_learned_temperature_stands_in_no_ones_way(
         normgate.train(class_folders, place, recipe=first, score="norm", **OPTIONS)
         file = place / "network.safetensors"
         normgate.train(class_folders, recipe=second, weights=file, score="norm", **OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"seed": -1}, "a seed is a whole number"),
+        ({"seed": 2**70}, "a seed is a whole number"),
+        ({"seed": 1.5}, "a seed is a whole number"),
+        ({"score": 3}, "there is no score 3"),
+        ({"recipe": 3}, "there is no recipe 3"),
+        ({"false_alarm_rate": "x"}, "strictly between 0 and 1"),
+        ({"false_alarm_rate": None}, "strictly between 0 and 1"),
+        ({"max_pixels": 0}, "max_pixels is a whole number of at least 1, not 0"),
+        ({"workers": 1.5}, "workers is a whole number of at least 0"),
+    ],
+)
+def test_wrong_values_are_said(class_folders: Path, tmp_path: Path, options: dict[str, object], said: str) -> None:
+    with pytest.raises(NormgateError, match=said):
+        normgate.train(class_folders, tmp_path / "gate", **{"recipe": QUICK, **OPTIONS, **options})
+    assert not (tmp_path / "gate").exists()
+
+
+def test_by_class_says_what_train_can_do(class_folders: Path, tmp_path: Path) -> None:
+    with pytest.raises(NormgateError, match="leave out --by-class"):
+        normgate.train(class_folders, tmp_path / "gate", recipe=QUICK, by_class=True, **OPTIONS)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -256,3 +258,39 @@ def test_rejected_files_are_copied_or_moved_and_nothing_else(gate: Gate, incomin
         with pytest.raises(CarryingError, match="left alone"):
             screen(gate, incoming, tmp_path / "v.parquet", rejected=word, rejected_to=tmp_path / "out")
     assert not (tmp_path / "v.parquet").exists()
+
+
+@pytest.mark.parametrize("action", ["copy", "move"])
+def test_a_full_disk_leaves_no_part_of_a_rejected_file(
+    gate: Gate, incoming: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, action: str
+) -> None:
+    """Also where a move goes to another file system, and so is a copy."""
+    screen(gate, incoming, tmp_path / "v.parquet")
+    rejected, copied = list(rejected_ids(tmp_path / "v.parquet")), []
+    assert len(rejected) > 3
+
+    def copy2(source: Path, place: Path) -> None:
+        Path(place).write_bytes(b"half")
+        if len(copied) == 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        copied.append(shutil.copyfile(source, place))
+
+    def elsewhere(self: Path, place: Path) -> Path:
+        if self.parent != Path(place).parent:
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        os.rename(self, place)  # noqa: PTH104
+        return Path(place)
+
+    monkeypatch.setattr("normgate.carrying.shutil.copy2", copy2)
+    monkeypatch.setattr(Path, "rename", elsewhere)
+    before = {path: path.read_bytes() for path in incoming.rglob("*") if path.is_file()}
+    with pytest.raises(CarryingError, match="No space left"):
+        screen(gate, incoming, tmp_path / "w.parquet", rejected=action, rejected_to=tmp_path / "away")
+    carried = [path for path in (tmp_path / "away").rglob("*") if path.is_file()]
+    assert len(carried) == 3
+    for path in carried:
+        original = incoming / path.relative_to(tmp_path / "away")
+        assert path.read_bytes() == before[original]
+        assert original.exists() == (action == "copy")
+        del before[original]
+    assert all(path.read_bytes() == content for path, content in before.items())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -90,10 +91,8 @@ class Carrier:
         for place, path in sorted(places.items(), key=lambda item: not item[1].is_symlink()):
             try:
                 place.parent.mkdir(parents=True, exist_ok=True)
-                if self._action == "move" and not path.is_symlink():
-                    shutil.move(path, place)
-                else:
-                    shutil.copy2(path, place)
+                if self._action == "copy" or path.is_symlink() or not _renamed(path, place):
+                    _copy(path, place)
                     if self._action == "move":
                         path.unlink()
             except OSError as error:
@@ -113,6 +112,27 @@ class Carrier:
             while chunk := file.read(1 << 16):
                 *whole, rest = (rest + chunk).split(b"\0")
                 yield from (Path(os.fsdecode(name)) for name in whole)
+
+
+def _renamed(path: Path, place: Path) -> bool:
+    """Rename a file; False where it would have to go to another file system."""
+    try:
+        path.rename(place)
+    except OSError as error:
+        if error.errno == errno.EXDEV:
+            return False
+        raise
+    return True
+
+
+def _copy(path: Path, place: Path) -> None:
+    """Copy a file, which appears whole or not at all."""
+    partial = place.with_name(f".{place.name}.partial")
+    try:
+        shutil.copy2(path, partial)
+        partial.rename(place)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 _NO_FILES = "only folders and lists of files have rejected files to copy or move; this source has none"

@@ -6,6 +6,7 @@ import io
 import json
 import math
 import os
+import signal
 import sys
 import warnings
 from pathlib import Path
@@ -16,6 +17,8 @@ import typer
 from normgate import __version__
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     from normgate.data.sources import Source
     from normgate.evaluation import Evaluation
     from normgate.gate import Gate
@@ -771,6 +774,7 @@ def main() -> None:
     """Run the command line; exit codes: 0 done, 1 some data failed, 2 usage, 3 internal, 4 rejected, 130 Ctrl-C."""
     from normgate import console
 
+    signal.signal(signal.SIGTERM, _ended)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal that has no α must not cost the job
@@ -782,10 +786,15 @@ def main() -> None:
     sys.exit(code)
 
 
+def _ended(number: int, _: FrameType | None) -> None:
+    """End as with Ctrl-C, so that nothing half-written is left."""
+    sys.exit(128 + number)
+
+
 def run(arguments: list[str]) -> int:
     """Run with these arguments and return the exit code."""
     from normgate import console
-    from normgate.errors import NormgateError, ProbeWarning
+    from normgate.errors import NormgateError, ProbeWarning, ToldError
 
     try:
         with warnings.catch_warnings():
@@ -797,6 +806,8 @@ def run(arguments: list[str]) -> int:
         if exit_.code == INTERRUPTED:
             console.err.print("interrupted; no output was left half-written", style="yellow")
         return exit_.code if isinstance(exit_.code, int) else DONE
+    except ToldError:
+        return USAGE
     except NormgateError as error:
         message = "\n".join(map(console.printable, f"error: {error}".splitlines()))
         console.err.print(message, style="red", soft_wrap=True)

@@ -9,3 +9,10 @@ class NormgateError(Exception):
 
 class ProbeWarning(UserWarning):
     """Probes say that the score of a gate would miss outliers of some kind."""
+
+
+class ToldError(NormgateError):
+    """What another process of the same run has told already, so that this one is silent."""
+
+    def __init__(self) -> None:
+        super().__init__("the first process of this run failed, and has said why")

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 
 from normgate.backbones import Backbone, auto_stem, load_weights
+from normgate.calibration import smallest_n
 from normgate.data.decoding import DEFAULT_MAX_PIXELS
 from normgate.data.sources import Records, load, open_source
-from normgate.errors import NormgateError
+from normgate.errors import NormgateError, ToldError
 from normgate.features import FeatureExtractor
 from normgate.files import check_output
 from normgate.gate import AUTO, Gate
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from normgate.training.reading import ImageSet
 
 FIT_ROWS = 50_000
+MOST_SEED = 2**63 - 1  # what every generator takes
 STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true")
 
 
@@ -168,7 +170,10 @@ def train(
     Raises:
         NormgateError: a subclass for each thing that can be wrong; the message names the fix.
     """
-    recipe = Recipe.named(recipe) if isinstance(recipe, str) else recipe
+    recipe = recipe if isinstance(recipe, Recipe) else Recipe.named(recipe)
+    if not isinstance(seed, int) or not 0 <= seed <= MOST_SEED:
+        raise PipelineError(f"a seed is a whole number from 0 to {MOST_SEED}, not {seed!r}")
+    smallest_n(false_alarm_rate)
     made = unfitted(score, train=True, tuning=True)  # what no gate can hold is said before the images are read
     target = None if output is None else Path(output)
     finished = target is not None and resume and (target / "gate.json").exists()
@@ -339,13 +344,15 @@ def _training_images(
 
 @contextlib.contextmanager
 def _others_waiting(fabric: Fabric) -> Iterator[None]:
-    """The other processes wait for the first to end the block, well or with an error that it tells."""
+    """The other processes wait for the first to end the block, well or with an error that it alone tells."""
     try:
         yield
     except NormgateError:
-        fabric.barrier()
+        if not fabric.broadcast(False) and not fabric.is_global_zero:
+            raise ToldError from None
         raise
-    fabric.barrier()
+    if not fabric.broadcast(True):
+        raise ToldError
 
 
 def _fit_sample(records: Records, seed: int) -> Records:

@@ -54,6 +54,17 @@ def test_two_processes_make_one_gate_and_resume_to_the_same_weights(class_folder
     assert {path.name for path in tmp_path.iterdir()} == {"two.py", "photos", "whole", "resumed"}
 
 
+def test_of_two_processes_the_first_alone_says_what_is_wrong(class_folders: Path, tmp_path: Path) -> None:
+    """Too few calibration images of a class: known once the network is trained."""
+    command = [sys.executable, "-m", "normgate.cli", "train", class_folders, "-o", tmp_path / "gate", "--epochs", "1"]
+    command += ["--batch-size", "16", "--width", "2", "--alpha", "0.2", "--by-class", "--score", "norm"]
+    command += ["--device", "cpu", "--devices", "2", "--strategy", "ddp"]
+    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.count("error: ") == 1
+    assert "leave out --by-class" in done.stderr
+
+
 def test_a_batch_too_small_to_share_is_an_error(tmp_path: Path) -> None:
     images = ResidentImages(torch.zeros(64, 8, 8, 3, dtype=torch.uint8), torch.arange(64) % 3)
     recipe = Recipe(epochs=1, batch_size=15)

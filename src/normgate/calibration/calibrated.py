@@ -124,7 +124,8 @@ class Calibration:
             raise CalibrationError(
                 f"a false-alarm rate of {self.alpha:g} by class needs at least {needed} calibration images "
                 f"in each predicted class, and {', '.join(small[:5])}{more}: "
-                f"add images, allow a higher rate (--alpha), or use one threshold for all classes (--pooled)"
+                f"add images, allow a higher rate (--alpha), or use one threshold for all classes "
+                f"(leave out --by-class; --pooled in 'normgate calibrate')"
             )
 
     def _check_labels(self, predicted: ArrayLike | None, count: int) -> Integers:

@@ -42,8 +42,8 @@ def rank(alpha: float, n: int) -> int:
     Raises:
         CalibrationError: alpha is not in (0, 1), or n is too small for any rejection at this alpha.
     """
-    alpha, n = float(alpha), int(n)  # NumPy would compare with a float32 alpha in float32
     check_share(alpha, "the false-alarm rate")
+    alpha, n = float(alpha), int(n)  # NumPy would compare with a float32 alpha in float32
     if n < 1:
         raise CalibrationError("there are no calibration scores: set in-distribution images aside for them")
     k = math.floor(alpha * (n + 1))
@@ -61,8 +61,8 @@ def rank(alpha: float, n: int) -> int:
 
 def smallest_n(alpha: float) -> int:
     """The fewest calibration scores that allow a rejection at α, ⌈1/α⌉ − 1; by the rule of `rank`."""
-    alpha = float(alpha)
     check_share(alpha, "the false-alarm rate")
+    alpha = float(alpha)
     n = math.ceil(1 / Fraction(alpha)) - 1
     # The float nearest to 1/3 is below 1/3, and yet 1/(2+1) ≤ it: one fewer is enough there.
     return n - 1 if n > 1 and 1 / n <= alpha else n
@@ -138,8 +138,8 @@ def false_alarm_band(alpha: float, n_calibration: int, n_test: int, level: float
 
 def check_share(value: float, what: str) -> None:
     """Refuse a rate that is not strictly between 0 and 1."""
-    if not 0 < value < 1:
-        raise CalibrationError(f"{what} is a share strictly between 0 and 1 (0.05 for 5 %), not {value:g}")
+    if not isinstance(value, int | float | np.number | Fraction) or not 0 < value < 1:
+        raise CalibrationError(f"{what} is a share strictly between 0 and 1 (0.05 for 5 %), not {value!r}")
 
 
 def check_scores(scores: ArrayLike, what: str = "scores") -> Floats:

@@ -65,8 +65,9 @@ def load_batches(
         digests: also fingerprint each decoded image, to find duplicates.
     """
     workers = default_workers() if workers is None else workers
-    if batch_size < 1 or workers < 0:
-        raise LoadingError(f"batch_size is at least 1 and workers at least 0, not {batch_size} and {workers}")
+    for name, value, least in (("batch_size", batch_size, 1), ("workers", workers, 0), ("max_pixels", max_pixels, 1)):
+        if not isinstance(value, int) or value < least:
+            raise LoadingError(f"{name} is a whole number of at least {least}, not {value!r}")
 
     def load(batch: tuple[Record, ...]) -> PixelBatch:
         return _load(batch, preprocessing, max_pixels, digests)

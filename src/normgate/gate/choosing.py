@@ -40,7 +40,7 @@ def unfitted(score: str | Score, *, train: bool, tuning: bool) -> Score | None:
                 "(--tuning), or name a score: calibration images are for the threshold alone"
             )
         return None
-    wanted = scores.create(score) if isinstance(score, str) else copy.copy(score)
+    wanted = copy.copy(score) if isinstance(score, scores.Score) else scores.create(score)
     _check_storable(wanted)
     if wanted.needs_fit and not train:
         raise GateError(f"{wanted.name} is fitted to training images, and there are none; pass train= (--train)")

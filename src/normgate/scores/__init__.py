@@ -68,8 +68,8 @@ def create(name: str, /, **settings: Any) -> Score:
     """
     from normgate.scores.base import ScoreError
 
-    if name not in _REGISTRY:
-        close = difflib.get_close_matches(name, _REGISTRY, n=1)
+    if not isinstance(name, str) or name not in _REGISTRY:
+        close = difflib.get_close_matches(str(name), _REGISTRY, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
         raise ScoreError(f"there is no score {name!r}; {hint}choose from: {', '.join(_REGISTRY)}")
     module, cls, variant = _REGISTRY[name]
