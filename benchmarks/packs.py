@@ -13,7 +13,7 @@ from typing import Any
 import normgate
 from normgate import demo
 from normgate.data.demo import demo_set
-from normgate.data.sources import Data, Records, load, open_source
+from normgate.data.sources import Data, Records, Source, load, open_source
 from normgate.training.splitting import divide_groups
 
 PACKS = Path(os.environ.get("NORMGATE_PACKS", Path(__file__).parents[2] / "shared" / "data"))
@@ -40,6 +40,11 @@ def recipe(pack: str, **changes: Any) -> normgate.Recipe:
 def train_data(pack: str) -> Data:
     """Labelled training images."""
     return demo_set("train") if pack == "demo" else PACKS / f"{pack}-train.parquet"
+
+
+def opened(pack: str) -> Source:
+    """The training images as a source."""
+    return open_source(train_data(pack), labelled=True)
 
 
 def held_out(pack: str, seed: int) -> dict[str, Records]:

@@ -1,0 +1,175 @@
+"""What a recipe is worth: a trained network, every score on the valid OoD sets, one JSON a run.
+
+    python benchmarks/quality.py NAME ... --gates DIR [--seeds 0 1 2 3 4] [--precision bf16-mixed]
+    python benchmarks/quality.py --list
+
+Trains each run below DIR (or goes on with it, or reads it, if an earlier call left it there), evaluates it, and writes
+results/quality-NAME-SEED.json. `python benchmarks/results_page.py` makes docs/results.md of these files. Recipes, seeds
+and scores are fixed here, before any OoD set is looked at.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import time
+from pathlib import Path
+from typing import Any
+
+import normgate
+import packs
+from normgate import demo
+from normgate.collapse import geometry
+from normgate.data.sources import Data, Records, load
+from provenance import write
+
+FULL: dict[str, Any] = {"model": "resnet18"}
+ON_TEST = 1000
+"""Where all training images are trained on, so many test images each are for tuning and calibration, and no figure."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One recipe on one pack.
+
+    Attributes:
+        pack: the ID set; see `packs`.
+        changes: to the pack's recipe.
+        network: arguments of `normgate.train` for the network.
+        all_images: train on every training image, as published figures do; tuning and calibration images are then taken
+            from the test images.
+        tier: the machine it is meant for.
+    """
+
+    pack: str
+    changes: dict[str, Any]
+    network: dict[str, Any]
+    all_images: bool = False
+    tier: str = "cpu"
+
+
+TAUS: dict[str, Any] = {"plain": None, "l2": 1.0, "l2-0.1": 0.1, "l2-learned": "learned"}
+GPU_RECIPE: dict[str, Any] = {"epochs": 60, "batch_size": 128, "learning_rate": 0.1}
+RUNS = {
+    **{f"demo-{name}": Run("demo", {"temperature": tau}, demo.NETWORK) for name, tau in TAUS.items()},
+    **{f"cifar10-{name}": Run("cifar10", {"temperature": tau}, packs.SLIM) for name, tau in TAUS.items()},
+    **{
+        f"tinyimagenet100-{name}": Run("tinyimagenet100", {"temperature": tau}, packs.SLIM)
+        for name, tau in TAUS.items()
+    },
+    **{
+        f"cifar10-resnet18-{name}": Run(
+            "cifar10", {**GPU_RECIPE, "temperature": tau}, FULL, all_images=True, tier="gpu"
+        )
+        for name, tau in TAUS.items()
+    },
+    **{
+        f"cifar10-{model}-{name}": Run(
+            "cifar10", {**GPU_RECIPE, "epochs": epochs, "temperature": TAUS[name], **more}, network, True, "gpu"
+        )
+        for model, epochs, network, more in (
+            ("resnet50", 100, {"model": "resnet50"}, {}),
+            ("vgg16", 60, {"model": "vgg16_bn", "image_size": 32}, {"learning_rate": 0.05}),
+            ("convnext", 60, {"model": "convnext_atto", "image_size": 64}, {"learning_rate": 0.05}),
+            ("vit", 60, {"model": "vit_tiny_patch16_224", "image_size": 64}, {"learning_rate": 0.05}),
+        )
+        for name in ("plain", "l2")
+    },
+    **{
+        f"tinyimagenet100-resnet18-{name}": Run(
+            "tinyimagenet100", {**GPU_RECIPE, "temperature": TAUS[name]}, FULL, all_images=True, tier="gpu"
+        )
+        for name in ("plain", "l2", "l2-0.1")
+    },
+}
+
+
+def divided(pack: str, all_images: bool) -> tuple[Data, dict[str, Records]]:
+    """Test images, and those of tuning and calibration where they are no part of the training images."""
+    if not all_images:
+        return packs.test_data(pack), {}
+    test = load(packs.test_data(pack))  # type: ignore[arg-type]
+    every = max(2, len(test) // ON_TEST)
+    held = {"tuning": range(0, len(test), every), "calibration": range(1, len(test), every)}
+    taken = {row for rows in held.values() for row in rows}
+    rest = test.subset(row for row in range(len(test)) if row not in taken)
+    return rest, {name: test.subset(rows) for name, rows in held.items()}
+
+
+def measured(name: str, seed: int, folder: Path, precision: str | None) -> dict[str, Any]:
+    """Train, or read what was trained, and evaluate."""
+    run = RUNS[name]
+    test, held = divided(run.pack, run.all_images)
+    started = time.perf_counter()
+    gate = normgate.train(
+        packs.train_data(run.pack),
+        folder / f"{name}-{seed}",
+        recipe=packs.recipe(run.pack, **run.changes),
+        seed=seed,
+        hardware=normgate.Hardware(precision=precision),
+        resume=True,
+        drop_duplicates=True,
+        **{**packs.held_out(run.pack, seed), **held},
+        **run.network,
+    )
+    trained = time.perf_counter() - started
+    gate = gate.recalibrate(score="auto")
+    evaluation = normgate.evaluate(gate, test, packs.ood_data(run.pack), groups=packs.groups(run.pack))
+    found = geometry(gate.kept["train"])
+    last = gate.provenance["log"][-1]
+    return {
+        "name": name,
+        "seed": seed,
+        "pack": run.pack,
+        "recipe": packs.recipe(run.pack, **run.changes).to_dict(),
+        "network": run.network,
+        "precision": precision or "32-true",
+        "seconds": trained,
+        "images": {**gate.provenance["sets"], "test": evaluation.images["id"]},
+        "held_out": 0
+        if run.all_images or run.pack == "demo"
+        else len(load(packs.opened(run.pack))) - gate.provenance["sets"]["train"],
+        "training": {"loss": last["loss"], "accuracy": last["accuracy"], "epochs": last["epoch"]},
+        "accuracy": evaluation.accuracy,
+        "chosen": gate.score.name,
+        "collapse": {
+            "nc1_directions": found.directions.within_between,
+            "nc1_raw": found.raw.within_between,
+            "norm_variation": found.norms["train"].variation,
+            "floor": found.invariants.floor,
+            "loss": found.invariants.loss,
+        },
+        "metrics": {
+            score: {
+                where: {key: getattr(part, key) for key in KEPT}
+                for where, part in {**sets, **{f"mean {g}": m for g, m in evaluation.means[score].items()}}.items()
+            }
+            for score, sets in evaluation.metrics.items()
+        },
+        "refused": evaluation.refused,
+    }
+
+
+KEPT = ("auroc", "auroc_low", "auroc_high", "fpr_at_id_tpr95", "fpr_at_ood_tpr95")
+
+
+def main() -> None:
+    """Measure and write the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", choices=[*RUNS, []], metavar="NAME", help="runs; see --list")
+    parser.add_argument("--gates", type=Path, help="where gates are trained, or were")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--precision", help="of training; see normgate train --help")
+    parser.add_argument("--list", action="store_true", help="print the runs and their tiers")
+    arguments = parser.parse_args()
+    if arguments.list or not arguments.names or arguments.gates is None:
+        for name, run in RUNS.items():
+            print(f"{name:35} {run.tier}  {run.pack}  {run.changes}")
+        return
+    for seed in arguments.seeds:
+        for name in arguments.names:
+            write(f"quality-{name}-{seed}", measured(name, seed, arguments.gates, arguments.precision))
+
+
+if __name__ == "__main__":
+    main()
