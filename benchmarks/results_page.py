@@ -54,8 +54,8 @@ seed or a score: recipes and seeds were written down first, and the score of a g
 tuning images.
 
 `benchmarks/quality.py` trains and evaluates, and writes a file a run; `benchmarks/results_page.py` writes this page
-from those files. *plain* is cross-entropy on raw features; *l2* is L2 normalisation of the features in training with τ = 1,
-the paper's method; *l2-0.1* and *l2-learned* have another τ."""
+from those files. *plain* is cross-entropy on raw features; *l2* is L2 normalisation of the features in training with
+τ = 1, the paper's method; *l2-0.1* and *l2-learned* have another τ."""
 
 
 def _section(own: Runs) -> list[str]:
