@@ -294,3 +294,34 @@ def test_a_full_disk_leaves_no_part_of_a_rejected_file(
         assert original.exists() == (action == "copy")
         del before[original]
     assert all(path.read_bytes() == content for path, content in before.items())
+
+
+def test_the_shift_alarm_is_raised_by_images_that_come_otherwise_and_by_no_order(tmp_path: Path) -> None:
+    gate = Gate.calibrate(
+        small_network(),
+        preprocessing=Preprocessing((8, 8)),
+        train=random_records(90, 1),
+        tuning=random_records(200, 2),
+        calibration=random_records(400, 3),
+        score="mahalanobis",
+    )
+    alike = random_records(400, 4)
+    # Sorted by their scores, as names sorted by class or date might be.
+    order = np.argsort(gate(alike).score)
+    summary = screen(gate, alike.subset(order.tolist()), tmp_path / "v.parquet", shift_delta=0.01)
+    assert summary.shift is not None
+    assert not summary.shift.raised
+    flat = alike.subset(order[:60].tolist())  # the least familiar ones alone
+    shifted = screen(gate, flat, tmp_path / "w.parquet", shift_delta=0.01)
+    assert shifted.shift is not None
+    assert shifted.shift.raised
+    assert 0 < (shifted.shift.after or 0) <= 60
+    again = screen(gate, flat, tmp_path / "x.parquet", shift_delta=0.01)
+    assert again.shift == shifted.shift
+    assert screen(gate, flat, tmp_path / "y.parquet").shift is None
+    lean = gate.recalibrate(random_records(400, 5), lean=True)
+    with pytest.raises(NormgateError, match=r"--tuning DATA and without --lean"):
+        screen(lean, flat, tmp_path / "z.parquet", shift_delta=0.01)
+    with pytest.raises(NormgateError, match="chance of a false alarm is a share"):
+        screen(gate, flat, tmp_path / "z.parquet", shift_delta=2)
+    assert not (tmp_path / "z.parquet").exists()

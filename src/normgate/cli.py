@@ -381,6 +381,14 @@ def screen(
     fail_on_reject: Annotated[
         bool, typer.Option("--fail-on-reject", help="Exit with 4 if something was rejected.")
     ] = False,
+    shift_alarm: Annotated[
+        float | None,
+        typer.Option(
+            "--shift-alarm",
+            metavar="DELTA",
+            help="Say whether the images have shifted, with this chance at most of a false alarm, such as 0.01.",
+        ),
+    ] = None,
     overwrite: Overwrite = False,
     device: Device = None,
     batch_size: BatchSize = 128,
@@ -402,7 +410,8 @@ def screen(
     neighbours = _neighbours(report, with_neighbours, overwrite, image_column)
     if copy_rejected is not None and move_rejected is not None:
         raise NormgateError("--copy-rejected and --move-rejected exclude each other")
-    about_many = any(value is not None for value in (fdr, copy_rejected, move_rejected, report)) or list_rejected
+    of_many = (fdr, copy_rejected, move_rejected, report, shift_alarm)
+    about_many = list_rejected or any(value is not None for value in of_many)
     one = Path(incoming).is_file() and not incoming.lower().endswith((".parquet", ".pq"))
     if output is None and one and not about_many:
         verdict = Gate.load(gate, device=device)([incoming], max_pixels=max_pixels)[0]
@@ -438,6 +447,7 @@ def screen(
             batch_size=batch_size,
             workers=workers,
             max_pixels=max_pixels,
+            shift_delta=shift_alarm,
             written=None if report is None else write_report,
             progress=progress,
         )

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from normgate.carrying import Action
     from normgate.data.sources import Data, Source
     from normgate.gate import Gate, Verdicts
+    from normgate.monitor import ShiftAlarm
     from normgate.progress import Progress
 
 SCHEMA = pa.schema(
@@ -70,6 +71,7 @@ class Summary:
         cut: largest p-value that is rejected; 0 where nothing could be rejected.
         smallest_p_value: 1/(n+1), the smallest that the calibration set allows.
         seconds: wall-clock time.
+        shift: what the shift alarm says of the run; None where it was not asked.
     """
 
     images: int
@@ -83,6 +85,24 @@ class Summary:
     cut: float
     smallest_p_value: float
     seconds: float
+    shift: Shift | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Shift:
+    """What the shift alarm says of a finished run, whose images it was shown in random order.
+
+    Attributes:
+        delta: the chance, at most, of an alarm where the images come like the calibration images.
+        raised: whether it was raised.
+        after: how many images it took; None where it was not raised.
+        log_martingale: the largest log S of the run; the alarm is raised at log 1/δ.
+    """
+
+    delta: float
+    raised: bool
+    after: int | None
+    log_martingale: float
 
 
 def screen(
@@ -97,6 +117,8 @@ def screen(
     batch_size: int = 128,
     workers: int | None = None,
     max_pixels: int = DEFAULT_MAX_PIXELS,
+    shift_delta: float | None = None,
+    shift_seed: int = 0,
     written: Callable[[Summary], None] | None = None,
     progress: Progress = silent,
 ) -> Summary:
@@ -114,6 +136,9 @@ def screen(
         batch_size: images in a forward pass.
         workers: decoding threads.
         max_pixels: larger images are errors.
+        shift_delta: ask the shift alarm whether these images come like the calibration images, at this chance of a
+            false alarm. Files are often sorted by class or date, so that they are ranked in random order.
+        shift_seed: of that order and of the alarm's ties.
         written: called once the table is written, while the rejected files are still where they were.
         progress: told how far it is.
 
@@ -132,6 +157,7 @@ def screen(
     check_output(target, overwrite=overwrite, foreign=None if _is_one_file(target) else _foreign)
     if fdr is not None:
         check_share(fdr, "the false-discovery rate")
+    alarm = None if shift_delta is None else gate.shift_alarm(delta=shift_delta, seed=shift_seed)
     source = open_source(data, labelled=False)
     _check_apart(target, source)
     schema = SCHEMA.with_metadata(_metadata(gate, fdr))
@@ -185,6 +211,7 @@ def screen(
             false_discovery_rate=fdr,
             cut=cut,
             smallest_p_value=smallest_p_value(max(gate.calibration.sizes)),
+            shift=None if alarm is None else _shift(alarm, target, shift_seed),
             seconds=time.perf_counter() - started,
         )
         if written is not None:
@@ -193,6 +220,17 @@ def screen(
             accepted = (value for table in _tables(target) for value in table["accepted"].to_pylist())
             carrier.carry(value is False for value in accepted)
     return summary
+
+
+def _shift(alarm: ShiftAlarm, target: Path, seed: int) -> Shift:
+    """Show an alarm the scores of a finished table, 8 bytes an image in memory."""
+    parts = [table["score"].drop_null().to_numpy() for table in _tables(target)]
+    scores = np.concatenate(parts) if parts else np.empty(0)
+    # Another stream of random numbers than the alarm's own.
+    np.random.default_rng([seed, 1]).shuffle(scores)
+    path = alarm.update(scores)
+    largest = float(path.max()) if len(path) else alarm.log_martingale
+    return Shift(alarm.delta, alarm.raised is not None, alarm.raised, largest)
 
 
 def verdict_table(verdicts: Verdicts, schema: pa.Schema = SCHEMA) -> pa.Table:

@@ -169,6 +169,13 @@ def print_summary(summary: Summary, output: Path, rejected: Iterable[str] | None
             + ("; nothing could be rejected" if summary.cut == 0 else ""),
             soft_wrap=True,
         )
+    if (shift := summary.shift) is not None:
+        said = (
+            f"raised after {shift.after} images in random order: they do not come like the calibration images"
+            if shift.raised
+            else "quiet"
+        )
+        out.print(f"shift alarm {said} (chance of a false alarm at most {shift.delta:g})", soft_wrap=True)
     for line in summary.first_errors:
         err.print(printable(line), style="red", soft_wrap=True)
     if summary.unreadable > len(summary.first_errors):

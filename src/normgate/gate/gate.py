@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from normgate.data.loading import PixelBatch
     from normgate.data.preprocessing import Preprocessing
     from normgate.data.sources import Data
+    from normgate.monitor import ShiftAlarm
     from normgate.probes import ProbeReport
     from normgate.progress import Progress
     from normgate.scores import Score
@@ -271,6 +272,28 @@ class Gate:
             p_value=self.calibration.p_values(values, index),
             accepted=self.calibration.accepts(values, index),
             error=[None] * len(index),
+        )
+
+    def shift_alarm(self, *, delta: float = 0.01, seed: int = 0) -> ShiftAlarm:
+        """An alarm for a stream of this gate's scores; see `normgate.monitor`.
+
+        Args:
+            delta: the chance, at most, of ever raising an alarm while images come like the calibration images.
+            seed: of the random ties.
+
+        Raises:
+            GateError: the gate keeps no tuning images.
+            CalibrationError: delta is no share.
+        """
+        from normgate.monitor import ShiftAlarm
+
+        if "tuning" not in self.kept:
+            raise GateError(
+                "the shift alarm ranks scores between quantiles of tuning images, and this gate keeps none; "
+                "calibrate it with --tuning DATA and without --lean"
+            )
+        return ShiftAlarm.start(
+            self.calibration.scores, self.score(self.kept["tuning"]).numpy(), delta=delta, seed=seed
         )
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
