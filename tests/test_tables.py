@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from normgate import Gate, console, tables
-from normgate.gate.verdicts import Verdict
 from normgate.probes import ProbeReport
 from normgate.screening import Summary
+from normgate.verdicts import Verdict
 from samples import CLASSES, PREPROCESSING, random_records, small_network
 
 MARKUP = ("[/b]", "[red]x", ":owl:", "[link=file:x]y[/link]", "100% \\[b]", "[/]")

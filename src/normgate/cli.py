@@ -607,6 +607,23 @@ def inspect(gate: GateFolder, as_json: AsJson = False) -> None:
 
 
 @app.command()
+def export(
+    gate: GateFolder,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Where to write, as .onnx.")],
+    overwrite: Overwrite = False,
+) -> None:
+    """Write a gate as one ONNX file, which ONNX Runtime, NumPy and Pillow can ask without torch."""
+    from normgate import tables
+    from normgate.export import check_export
+    from normgate.export import export as run
+    from normgate.gate import Gate
+
+    check_export(output, overwrite=overwrite)
+    run(Gate.load(gate, device="cpu"), output, overwrite=overwrite)
+    tables.print_written(output)
+
+
+@app.command()
 def figure(
     chart: Annotated[str, typer.Argument(metavar="CHART", help="collapse, probes or norms-by-class.")],
     gates: Annotated[

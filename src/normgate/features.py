@@ -243,23 +243,17 @@ class FeatureExtractor:
             FeatureError: the network does not take such a batch, or a feature or logit is not finite.
         """
         batch = self._input(images)
-        with (
-            _inference(self.model),
-            capture(self.model, self.head, self.magnitude) as tap,
-            self._stage_tap() as stages,
-            _explained(batch),
-        ):
-            self.model(batch)
-        z, logits = tap.z, tap.logits
+        with _inference(self.model), _explained(batch):
+            rows = self.rows(batch)
         features = Features(
-            z=_host(z),
-            logits=_host(logits),
-            weight=_host(self.head.weight.detach()),
-            bias=None if self.head.bias is None else _host(self.head.bias.detach()),
-            temperature=temperature(self.model),
-            ids=("",) * len(z),
-            m=None if tap.m is None else _host(tap.m),
-            stage_norms=_host(torch.stack(list(stages.values()), dim=1)) if stages else None,
+            z=_host(rows.z),
+            logits=_host(rows.logits),
+            weight=_host(rows.weight),
+            bias=None if rows.bias is None else _host(rows.bias),
+            temperature=rows.temperature,
+            ids=("",) * len(rows.z),
+            m=None if rows.m is None else _host(rows.m),
+            stage_norms=None if rows.stage_norms is None else _host(rows.stage_norms),
         )
         finite = torch.isfinite(features.z).all(dim=1) & torch.isfinite(features.logits).all(dim=1)
         if not finite.all():
@@ -268,6 +262,21 @@ class FeatureExtractor:
                 "its weights or its preprocessing are broken"
             )
         return features
+
+    def rows(self, batch: torch.Tensor) -> Rows:
+        """What a forward pass over a prepared batch (N, 3, H, W) shows, where the network is and with its graph."""
+        with capture(self.model, self.head, self.magnitude) as tap, self._stage_tap() as stages:
+            self.model(batch)
+        return Rows(
+            z=tap.z,
+            logits=tap.logits,
+            weight=self.head.weight.detach(),
+            bias=None if self.head.bias is None else self.head.bias.detach(),
+            temperature=temperature(self.model),
+            ids=(),
+            m=tap.m,
+            stage_norms=torch.stack(list(stages.values()), dim=1) if stages else None,
+        )
 
     def example(self) -> torch.Tensor:
         """Two images of noise, prepared: they stand in for real ones, so that none of those is seen twice."""
@@ -295,6 +304,13 @@ class FeatureExtractor:
                 module = root.get_submodule(name)
                 stack.enter_context(module.register_forward_hook(lambda _, __, output, name=name: note(name, output)))
             yield norms
+
+
+class Rows(Features):
+    """Features of a batch that may be of any size, as in a graph that is being exported: rows have no names."""
+
+    def __post_init__(self) -> None:
+        """Nothing is known of the number of rows."""
 
 
 @dataclasses.dataclass(frozen=True)

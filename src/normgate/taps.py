@@ -130,13 +130,13 @@ class Capture:
     def _model_done(self, *_: object) -> None:
         if self._calls != 1:
             raise HeadError(f"the head {self.head!r} was called {self._calls} times in one forward pass, not once")
-        if self._images is not None and len(self.z) != self._images:
+        if self._images is not None and self.z.shape[0] != self._images:
             raise HeadError(
-                f"the head {self.head!r} read {len(self.z)} rows for {self._images} images, not one for each"
+                f"the head {self.head!r} read {self.z.shape[0]} rows for {self._images} images, not one for each"
             )
-        if self.magnitude is not None and (self._m is None or len(self._m) != len(self.z)):
-            rows = "no input" if self._m is None else f"{len(self._m)} rows"
-            raise MagnitudeError(f"the layer {self.magnitude.module!r} read {rows} for {len(self.z)} images")
+        if self.magnitude is not None and (self._m is None or self._m.shape[0] != self.z.shape[0]):
+            rows = "no input" if self._m is None else f"{self._m.shape[0]} rows"
+            raise MagnitudeError(f"the layer {self.magnitude.module!r} read {rows} for {self.z.shape[0]} images")
 
 
 @contextlib.contextmanager

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from normgate.calibration import Calibration
-from normgate.gate.verdicts import Verdicts
 from normgate.report.levels import FINE, MOST, levels
 from normgate.report.scored import ScoredSet
+from normgate.verdicts import Verdicts
 
 
 def scored(calibration: Calibration, scores: np.ndarray, predicted: np.ndarray, name: str = "set") -> ScoredSet:

@@ -10,15 +10,15 @@ if TYPE_CHECKING:
     from normgate.gate.errors import GateError
     from normgate.gate.folder import GateFolderError
     from normgate.gate.gate import Gate
-    from normgate.gate.verdicts import Verdict, Verdicts
+    from normgate.verdicts import Verdict, Verdicts
 
 __all__ = ["AUTO", "Gate", "GateError", "GateFolderError", "Verdict", "Verdicts"]
 
 _MODULES = {
-    "AUTO": "choosing",
-    "Gate": "gate",
-    "GateError": "errors",
-    "GateFolderError": "folder",
+    "AUTO": "gate.choosing",
+    "Gate": "gate.gate",
+    "GateError": "gate.errors",
+    "GateFolderError": "gate.folder",
     "Verdict": "verdicts",
     "Verdicts": "verdicts",
 }
@@ -26,5 +26,5 @@ _MODULES = {
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
-        return getattr(importlib.import_module(f"normgate.gate.{_MODULES[name]}"), name)
+        return getattr(importlib.import_module(f"normgate.{_MODULES[name]}"), name)
     raise AttributeError(f"module 'normgate.gate' has no attribute {name!r}")

@@ -20,9 +20,9 @@ from normgate.gate.choosing import AUTO, choose, reprobed, unfitted
 from normgate.gate.errors import GateError
 from normgate.gate.recognition import recognised
 from normgate.gate.sets import Reading, collect, digests, kept
-from normgate.gate.verdicts import EMPTY, Verdicts
-from normgate.gate.verdicts import concatenate as concatenate_verdicts
 from normgate.progress import silent
+from normgate.verdicts import EMPTY, Verdicts
+from normgate.verdicts import concatenate as concatenate_verdicts
 
 if TYPE_CHECKING:
     import os

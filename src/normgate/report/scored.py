@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow.parquet as pq
 
-from normgate.gate.verdicts import Verdicts
 from normgate.report.errors import ReportError
+from normgate.verdicts import Verdicts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -91,6 +91,10 @@ class Score(abc.ABC):
         _check_finite(scores, f"{self.name} scores")
         return scores
 
+    def traced(self, features: Features) -> torch.Tensor:
+        """The score in operations that take a whole batch of any size, for an exported graph; (N,) float64."""
+        return self._traced(features).double()
+
     def refusal(self, features: Features) -> str | None:
         """Why this score must not be offered for a network with such features; None where it may."""
         return None
@@ -116,6 +120,10 @@ class Score(abc.ABC):
 
     def _scale(self, tuning: Features) -> dict[str, torch.Tensor]:
         raise NotImplementedError
+
+    def _traced(self, features: Features) -> torch.Tensor:
+        """`_score`, where its operations depend on the values of the features."""
+        return self._score(features)
 
     @abc.abstractmethod
     def _score(self, features: Features) -> torch.Tensor: ...

@@ -31,13 +31,23 @@ class FDBD(Score):
 
     def _score(self, features: Features) -> torch.Tensor:
         weight = features.weight.double()
+        # Of the classes that are predicted, which may be a few of very many.
         classes, predicted = torch.unique(features.raw_logits.argmax(dim=1), return_inverse=True)
         # Differences and not products: rows that are equal are exactly 0 apart.
         widths = torch.cdist(weight[classes], weight, compute_mode="donot_use_mm_for_euclid_dist")
-        per_width = torch.where(widths > 0, features.temperature / widths, 0)
-        per_width /= (widths > 0).sum(dim=1, keepdim=True).clamp_min(1)
+        per_width = _per_width(widths, features.temperature)
         parts = blocks(features.z, features.raw_logits, predicted)
         return torch.cat([self._relative(z, logits.double(), per_width[c]) for z, logits, c in parts])
+
+    def _traced(self, features: Features) -> torch.Tensor:
+        """Of all classes, by the expanded square; rows closer than its rounding are the same."""
+        weight = features.weight.double()
+        lengths = weight.square().sum(dim=1)
+        sums = lengths[:, None] + lengths
+        squares = sums - 2 * weight @ weight.T
+        widths = torch.where(squares > 1e-12 * sums, squares, 0).sqrt()
+        per_width = _per_width(widths, features.temperature)
+        return self._relative(features.z, features.raw_logits.double(), per_width[features.raw_logits.argmax(dim=1)])
 
     def _relative(self, z: torch.Tensor, logits: torch.Tensor, per_width: torch.Tensor) -> torch.Tensor:
         gaps = logits.amax(dim=1, keepdim=True) - logits
@@ -47,3 +57,9 @@ class FDBD(Score):
             torch.finfo(torch.float32).tiny
         )
         return relative
+
+
+def _per_width(widths: torch.Tensor, temperature: float) -> torch.Tensor:
+    """τ over the distances (C, K) from some rows of the head to every row, over how many differ from each."""
+    per_width = torch.where(widths > 0, temperature / widths, 0)
+    return per_width / (widths > 0).sum(dim=1, keepdim=True).clamp_min(1)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from normgate.scores.base import Score, ScoreError
+from normgate.scores.blocks import blocks
 from normgate.scores.mahalanobis import class_means, covariance, inverse_cholesky
 
 if TYPE_CHECKING:
@@ -63,7 +64,13 @@ class GMM(Score):
         return {"means": means, "whitening": whitening, "peaks": peaks}
 
     def _score(self, features: Features) -> torch.Tensor:
-        return torch.cat([self._log_density(part.double()) for part in torch.split(features.u, _ROWS)])
+        return torch.cat([self._log_density(part.double()) for (part,) in blocks(features.u, rows=_ROWS)])
+
+    def _traced(self, features: Features) -> torch.Tensor:
+        """Every class followed to its end."""
+        x, (k, d) = features.u.double(), self.state["means"].shape
+        squares = torch.stack([self._squares(x, c, 0, d) for c in range(k)], dim=1)
+        return torch.logsumexp(self.state["peaks"] - 0.5 * squares, dim=1)
 
     def _log_density(self, x: torch.Tensor) -> torch.Tensor:
         """Log densities of (N, D) rows.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from normgate.scores.base import Score, ScoreError
+from normgate.scores.blocks import blocks
 
 if TYPE_CHECKING:
     from normgate.features import Features
@@ -53,6 +54,15 @@ class KNN(Score):
         if not certain.all():
             distances[~certain] = _kth_distances(queries[~certain], bank, k, torch.float64)[0]
         return -distances
+
+    def _traced(self, features: Features) -> torch.Tensor:
+        """By the expanded square in float64, about the middle of the bank."""
+        bank = self.state["bank"].double()
+        centre = bank.mean(dim=0)
+        bank, queries = bank - centre, features.space(self.space).double() - centre
+        squares = bank.square().sum(dim=1) - 2 * queries @ bank.T + queries.square().sum(dim=1, keepdim=True)
+        nearest = squares.topk(int(self.state["k"]), dim=1, largest=False).values
+        return -nearest[:, -1].clamp_min(0).sqrt()
 
 
 def _kth_distances(
@@ -105,5 +115,5 @@ def _kth_distances(
 def _distances(queries: torch.Tensor, bank: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     """Distances of (N, D) queries to M rows of the bank each, (N, M), by float64 differences."""
     rows = max(1, _BLOCK_BYTES // (64 * index.shape[1] * queries.shape[1]))  # blocks that stay in the cache
-    parts = zip(torch.split(queries, rows), torch.split(index, rows), strict=True)
+    parts = blocks(queries, index, rows=rows)
     return torch.cat([torch.linalg.vector_norm(q.double()[:, None] - bank[i], dim=2) for q, i in parts])

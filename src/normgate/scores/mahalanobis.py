@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from normgate.scores.base import Score, ScoreError
+from normgate.scores.blocks import blocks
 
 if TYPE_CHECKING:
     from normgate.features import Features
@@ -41,7 +42,8 @@ class Mahalanobis(Score):
         return {"whitening": whitening, "means": whiten(means, whitening)}
 
     def _score(self, features: Features) -> torch.Tensor:
-        return torch.cat([-self._distances(rows.double()) for rows in torch.split(features.space(self.space), _ROWS)])
+        parts = blocks(features.space(self.space), rows=_ROWS)
+        return torch.cat([-self._distances(rows.double()) for (rows,) in parts])
 
     def _distances(self, x: torch.Tensor) -> torch.Tensor:
         """Squared distances of (N, D) rows to the nearest mean, (N,)."""
@@ -54,6 +56,8 @@ class Mahalanobis(Score):
 
 def whiten(x: torch.Tensor, whitening: torch.Tensor) -> torch.Tensor:
     """`x L⁻ᵀ` for (N, D) float64 rows and a lower triangular L⁻¹, (D, D), whose zeros are left out by blocks."""
+    if torch.compiler.is_exporting():
+        return x @ whitening.T
     whitened = torch.empty_like(x)
     for start in range(0, x.shape[1], _COLUMNS):
         stop = start + _COLUMNS
@@ -65,7 +69,7 @@ def class_means(x: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, to
     """The mean row of each class that occurs, (C, D) float64, and which of them is each row's, (N,); x is (N, D)."""
     _, index, counts = torch.unique(labels, return_inverse=True, return_counts=True)
     sums = torch.zeros(len(counts), x.shape[1], dtype=torch.float64)
-    for rows, numbers in zip(torch.split(x, _ROWS), torch.split(index, _ROWS), strict=True):
+    for rows, numbers in blocks(x, index, rows=_ROWS):
         sums.index_add_(0, numbers, rows.double())
     return sums / counts[:, None], index
 
@@ -74,7 +78,7 @@ def covariance(x: torch.Tensor, means: torch.Tensor, index: torch.Tensor) -> tor
     """`Σᵢ (xᵢ − μ)(xᵢ − μ)ᵀ / N` about each row's own mean, (D, D) float64; x is (N, D), means (C, D), index (N,)."""
     d = x.shape[1]
     total = torch.zeros(d, d, dtype=torch.float64)
-    for rows, numbers in zip(torch.split(x, _ROWS), torch.split(index, _ROWS), strict=True):
+    for rows, numbers in blocks(x, index, rows=_ROWS):
         centred = rows.double() - means[numbers]
         for start in range(0, d, _COLUMNS):  # the lower triangle alone: the matrix is symmetric
             stop = start + _COLUMNS

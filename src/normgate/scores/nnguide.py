@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from normgate.scores.base import Score, ScoreError
+from normgate.scores.blocks import blocks
 
 if TYPE_CHECKING:
     from normgate.features import Features
@@ -56,7 +57,8 @@ class NNGuide(Score):
         bank = self.state["bank"]
         rows = max(1, _BLOCK_BYTES // (4 * len(bank)))
         k = min(self.k, len(bank))
-        guidance = [(u @ bank.T).topk(k, dim=1).values.double().mean(dim=1) for u in torch.split(features.u, rows)]
+        parts = blocks(features.u, rows=rows)
+        guidance = [(u @ bank.T).topk(k, dim=1).values.double().mean(dim=1) for (u,) in parts]
         return _energy(features) * torch.cat(guidance)
 
 

@@ -57,12 +57,19 @@ class Polar(Score):
         return {"knots": knots, "excess": excess}
 
     def _score(self, features: Features) -> torch.Tensor:
-        return self._log_p_values(self._parts(features)).amin(dim=0)
+        parts = self._parts(features)
+        return self._log_p_values(parts, torch.searchsorted(self.state["knots"], parts, right=True)).amin(dim=0)
 
-    def _log_p_values(self, parts: torch.Tensor) -> torch.Tensor:
-        """(2, N): logarithms of the smooth p-values of (2, N) parts."""
+    def _traced(self, features: Features) -> torch.Tensor:
+        direction, magnitude = self._pair()
+        parts = torch.stack([magnitude.traced(features), direction.traced(features)])
+        at_most = (self.state["knots"][:, None] <= parts[:, :, None]).sum(dim=2)
+        return self._log_p_values(parts, at_most).amin(dim=0)
+
+    def _log_p_values(self, parts: torch.Tensor, at_most: torch.Tensor) -> torch.Tensor:
+        """(2, N): logarithms of the smooth p-values of (2, N) parts, `at_most` counting the knots at or below each."""
         knots, log_shares = self.state["knots"], self._shares().log()
-        right = torch.searchsorted(knots, parts, right=True).clamp(1, KNOTS - 1)
+        right = at_most.clamp(1, KNOTS - 1)
         below, above = knots.gather(1, right - 1), knots.gather(1, right)
         # Where quantiles tie there is no room between them, and any share of it is as good.
         share = ((parts - below) / (above - below).clamp_min(torch.finfo(parts.dtype).tiny)).clamp(0, 1)
@@ -75,8 +82,10 @@ class Polar(Score):
 
     def _parts(self, features: Features) -> torch.Tensor:
         """(2, N): magnitude and direction."""
+        direction, magnitude = self._pair()
+        return torch.stack([magnitude(features), direction(features)])
+
+    def _pair(self) -> tuple[Mahalanobis, Energy]:
         prefix = "mahalanobis."
         own = {key.removeprefix(prefix): value for key, value in self.state.items() if key.startswith(prefix)}
-        direction = Mahalanobis("mahalanobis").load_state(own)
-        magnitude = Energy("energy_raw", space="raw_logits")
-        return torch.stack([magnitude(features), direction(features)])
+        return Mahalanobis("mahalanobis").load_state(own), Energy("energy_raw", space="raw_logits")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from normgate.scores.base import Score, ScoreError
+from normgate.scores.blocks import blocks
 
 if TYPE_CHECKING:
     from normgate.features import Features
@@ -46,7 +47,7 @@ class Residual(Score):
         # About the mean m, and `(m − o)(m − o)ᵀ` added: the mean, by far the longest part, costs float32 no digits.
         mean = features.z.mean(dim=0)
         scatter = torch.zeros(d, d, dtype=torch.float64)
-        for rows in torch.split(features.z, _ROWS):
+        for (rows,) in blocks(features.z, rows=_ROWS):
             centred = rows - mean
             scatter += centred.T @ centred
         shift = mean.double() - origin

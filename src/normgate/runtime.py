@@ -1,0 +1,165 @@
+"""A portable gate: an exported graph asked with ONNX Runtime, NumPy and Pillow alone.
+
+The file holds the network, the score, the calibration scores and, in its metadata, how images become its input. It is
+read as bytes, so that it can refer to no other file, and nothing in it is executed but the operators of ONNX Runtime.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from normgate.data.decoding import DEFAULT_MAX_PIXELS
+from normgate.data.loading import load_batches
+from normgate.data.preprocessing import Preprocessing
+from normgate.data.sources import open_source
+from normgate.errors import NormgateError
+from normgate.verdicts import EMPTY, Verdicts, concatenate
+
+if TYPE_CHECKING:
+    import os
+
+    from normgate.data.loading import PixelBatch
+    from normgate.data.sources import Data
+
+FORMAT = 1
+KEY = "normgate"
+"""Under which the metadata holds everything of ours, as JSON."""
+MOST_BYTES = 2**31
+OUTPUTS = ("logits", "score", "p_value", "accepted")
+
+
+class RuntimeFileError(NormgateError):
+    """A file is no exported gate, is damaged, or needs a library that is not there."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PortableGate:
+    """An exported gate.
+
+    Attributes:
+        session: of ONNX Runtime.
+        classes: names of the classes, by class number.
+        preprocessing: how images become the graph's input; its normalisation is in the graph.
+        score: its name.
+        about: what else the file says of the gate, as plain data.
+    """
+
+    session: Any
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing
+    score: str
+    about: dict[str, Any]
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], *, threads: int | None = None) -> PortableGate:
+        """Read an exported gate.
+
+        Args:
+            path: what `normgate export` has written.
+            threads: of the computation; by default one a core.
+
+        Raises:
+            RuntimeFileError: the file is no exported gate, is larger than 2 GiB, is damaged, or was made by a newer
+                version; or ONNX Runtime is not installed.
+        """
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise RuntimeFileError("exported gates run in ONNX Runtime: pip install onnxruntime") from error
+        data = _read(Path(path))
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        try:
+            session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # whatever else a file from elsewhere may hold
+            raise RuntimeFileError(f"{path} is no graph that ONNX Runtime can load: {error}") from error
+        try:
+            about = json.loads(session.get_modelmeta().custom_metadata_map[KEY])
+            if about["format"] != FORMAT:
+                raise RuntimeFileError(f"{path} was made by another version of normgate; export the gate again")
+            preprocessing = Preprocessing.from_dict(about["preprocessing"])
+            classes = tuple(str(name) for name in about["classes"])
+            (pixels,) = session.get_inputs()
+            if pixels.type != "tensor(uint8)" or tuple(pixels.shape[1:]) != (*preprocessing.size, 3):
+                raise ValueError("its input is not what its preprocessing makes")
+            if tuple(output.name for output in session.get_outputs()) != OUTPUTS:
+                raise ValueError("its outputs are others")
+            return cls(session, classes, preprocessing, str(about["score"]), about)
+        except (KeyError, TypeError, ValueError, NormgateError) as error:
+            if isinstance(error, RuntimeFileError):
+                raise
+            raise RuntimeFileError(f"{path} is no gate that normgate has exported: {error}") from error
+
+    def __call__(
+        self,
+        images: Data,
+        *,
+        batch_size: int = 128,
+        workers: int | None = None,
+        max_pixels: int = DEFAULT_MAX_PIXELS,
+    ) -> Verdicts:
+        """Judge images; as `Gate`.
+
+        Args:
+            images: paths, encoded bytes, Pillow images or uint8 arrays (H, W, C), or a folder.
+            batch_size: images in a pass.
+            workers: decoding threads.
+            max_pixels: larger images are errors.
+
+        Returns:
+            One verdict an image, in order; an image that cannot be read has an error and is not accepted.
+        """
+        batches = load_batches(
+            open_source(images, labelled=False),
+            self.preprocessing,
+            batch_size=batch_size,
+            workers=workers,
+            max_pixels=max_pixels,
+        )
+        return concatenate([self.judge_batch(batch) for batch in batches] or [EMPTY])
+
+    def judge_batch(self, batch: PixelBatch) -> Verdicts:
+        """Verdicts on a batch of loaded images, the unreadable ones included."""
+        ids = [record.id for record in batch.records]
+        own = self.judge(batch.pixels) if len(batch.pixels) else EMPTY
+        return own.among(ids, batch.errors)
+
+    def judge(self, pixels: np.ndarray) -> Verdicts:
+        """Verdicts on (N, H, W, 3) uint8 pixels of the input's size.
+
+        Raises:
+            RuntimeFileError: the graph cannot judge them, or a score is not a number.
+        """
+        try:
+            logits, score, p_value, accepted = self.session.run(list(OUTPUTS), {"pixels": pixels})
+        except Exception as error:
+            raise RuntimeFileError(f"the exported graph cannot judge {pixels.shape} pixels: {error}") from error
+        if not np.isfinite(score).all():
+            raise RuntimeFileError(f"{self.score} scores of {int((~np.isfinite(score)).sum())} images are not finite")
+        predicted = logits.argmax(axis=1)
+        odds = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+        return Verdicts(
+            id=("",) * len(pixels),
+            label=[self.classes[i] for i in predicted],
+            probability=1 / odds.sum(axis=1),
+            score=score,
+            p_value=p_value,
+            accepted=accepted,
+            error=[None] * len(pixels),
+        )
+
+
+def _read(path: Path) -> bytes:
+    try:
+        if (size := path.stat().st_size) > MOST_BYTES:
+            raise RuntimeFileError(f"{path} has {size / 2**30:.1f} GiB, more than an exported gate can have")
+        return path.read_bytes()
+    except OSError as error:
+        raise RuntimeFileError(f"{path} cannot be read: {error.strerror or error}") from error

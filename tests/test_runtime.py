@@ -1,0 +1,204 @@
+"""Exported gates: the same verdicts without torch, and nothing of a stranger's file is run."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from normgate import Backbone, Gate, scores
+from normgate.cli import DONE, USAGE, run
+from normgate.data.preprocessing import Preprocessing
+from normgate.export import ExportError, export
+from normgate.features import Features, Rows
+from normgate.files import OutputError
+from normgate.runtime import KEY, PortableGate, RuntimeFileError
+from samples import CLASSES, PREPROCESSING, random_features, random_records, small_network
+
+ROOT = Path(__file__).parent.parent
+IMAGES = [record.payload for record in random_records(33, 9)]
+
+
+@functools.cache
+def gate(score: str = "mahalanobis", by_class: bool = False, standardize: bool = False) -> Gate:
+    return Gate.calibrate(
+        small_network(),
+        preprocessing=Preprocessing((8, 8), standardize=True) if standardize else PREPROCESSING,
+        train=random_records(90, 1),
+        tuning=random_records(60, 2),
+        calibration=random_records(300, 3),
+        score=score,
+        false_alarm_rate=0.1,
+        by_class=by_class,
+    )
+
+
+def same(own: Gate, exported: PortableGate, batch_size: int = 7) -> None:
+    """Labels equal, scores within 1e-4 of their size or spread, decisions and p-values equal but at a threshold."""
+    there, here = exported(IMAGES, batch_size=batch_size), own(IMAGES)
+    spread = np.subtract(*np.quantile(own.calibration.scores, [0.75, 0.25]))
+    tolerance = 1e-4 * np.maximum(np.abs(here.score), spread)
+    assert list(there.label) == list(here.label)
+    assert (np.abs(there.score - here.score) <= tolerance).all()
+    np.testing.assert_allclose(there.probability, here.probability, atol=1e-5)
+    if not own.calibration.by_class:
+        near = np.abs(here.score[:, None] - own.calibration.scores).min(axis=1) <= tolerance
+        assert (there.accepted == here.accepted)[~near].all()
+        np.testing.assert_array_equal(there.p_value[~near], here.p_value[~near])
+
+
+@pytest.mark.parametrize("name", sorted(scores.names()))
+def test_what_is_traced_is_the_score(name: str) -> None:
+    train, tuning, query = random_features(90, 0), random_features(101, 1), random_features(50, 2)
+    stages = {"stage_norms": torch.rand(50, 3, generator=torch.Generator().manual_seed(0))}
+    query = dataclasses.replace(query, **stages)
+    score = scores.create(name).fit(train, tuning)
+    rows = Rows(**{field.name: getattr(query, field.name) for field in dataclasses.fields(Features)})
+    expected = score(query).numpy()
+    np.testing.assert_allclose(score.traced(rows).numpy(), expected, rtol=1e-6, atol=1e-6 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("name", ["norm", "energy", "knn", "gmm", "polar", "fdbd"])
+def test_an_exported_gate_says_the_same(name: str, tmp_path: Path) -> None:
+    export(gate(name), tmp_path / "g.onnx")
+    same(gate(name), PortableGate.load(tmp_path / "g.onnx", threads=1))
+    assert [path.name for path in tmp_path.iterdir()] == ["g.onnx"]
+
+
+@pytest.mark.parametrize("options", [{"by_class": True}, {"standardize": True}])
+def test_thresholds_by_class_and_standardised_images(options: dict[str, bool], tmp_path: Path) -> None:
+    export(gate(**options), tmp_path / "g.onnx")
+    exported = PortableGate.load(tmp_path / "g.onnx", threads=1)
+    same(gate(**options), exported)
+    if "by_class" in options:
+        there, here = exported(IMAGES), gate(**options)(IMAGES)
+        assert (there.accepted == here.accepted).mean() > 0.9
+
+
+def test_a_timm_network_with_early_stages(tmp_path: Path) -> None:
+    backbone = Backbone("resnet18", 3, 2, 1, {"layers": [1, 1, 1, 1]})
+    torch.manual_seed(0)
+    own = Gate.calibrate(
+        backbone.build(),
+        preprocessing=Preprocessing((8, 8)),
+        classes=CLASSES,
+        calibration=random_records(60, 3),
+        score="norm_gain",
+        backbone=backbone,
+    )
+    own.save(tmp_path / "gate")
+    assert run(["export", str(tmp_path / "gate"), "-o", str(tmp_path / "g.onnx")]) == DONE
+    same(own, PortableGate.load(tmp_path / "g.onnx", threads=1))
+    assert run(["export", str(tmp_path / "gate"), "-o", str(tmp_path / "g.onnx")]) == USAGE
+    assert run(["export", str(tmp_path / "gate"), "-o", str(tmp_path / "g.pt")]) == USAGE
+
+
+def test_batches_of_any_size_and_images_that_cannot_be_read(tmp_path: Path) -> None:
+    export(gate(), tmp_path / "g.onnx")
+    exported = PortableGate.load(tmp_path / "g.onnx", threads=1)
+    for size in (1, 2, 33, 100):
+        same(gate(), exported, size)
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    verdicts = exported([IMAGES[0], tmp_path / "broken.png"])
+    assert verdicts.error[0] is None
+    assert "not an image" in str(verdicts.error[1])
+    assert not verdicts.accepted[1]
+    assert len(exported.judge(np.empty((0, 8, 8, 3), np.uint8))) == 0
+    with pytest.raises(RuntimeFileError, match="cannot judge"):
+        exported.judge(np.zeros((1, 9, 9, 3), np.uint8))
+
+
+def test_no_torch_is_needed(tmp_path: Path) -> None:
+    """In an environment with ONNX Runtime, NumPy, Pillow and the wheel without its dependencies."""
+    export(gate(), tmp_path / "g.onnx")
+    expected = gate()(IMAGES)
+    np.save(tmp_path / "images.npy", np.stack(IMAGES))
+    place = tmp_path / "env"
+    venv.create(place, with_pip=True)
+    pip = [str(place / "bin" / "python"), "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    constraints = ["-c", str(ROOT / "constraints.txt")]
+    done = subprocess.run(
+        [*pip, "install", *constraints, "onnxruntime", "numpy", "pillow"], capture_output=True, text=True
+    )
+    if done.returncode:
+        pytest.skip(f"packages cannot be installed here: {done.stderr.splitlines()[-1:]}")
+    wheel = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(tmp_path)]
+    subprocess.run([*wheel, str(ROOT)], check=True)
+    (built,) = tmp_path.glob("*.whl")
+    subprocess.run([*pip, "install", "--no-deps", str(built)], check=True)
+    code = (
+        "import json, sys, numpy\\n"
+        "from normgate.runtime import PortableGate\\n"
+        "verdicts = PortableGate.load('g.onnx')(numpy.load('images.npy'))\\n"
+        "absent = [name for name in ('torch', 'pyarrow', 'timm') if name in sys.modules]\\n"
+        "print(json.dumps([list(verdicts.label), verdicts.score.tolist(), absent]))"
+    ).replace("\\n", "\n")
+    done = subprocess.run([place / "bin" / "python", "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    label, score, absent = json.loads(done.stdout)
+    assert label == list(expected.label)
+    np.testing.assert_allclose(score, expected.score, rtol=1e-4)
+    assert absent == []
+
+
+def changed(path: Path, **about: object) -> Path:
+    """A copy of an exported gate whose metadata say something else."""
+    model = onnx.load(path)
+    (entry,) = (prop for prop in model.metadata_props if prop.key == KEY)
+    entry.value = json.dumps({**json.loads(entry.value), **about})
+    onnx.save(model, path.with_name("changed.onnx"))
+    return path.with_name("changed.onnx")
+
+
+def test_files_of_strangers_are_refused(tmp_path: Path) -> None:
+    export(gate(), tmp_path / "g.onnx")
+    whole = (tmp_path / "g.onnx").read_bytes()
+    bad = tmp_path / "bad.onnx"
+    for content in (b"", b"no graph", whole[: len(whole) // 2]):
+        bad.write_bytes(content)
+        with pytest.raises(RuntimeFileError, match="no graph that ONNX Runtime can load"):
+            PortableGate.load(bad)
+    with pytest.raises(RuntimeFileError, match="cannot be read"):
+        PortableGate.load(tmp_path / "none.onnx")
+    for about in ({"format": 2}, {"preprocessing": {}}, {"classes": 3}, {"preprocessing": {"size": [9, 9]}}):
+        with pytest.raises(RuntimeFileError, match=r"another version|no gate that normgate has exported"):
+            PortableGate.load(changed(tmp_path / "g.onnx", **about))
+    # A graph of somebody else's, and one that would read another file.
+    torch.onnx.export(nn.Linear(2, 2).eval(), (torch.zeros(1, 2),), bad, dynamo=True, verbose=False)
+    with pytest.raises(RuntimeFileError):
+        PortableGate.load(bad)
+    model = onnx.load(tmp_path / "g.onnx")
+    onnx.save(model, bad, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    with pytest.raises(RuntimeFileError):
+        PortableGate.load(bad)
+
+
+def test_what_cannot_be_exported_is_said(tmp_path: Path) -> None:
+    class Moody(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(192, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = x.flatten(1)
+            return self.fc(x * 2 if float(x.sum()) > 0 else x)
+
+    own = Gate.calibrate(Moody(), preprocessing=PREPROCESSING, classes=CLASSES, calibration=random_records(60, 3))
+    with pytest.raises(ExportError, match="Moody with norm cannot be written as a graph"):
+        export(own, tmp_path / "g.onnx")
+    with pytest.raises(ExportError, match=r"name it g\.onnx"):
+        export(own, tmp_path / "g.pb")
+    (tmp_path / "g.onnx").write_text("mine")
+    with pytest.raises(OutputError, match="exists"):
+        export(gate(), tmp_path / "g.onnx")
+    assert (tmp_path / "g.onnx").read_text() == "mine"
