@@ -176,7 +176,7 @@ class Describer:
         if _is_given(function.__module__):
             return
         yield self.digest(function.__code__)
-        for name in function.__code__.co_names:
+        for name in _names(function.__code__):
             named = function.__globals__.get(name)
             if isinstance(named, (*_PLAIN, *_FUNCTIONS, enum.Enum, torch.Tensor, np.ndarray)):
                 yield name.encode()
@@ -186,6 +186,14 @@ class Describer:
         yield code.co_code
         yield repr((code.co_names, code.co_varnames)).encode()
         yield from map(self.digest, code.co_consts)
+
+
+def _names(code: types.CodeType) -> Iterator[str]:
+    """What code names, and the comprehensions, lambdas and functions within it."""
+    yield from code.co_names
+    for part in code.co_consts:
+        if isinstance(part, types.CodeType):
+            yield from _names(part)
 
 
 def _name(kind: type) -> bytes:

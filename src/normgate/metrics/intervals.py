@@ -19,6 +19,8 @@ from normgate.metrics.ranking import group_auroc
 from normgate.metrics.ties import Counts, Floats, MetricError, TieGroups
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import ArrayLike
 
 _LEAST_FREEDOM = 3
@@ -48,6 +50,14 @@ class Variance(NamedTuple):
         """Whether enough images make it up: not under perfect separation, nor with one image in a set."""
         return self.freedom >= _LEAST_FREEDOM
 
+    def is_firm(self, sizes: Sequence[int]) -> bool:
+        """Whether it stands alone, for sets of these sizes."""
+        return self.freedom >= _FIRM_FREEDOM * math.sqrt(max(sizes) / min(sizes))
+
+    def reach(self, z: float) -> float:
+        """Student's standard errors to either side, for as many of the normal distribution."""
+        return _student_quantile(z, self.freedom) * math.sqrt(self.value)
+
 
 def auroc_interval(id_scores: ArrayLike, ood_scores: ArrayLike, level: float = 0.95) -> Estimate:
     """AUROC with a confidence interval inside [0, 1] that has a width even at 0 and 1.
@@ -73,9 +83,9 @@ def group_auroc_interval(groups: TieGroups, level: float) -> Estimate:
     variance = delong_variance(groups.wins / (2 * n), groups.losses / (2 * m), groups.id, groups.ood)
     if variance.known:
         center = math.log(auroc / (1 - auroc))
-        reach = _student_quantile(z, variance.freedom) * math.sqrt(variance.value) / (auroc * (1 - auroc))
+        reach = variance.reach(z) / (auroc * (1 - auroc))
         low, high = _expit(center - reach), _expit(center + reach)
-        if variance.freedom >= _FIRM_FREEDOM * math.sqrt(max(m, n) / min(m, n)):
+        if variance.is_firm((m, n)):
             return Estimate(auroc, low, high)
     else:
         low = high = auroc
@@ -83,27 +93,36 @@ def group_auroc_interval(groups: TieGroups, level: float) -> Estimate:
 
 
 def delong_variance(v10: Floats, v01: Floats, id_counts: Counts, ood_counts: Counts) -> Variance:
-    """DeLong's variance of the mean of placements (or of their differences) that occur so many times each.
+    """DeLong's variance of an AUROC, from placements that occur so many times each; see `variance_of_means`."""
+    return variance_of_means([(v10, id_counts, 1.0), (v01, ood_counts, 1.0)])
 
-    The degrees of freedom are Satterthwaite's (1946), 2 var² / Var(var), at most m + n − 2, but without his
-    assumption of normal values: Var(S) = (μ₄ − S² (N−3)/(N−1)) / N with μ₄ from the placements themselves.
+
+def variance_of_means(parts: Sequence[tuple[Floats, Counts, float]]) -> Variance:
+    """The variance of `Σ w · mean(values)` over independent sets of images.
+
+    The degrees of freedom are Satterthwaite's (1946), 2 var² / Var(var), at most the number of images less that of
+    sets, but without his assumption of normal values: Var(S) = (μ₄ − S² (N−3)/(N−1)) / N with μ₄ from the values
+    themselves.
+
+    Args:
+        parts: of each set its (G,) values, how often each occurs, (G,), and the weight w of their mean.
 
     Returns:
         The variance; no degrees of freedom where it is 0 or a set has one image.
     """
-    m, n = int(id_counts.sum()), int(ood_counts.sum())
-    if min(m, n) == 1:
+    sizes = [int(counts.sum()) for _, counts, _ in parts]
+    if min(sizes) == 1:
         return Variance(0.0, 0.0)
     variance = spread = 0.0
-    for values, counts, size in ((v10, id_counts, m), (v01, ood_counts, n)):
+    for (values, counts, weight), size in zip(parts, sizes, strict=True):
         squares = (values - counts @ values / size) ** 2
         sample = float(counts @ squares) / (size - 1)
         fourth = float(counts @ squares**2) / size
-        variance += sample / size
-        spread += (fourth - sample**2 * (size - 3) / (size - 1)) / size**3
+        variance += weight**2 * sample / size
+        spread += weight**4 * (fourth - sample**2 * (size - 3) / (size - 1)) / size**3
     if variance == 0:
         return Variance(0.0, 0.0)
-    most = m + n - 2
+    most = sum(sizes) - len(sizes)
     return Variance(variance, min(2 * variance**2 / spread, most) if spread > 0 else most)
 
 
