@@ -313,3 +313,41 @@ def test_a_file_that_is_written_to_has_another_mark(tmp_path: Path) -> None:
     path.write_bytes(b"22")
     assert None is not before != file_mark(path)
     assert file_mark(b"1") is None
+
+
+SOURCE = """
+from torch import nn
+import torch
+
+GAIN = {gain}
+
+def squash(x):
+    return torch.{function}(x)
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(4, 3)
+
+    def forward(self, x):
+        outer = lambda y: [GAIN * squash(part) for part in y.split(2, dim=1)]
+        return self.fc(torch.cat(outer(x), dim=1))
+"""
+
+
+def network_of(place: Path, gain: float, function: str) -> nn.Module:
+    """The network of a module whose source says so, with the same weights."""
+    place.write_text(SOURCE.format(gain=gain, function=function))
+    module = types.ModuleType("net")
+    exec(compile(place.read_text(), str(place), "exec"), vars(module))
+    torch.manual_seed(0)
+    return module.Net()
+
+
+def test_what_a_comprehension_in_a_lambda_names_is_seen(tmp_path: Path) -> None:
+    made = [
+        network_of(tmp_path / "net.py", *options) for options in ((2, "tanh"), (2, "relu"), (3, "tanh"), (2, "tanh"))
+    ]
+    first, other_function, other_constant, again = map(network_digest, made)
+    assert first == again
+    assert len({first, other_function, other_constant}) == 3

@@ -165,3 +165,13 @@ def test_without_training_features_fitted_scores_are_left_out() -> None:
 def test_a_gates_own_score_is_used_as_it_is() -> None:
     own = scores.create("knn", k=1).fit(TRAIN)
     assert probe(TUNING, probes(), TRAIN, own).auroc["knn"] != probe(TUNING, probes(), TRAIN).auroc["knn"]
+
+
+def test_with_very_few_tuning_images_nothing_is_claimed() -> None:
+    """An AUROC of so few is uncertain by ½, and says nothing of the network."""
+    both = {"norm": dict.fromkeys(PROBES, 0.0), "knn": dict.fromkeys(PROBES, 1.0)}
+    few = ProbeReport(both, 6, 6)
+    assert few.choice() == "norm"
+    (said,) = few.warnings("norm")
+    assert "only 6 tuning images: too few for probes to tell" in said
+    assert ProbeReport(both, 7, 7).choice() == "knn"

@@ -94,8 +94,20 @@ def test_calibration_images_never_stand_in_for_tuning_images() -> None:
 
 
 def test_tuning_scores_that_do_not_vary_are_an_error() -> None:
-    with pytest.raises(ScoreError, match="1 tuning images whose scores hardly vary"):
-        scores.create("polar").fit(TRAIN, TUNING.select([0]))
+    with pytest.raises(ScoreError, match="30 tuning images whose scores hardly vary"):
+        scores.create("polar").fit(TRAIN, TUNING.select([0] * 30))
+    with pytest.raises(ScoreError, match="at least 20 tuning images, and there are 19"):
+        scores.create("polar").fit(TRAIN, TUNING.select(range(19)))
+
+
+def test_repeated_images_at_the_low_end_are_no_obstacle() -> None:
+    """Frames that repeat: the lowest scores tie, and the tail below them still falls."""
+    lowest = [int(part.argmin()) for part in parts(TUNING).T]
+    repeated = TUNING.select([*range(len(TUNING)), *lowest * 10])
+    score = scores.create("polar").fit(TRAIN, repeated)
+    assert (score.state["excess"] > 0).all()
+    wrong = dataclasses.replace(QUERY, z=torch.randn(200, 12, generator=torch.Generator().manual_seed(9)))
+    assert metrics.auroc(score(QUERY), score(wrong)) > metrics.auroc(fitted()(QUERY), fitted()(wrong)) - 0.05
 
 
 @pytest.mark.parametrize("quantile", [0, 0.5, -1, float("nan")])

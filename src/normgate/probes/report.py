@@ -112,7 +112,8 @@ class ProbeReport:
     def choice(self) -> str:
         """The score to use: the best mean, or `norm` where it is within a point of that and blind to nothing.
 
-        Where no probe is informative there is nothing to choose by: `norm` if it can be had, else the first that can.
+        Where no probe is informative, or tuning images are too few, there is nothing to choose by: `norm` if it can be
+        had, else the first that can.
 
         Raises:
             ProbeError: no score can be had.
@@ -129,9 +130,15 @@ class ProbeReport:
     def warnings(self, score: str) -> list[str]:
         """In plain words, what a user of this score must know."""
         said = []
-        if self.images < FEW:
+        too_few = self.chance >= 0.5
+        if too_few:
+            said.append(
+                f"only {self.images} tuning images: too few for probes to tell what {score} would miss, or whether "
+                f"another score is better; {FEW} or more are needed"
+            )
+        elif self.images < FEW:
             said.append(f"only {self.images} tuning images: what the probes say is rough; {FEW} or more are better")
-        if self.auroc and not self.informative:
+        if self.auroc and not self.informative and not too_few:
             said.append(
                 f"no score tells any of {len(self.uninformative)} probes from your images: the network has hardly "
                 "learned, and there is nothing to choose a score by; train longer"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -45,11 +46,19 @@ class Polar(Score):
         return {f"mahalanobis.{key}": value for key, value in Mahalanobis("mahalanobis").fit(features).state.items()}
 
     def _scale(self, tuning: Features) -> dict[str, torch.Tensor]:
+        if len(tuning) * self.quantile < 1:
+            raise ScoreError(
+                f"{self.name} measures the tail of at least {math.ceil(1 / self.quantile)} tuning images, and there "
+                f"are {len(tuning)}; add some (tuning=, --tuning)"
+            )
         parts = self._parts(tuning)
         knots = parts.quantile(self._shares(), dim=1).T.contiguous()
         low = knots[:, :1]
         tail = parts <= low
         excess = ((low - parts) * tail).sum(dim=1) / tail.sum(dim=1)
+        # Where the lowest tie, the tail goes on as steeply as log p falls from the middle to it.
+        middle = parts.median(dim=1).values
+        excess = torch.where(excess > 0, excess, (middle - low[:, 0]) / math.log(0.5 / self.quantile))
         if not (excess > 0).all():
             raise ScoreError(
                 f"{self.name} cannot be scaled on {len(tuning)} tuning images whose scores hardly vary; add some"
