@@ -427,13 +427,25 @@ def screen(
         images = _paths_on_stdin() if incoming == "-" else _open(incoming, False, image_column, "label", None)
         if report is not None and incoming == "-":
             images = load(images)  # lines come only once
+        if neighbours is not None:
+            from normgate.report import check_neighbours
+
+            check_neighbours(judge, neighbours)
 
         def write_report(found: Summary) -> None:
             from normgate.report import screening_report
 
             assert report is not None
             screening_report(
-                report, judge, output, images, found, neighbours=neighbours, overwrite=overwrite, progress=progress
+                report,
+                judge,
+                output,
+                images,
+                found,
+                neighbours=neighbours,
+                max_pixels=max_pixels,
+                overwrite=overwrite,
+                progress=progress,
             )
 
         summary = run(
@@ -561,7 +573,14 @@ def evaluate(
                 progress=progress if len(gates) == 1 else console.prefixed(f"{folder.name}: ", progress),
             )
 
+        if neighbours is not None:
+            from normgate.report import check_neighbours
+
+            check_neighbours(Gate.load(gates[0], device=device), neighbours)
         evaluations = [evaluated(folder) for folder in gates]
+        results = evaluations[0] if len(gates) == 1 else over_seeds(evaluations)
+        if output is not None:
+            results.save(output, overwrite=overwrite)
         if report is not None:
             from normgate.report import evaluation_report
 
@@ -571,6 +590,7 @@ def evaluate(
                 evaluations[0],
                 {"id": test, **sets},
                 neighbours=neighbours,
+                max_pixels=max_pixels,
                 overwrite=overwrite,
                 progress=progress,
             )
@@ -578,9 +598,6 @@ def evaluate(
             from normgate.report import save_figures
 
             save_figures(Gate.load(gates[0], device=device), evaluations[0], figures, overwrite=overwrite)
-    results = evaluations[0] if len(gates) == 1 else over_seeds(evaluations)
-    if output is not None:
-        results.save(output, overwrite=overwrite)
     if as_json:
         console.print_json(results.to_dict())
     else:

@@ -15,7 +15,7 @@ from normgate.evaluation import evaluate
 from normgate.files import OutputError, check_output, is_system, whole_folder
 from normgate.pipeline import train
 from normgate.progress import silent
-from normgate.report.errors import installed
+from normgate.report.checks import installed
 from normgate.report.writing import evaluation_report
 from normgate.screening import screen
 from normgate.training import Recipe

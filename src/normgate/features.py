@@ -131,6 +131,12 @@ class Features:
             digests=None if self.digests is None else tuple(self.digests[i] for i in positions),
         )
 
+    def evenly(self, limit: int) -> Features:
+        """At most so many rows, evenly over all."""
+        if len(self) <= limit:
+            return self
+        return self.select([round(row) for row in np.linspace(0, len(self) - 1, limit).tolist()])
+
     def without(self, rows: Sequence[int]) -> Features:
         """All but some rows."""
         mask = np.ones(len(self), dtype=bool)

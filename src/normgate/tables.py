@@ -120,13 +120,15 @@ def print_each_probe(report: ProbeReport, own: str) -> None:
 
 def print_geometry(gate: Gate) -> None:
     """In words, what the geometry of the training features says of the norm."""
-    if "train" not in gate.kept:
+    from normgate.collapse import explain
+    from normgate.gate.geometry import gate_geometry
+
+    found = gate_geometry(gate)
+    if found is None:
         out.print("geometry: not known, since the gate keeps no training features")
         return
-    from normgate.collapse import explain, geometry
-
     out.print("geometry of the training features:")
-    for line in explain(geometry(gate.kept["train"]), gate.classes):
+    for line in explain(found, gate.classes):
         out.print(f"  {line}", soft_wrap=True)
 
 

@@ -46,6 +46,17 @@ def tables(demo_run: tuple[Path, Any], tmp_path_factory: pytest.TempPathFactory)
     return found
 
 
+def small_gate() -> Gate:
+    return Gate.calibrate(
+        small_network(),
+        preprocessing=PREPROCESSING,
+        train=random_records(60, 1),
+        tuning=random_records(60, 2),
+        calibration=random_records(120, 3),
+        score="mahalanobis",
+    )
+
+
 def opened(browser: Browser, path: Path, complaints: list[str], **options: Any) -> Page:
     """The page, and in `complaints` whatever it asked for or the browser refused."""
     page = browser.new_context(**options).new_page()
@@ -103,7 +114,7 @@ def test_the_slider_counts_what_the_tables_hold(
         )
         assert all(p > levels[position] for p in missed)
         assert bool(missed) == any((tables[name]["p_value"].to_numpy() > levels[position]).any() for name in demo.FAR)
-    page.get_by_role("button", name="Back to the gate's").click()
+    page.get_by_role("button", name="Back to the start").click()
     assert int(page.locator("#slider").input_value()) == start
     assert without_pictures(complaints) == []
 
@@ -146,16 +157,7 @@ def test_nothing_leaves_the_page_and_nothing_is_evaluated(browser: Browser, demo
 
 def test_hostile_names_are_shown_and_never_run(browser: Browser, tmp_path: Path) -> None:
     hostile = "<img src=x onerror=alert(1)>\"'</script><script>alert(2)</script>"
-    gate = Gate.calibrate(
-        small_network(),
-        preprocessing=PREPROCESSING,
-        train=random_records(60, 1),
-        tuning=random_records(60, 2),
-        calibration=random_records(120, 3),
-        classes=("cat", "dog", "owl"),
-        score="mahalanobis",
-    )
-    known, odd = random_records(50, 5), [np.full((8, 8, 3), i, np.uint8) for i in range(30)]
+    gate, known, odd = small_gate(), random_records(50, 5), [np.full((8, 8, 3), i, np.uint8) for i in range(30)]
     evaluation = normgate.evaluate(gate, known, {hostile: odd}, scores=["norm"], keep_features=True)
     evaluation_report(tmp_path / "r.html", gate, evaluation, {"id": known, hostile: odd})
     complaints: list[str] = []
@@ -174,11 +176,30 @@ def test_accessibility(browser: Browser, demo_run: tuple[Path, Any], scheme: str
     assert [line for line, item in zip(said, found, strict=True) if item["impact"] in ("serious", "critical")] == []
 
 
-def test_a_phone_needs_no_sideways_scrolling(browser: Browser, demo_run: tuple[Path, Any]) -> None:
-    page = opened(browser, demo_run[0] / "report.html", [], viewport={"width": 375, "height": 800})
-    assert page.evaluate("document.documentElement.scrollWidth") <= 375
-    assert page.locator(".plot.narrow").first.is_visible()
-    assert not page.locator(".plot.wide").first.is_visible()
+@pytest.mark.parametrize("width", [320, 375])
+def test_a_phone_needs_no_sideways_scrolling(
+    browser: Browser, demo_run: tuple[Path, Any], tmp_path: Path, width: int
+) -> None:
+    name = "a-name-that-never-ends-" * 8
+    gate, known, odd = small_gate(), random_records(50, 5), [np.full((8, 8, 3), i, np.uint8) for i in range(30)]
+    evaluation = normgate.evaluate(gate, known, {name: odd}, scores=["norm"], keep_features=True)
+    evaluation_report(tmp_path / "r.html", gate, evaluation, {"id": known, name: odd})
+    for path in (demo_run[0] / "report.html", tmp_path / "r.html"):
+        page = opened(browser, path, [], viewport={"width": width, "height": 800})
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert page.locator(".plot.narrow").first.is_visible()
+        assert not page.locator(".plot.wide").first.is_visible()
+
+
+def test_paper_shows_every_list_and_the_wide_charts(browser: Browser, demo_run: tuple[Path, Any]) -> None:
+    page = opened(browser, demo_run[0] / "report.html", [], viewport={"width": 718, "height": 1000})
+    page.emulate_media(media="print")
+    assert page.locator(".plot.wide").first.is_visible()
+    for details in page.locator("details.set").all():
+        shown = details.locator("li:not([hidden])")
+        assert shown.first.is_visible()
+        assert shown.last.is_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 718
 
 
 def test_pictures(browser: Browser, demo_run: tuple[Path, Any], screenshots: Path) -> None:

@@ -25,7 +25,7 @@ def points(chart: Any) -> list[dict[str, Any]]:
 
 
 def every() -> dict[str, Any]:
-    domain = charts.score_domain(SCORES, "known")
+    domain = charts.score_domain(SCORES["known"], SCORES.values())
     found = type("Found", (), {"auroc": 0.9, "auroc_low": 0.8, "auroc_high": 0.95})
     rows = [{"epoch": epoch, "nc1": 1 / epoch} for epoch in range(1, 5)]
     return {
@@ -58,7 +58,7 @@ def test_files_for_papers(name: str, suffix: str, start: bytes) -> None:
 
 
 def test_bars_hold_every_image() -> None:
-    domain = charts.score_domain(SCORES, "known")
+    domain = charts.score_domain(SCORES["known"], SCORES.values())
     wild = {"known": SCORES["known"], "far": np.array([-1e9, 1e9, 5.0, -np.inf])}
     colour = charts.colours(["known"], ["far"])
     chart = charts.distributions(wild, domain, colour, score="norm", threshold=None, width=300)
@@ -69,11 +69,11 @@ def test_bars_hold_every_image() -> None:
 
 
 def test_outliers_far_out_do_not_squeeze_the_known_images() -> None:
-    low, high = charts.score_domain({"known": SCORES["known"], "far": np.array([-1e9, 1e9])}, "known")
+    low, high = charts.score_domain(SCORES["known"], [np.array([-1e9, 1e9])])
     spread = np.ptp(SCORES["known"])
     assert high - low < 8 * spread
     assert low < SCORES["known"].min() + 0.5 * spread
-    assert np.isfinite(charts.score_domain({"known": np.zeros(5)}, "known")).all()
+    assert np.isfinite(charts.score_domain(np.zeros(5), [])).all()
 
 
 def test_the_area_under_the_drawn_curve_is_the_auroc() -> None:
@@ -99,3 +99,17 @@ def test_where_the_plot_lies_is_where_its_bars_are() -> None:
     assert float(path[1]) == pytest.approx(240 * 30 / 60, abs=1)
     assert 0 <= origin < 20
     assert width >= 240 + origin
+
+
+def test_labels_are_each_another_and_no_word_of_the_chart_library() -> None:
+    runs = [f"gates/experiments-of-{years}/with-normalisation" for years in ("2026", "2026-and-2027")]
+    long = [*runs, "a" * 90, "a" * 91]
+    labels = charts._labels([*long, "constructor", "b"])
+    assert len(set(labels.values())) == 6
+    assert all(label.endswith(" ") and len(label) <= 46 for label in labels.values())
+    assert labels["b"] == "b "
+
+
+def test_infinite_scores_end_the_curve_at_the_corner() -> None:
+    x, y = charts._rejected_shares(np.array([1.0, np.inf]), np.array([0.0, 2.0]))
+    assert (x[-1], y[-1]) == (1, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -84,3 +85,42 @@ def test_what_cannot_be_is_said_before_anything_is_read(
     )
     assert "that the gate was trained on" in capsys.readouterr().err
     assert not (tmp_path / "r.html").exists()
+
+
+def test_results_are_kept_where_a_report_fails_and_missing_libraries_are_named(
+    gate: Path,
+    class_folders: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data = ["--id", class_folders, "--ood", f"cats={class_folders / 'cat'}"]
+    (class_folders.parent / "other").mkdir()
+    (class_folders / "cat" / "00.png").rename(class_folders.parent / "other" / "00.png")
+    near = ["--report", tmp_path / "r.html", "--with-neighbours", class_folders.parent / "other"]
+    assert run("evaluate", gate, *data, *near, "-o", tmp_path / "r.json") == 2
+    assert "that the gate was trained on" in capsys.readouterr().err
+    assert not (tmp_path / "r.json").exists()  # it was said before anything was evaluated
+
+    def fail(*_: object, **__: object) -> None:
+        raise normgate.NormgateError("no room")
+
+    monkeypatch.setattr("normgate.report.writing._write", fail)
+    assert run("evaluate", gate, *data, "--report", tmp_path / "r.html", "-o", tmp_path / "r.json") == 2
+    assert json.loads((tmp_path / "r.json").read_text())["gate_score"] == "norm"
+    monkeypatch.setattr("normgate.report.checks.NEEDED", ("altair", "a_library_that_is_not_there"))
+    capsys.readouterr()
+    for arguments in (
+        ["evaluate", gate, *data, "--figures", tmp_path / "f"],
+        ["evaluate", gate, *data, "--report", tmp_path / "r.html"],
+        ["figure", "probes", gate, "-o", tmp_path / "p.svg"],
+    ):
+        assert run(*arguments) == 2
+        assert "need a_library_that_is_not_there: pip install 'normgate[report]'" in capsys.readouterr().err
+
+
+def test_without_the_chart_library_the_checks_can_be_imported() -> None:
+    code = (
+        "import sys; sys.modules['altair'] = None; import normgate.report.checks, normgate.report as r; r.check_figures"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

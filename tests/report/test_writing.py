@@ -17,9 +17,8 @@ import normgate
 from normgate import Evaluation, Gate
 from normgate.data.sources import Records
 from normgate.files import OutputError
-from normgate.report import ReportError, evaluation_report, save_figures, screening_report
-from normgate.report import errors as report_errors
-from normgate.report.figures import NAMES
+from normgate.report import ReportError, checks, evaluation_report, save_figures, screening_report
+from normgate.report.checks import NAMES
 from normgate.screening import screen
 from samples import CLASSES, PREPROCESSING, random_records, small_network
 
@@ -217,7 +216,7 @@ def test_what_cannot_be_written_is_said_first(tmp_path: Path, monkeypatch: pytes
     other = dataclasses.replace(evaluation, gate_score="norm")
     with pytest.raises(ReportError, match="another gate"):
         evaluation_report(tmp_path / "s.html", gate(), other, IMAGES)
-    monkeypatch.setattr(report_errors, "NEEDED", ("altair", "a_library_that_is_not_there"))
+    monkeypatch.setattr(checks, "NEEDED", ("altair", "a_library_that_is_not_there"))
     with pytest.raises(ReportError, match=r"need a_library_that_is_not_there: pip install 'normgate\[report\]'"):
         evaluation_report(tmp_path / "s.html", gate(), evaluation, IMAGES)
 
@@ -235,3 +234,47 @@ def test_figures(tmp_path: Path) -> None:
         save_figures(gate(), evaluated(gate()), tmp_path / "figures", overwrite=True)
     with pytest.raises(ReportError, match=r"\.svg or \.pdf, not \.bmp"):
         save_figures(gate(), evaluated(gate()), tmp_path / "other", formats=[".bmp"])
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("known images", "known images*"),
+        ("training images", "train"),
+        ("wrong predictions alone", "calibration images"),
+        ("constructor", "toString"),
+        ("site-north-camera-07-all-photos-of-2023-day", "site-north-camera-07-all-photos-of-2023-night"),
+        ("n\udcff", "a" * 300),
+    ],
+)
+def test_sets_may_be_called_anything(names: tuple[str, str], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Also as our own rows are, as words of the chart library, alike for long, and not in UTF-8."""
+    first, second = names
+    sets = {first: ODD, second: [record.payload for record in random_records(7, 8)]}
+    evaluation = normgate.evaluate(gate(), random_records(50, 5), sets, scores=["mahalanobis"], keep_features=True)
+    evaluation_report(tmp_path / "r.html", gate(), evaluation, {"id": random_records(50, 5), **sets})
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "ERROR" not in capfd.readouterr().err
+    assert evaluation.outcome is not None
+    found = data_of(page)
+    counts = [part["rejected"][found["start"]] for part in found["sets"]]
+    assert [part["images"] for part in found["sets"]] == [50, 30, 7]
+    outcome = evaluation.outcome
+    assert counts == [
+        round(50 * outcome.realised),
+        round(30 * outcome.rejected[first]),
+        round(7 * outcome.rejected[second]),
+    ]
+    assert all(count <= images for count, images in zip(found["sets"][0]["right"], [50] * 999, strict=False))
+    # A plot for each set, and a row for each in norms by set: bars, medians and ranges of four.
+    save_figures(gate(), evaluation, tmp_path / "figures", formats=[".svg"])
+    assert (tmp_path / "figures" / "distributions.svg").read_text().count("mark-rect role-mark") >= 3
+
+
+def test_a_large_image_that_was_scored_is_shown(tmp_path: Path) -> None:
+    big = [Image.fromarray(np.full((60, 60, 3), i, np.uint8)) for i in range(30)]
+    evaluation = normgate.evaluate(gate(), random_records(50, 5), {"big": big}, scores=["norm"], keep_features=True)
+    images = {"id": random_records(50, 5), "big": big}
+    for most, hidden in ((4000, False), (1000, True)):
+        evaluation_report(tmp_path / "r.html", gate(), evaluation, images, max_pixels=most, overwrite=True)
+        assert ("cannot be read any more" in (tmp_path / "r.html").read_text(encoding="utf-8")) == hidden

@@ -6,15 +6,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from normgate.report.checks import FORMATS, check_figures, check_gate_figure, check_report
     from normgate.report.errors import ReportError
-    from normgate.report.figures import FORMATS, check_figures, check_gate_figure, gate_figure, save_figures
-    from normgate.report.writing import check_report, evaluation_report, screening_report
+    from normgate.report.figures import gate_figure, save_figures
+    from normgate.report.gallery import check_neighbours
+    from normgate.report.writing import evaluation_report, screening_report
 
 __all__ = [
     "FORMATS",
     "ReportError",
     "check_figures",
     "check_gate_figure",
+    "check_neighbours",
     "check_report",
     "evaluation_report",
     "gate_figure",
@@ -23,11 +26,12 @@ __all__ = [
 ]
 
 _MODULES = {
-    "FORMATS": "figures",
+    "FORMATS": "checks",
     "ReportError": "errors",
-    "check_figures": "figures",
-    "check_gate_figure": "figures",
-    "check_report": "writing",
+    "check_figures": "checks",
+    "check_gate_figure": "checks",
+    "check_neighbours": "gallery",
+    "check_report": "checks",
     "evaluation_report": "writing",
     "gate_figure": "figures",
     "save_figures": "figures",

@@ -34,14 +34,18 @@ def colours(known: Iterable[str], others: Iterable[str]) -> dict[str, str]:
     return {**dict.fromkeys(known, KNOWN), **dict(zip(others, itertools.cycle(UNKNOWN), strict=False))}
 
 
-def score_domain(scores: Mapping[str, NDArray[np.float64]], known: str) -> tuple[float, float]:
-    """From where to where scores are drawn, so that outliers far out do not squeeze everything else."""
-    finite = {name: values[np.isfinite(values)] for name, values in scores.items()}
-    reference = finite[known] if len(finite[known]) else np.zeros(1)
+def score_domain(known: NDArray[np.float64], sets: Iterable[NDArray[np.float64]]) -> tuple[float, float]:
+    """From where to where scores are drawn, so that outliers far out do not squeeze everything else.
+
+    Args:
+        known: (n,) scores of known images.
+        sets: scores of all sets that are drawn.
+    """
+    finite = [values[np.isfinite(values)] for values in (known, *sets)]
+    reference = finite[0] if len(finite[0]) else np.zeros(1)
     low, high = np.quantile(reference, [0.02, 0.98])
     reach = LARGEST_SPAN * ((high - low) or abs(high) or 1.0)
-    everything = np.concatenate([values for values in finite.values() if len(values)] or [reference])
-    smallest, largest = np.quantile(everything, [0.002, 0.998])
+    smallest, largest = np.quantile(np.concatenate([reference, *finite]), [0.002, 0.998])
     margin = 0.02 * (high - low)
     return float(min(max(smallest, low - reach), low) - margin), float(max(min(largest, high + reach), high) + margin)
 
@@ -66,6 +70,7 @@ def distributions(
         width: of the plot.
     """
     edges = np.linspace(*domain, BINS + 1)
+    labels = _labels(scores)
     scale = alt.Scale(domain=list(domain), nice=False, zero=False)
     rows = []
     for number, (name, values) in enumerate(scores.items()):
@@ -90,7 +95,7 @@ def distributions(
         if threshold is not None and domain[0] <= threshold <= domain[1]:
             rule = alt.Chart(_data([{"from": threshold}])).mark_rule(strokeDash=[4, 3], color=INK)
             layers.append(rule.encode(x=alt.X("from:Q", scale=scale, axis=axis)))
-        title = alt.Title(_short(name), anchor="start", fontSize=12, fontWeight="normal", offset=2)
+        title = alt.Title(labels[name], anchor="start", fontSize=12, fontWeight="normal", offset=2)
         rows.append(alt.layer(*layers).properties(width=width, height=56, title=title))
     return alt.vconcat(*rows, spacing=6)
 
@@ -112,12 +117,13 @@ def roc(
         points: by set, the shares of known and of unknown images that the gate rejects.
         width: of the plot, and its height.
     """
+    labels = _labels(unknown)
     rows = [
-        {"set": _short(name), "x": x, "y": y}
+        {"set": labels[name], "x": x, "y": y}
         for name, values in unknown.items()
         for x, y in _thinned(*_rejected_shares(known, values))
     ]
-    marks = [{"set": _short(name), "x": x, "y": y} for name, (x, y) in points.items()]
+    marks = [{"set": labels[name], "x": x, "y": y} for name, (x, y) in points.items()]
     encodings: dict[str, Any] = {
         "x": alt.X("x:Q", title="share of known images rejected", scale=alt.Scale(domain=[0, 1])),
         "y": alt.Y("y:Q", title="share of unknown images rejected", scale=alt.Scale(domain=[0, 1])),
@@ -141,8 +147,9 @@ def risk_coverage(
         palette: a colour a name.
         width: of the plot, and its height.
     """
+    labels = _labels(curves)
     rows = [
-        {"set": _short(name), "x": x, "y": y}
+        {"set": labels[name], "x": x, "y": y}
         for name, (coverage, risk) in curves.items()
         for x, y in _thinned(coverage, risk)
     ]
@@ -223,9 +230,10 @@ def norms(
         title: of the axis.
         width: of the plot.
     """
+    labels = _labels(spreads, width)
     rows = [
         {
-            "name": _short(name),
+            "name": labels[name],
             "colour": palette.get(name, KNOWN),
             **{f"q{round(100 * q)}": found.quantile(q) for q in (0.05, 0.25, 0.5, 0.75, 0.95)},
         }
@@ -254,10 +262,10 @@ def collapse(
         width: of the plot.
     """
     palette = colours([next(iter(logs))], list(logs)[1:])
-    panels = []
+    panels, labels = [], _labels(logs)
     for column, said in measures.items():
         rows = [
-            {"run": _short(run), "epoch": row["epoch"], "value": row[column]}
+            {"run": labels[run], "epoch": row["epoch"], "value": row[column]}
             for run, log in logs.items()
             for row in log
             if row.get(column) is not None
@@ -266,7 +274,7 @@ def collapse(
             alt.Chart(_data(rows))
             .mark_line(strokeWidth=1.8)
             .encode(
-                x=alt.X("epoch:Q", title="epoch", axis=alt.Axis(tickMinStep=1)),
+                x=alt.X("epoch:Q", title="epoch", axis=alt.Axis(tickMinStep=1, format="d")),
                 y=alt.Y("value:Q", title=said),
                 color=_colour(list(logs), palette, width, "run"),
             )
@@ -283,17 +291,31 @@ def _data(rows: list[dict[str, Any]]) -> alt.InlineData:
     return alt.InlineData(values=rows)
 
 
-def _short(name: str) -> str:
-    """A name that a chart has room for."""
-    return name if len(name) <= 40 else name[:39] + "…"
+def _labels(names: Iterable[str], width: int | None = None) -> dict[str, str]:
+    """Names that a chart has room for, each another: a long one loses its middle.
+
+    A label ends with a space, so that none is a word that Vega itself looks up, such as `constructor`.
+
+    Args:
+        names: all of them.
+        width: of a plot beside which they stand; None for legends and titles.
+    """
+    most = 40 if width is None else _label_room(width) // 7
+    found: dict[str, str] = {}
+    for name in names:
+        short = name if len(name) <= most else f"{name[: most // 2]}…{name[-(most // 2 - 1) :]}"
+        number = sum(label.startswith(f"{short} ") for label in found.values())
+        found[name] = f"{short} ({number + 1}) " if number else f"{short} "
+    return found
 
 
 def _label_room(width: int) -> int:
     return 160 if width >= NARROW else 110
 
 
-def _colour(names: list[str], palette: Mapping[str, str], width: int, field: str = "set") -> alt.Color:
-    scale = alt.Scale(domain=[_short(name) for name in names], range=[palette[name] for name in names])
+def _colour(names: Iterable[str], palette: Mapping[str, str], width: int, field: str = "set") -> alt.Color:
+    labels = _labels(names)
+    scale = alt.Scale(domain=list(labels.values()), range=[palette[name] for name in labels])
     legend = alt.Legend(orient="bottom", direction="vertical", title=None, columns=2 if width >= NARROW else 1)
     return alt.Color(f"{field}:N", scale=scale, legend=legend)
 
@@ -302,9 +324,9 @@ def _rejected_shares(
     known: NDArray[np.float64], unknown: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Shares of both sets that lie below each threshold, from none to all."""
-    thresholds = np.append(np.unique(np.concatenate([known, unknown])), np.inf)
-    below_known, below_unknown = (np.searchsorted(np.sort(values), thresholds) for values in (known, unknown))
-    return below_known / len(known), below_unknown / len(unknown)
+    thresholds = np.unique(np.concatenate([known, unknown]))
+    below = [np.searchsorted(np.sort(values), thresholds) / len(values) for values in (known, unknown)]
+    return np.append(below[0], 1.0), np.append(below[1], 1.0)
 
 
 def _thinned(x: NDArray[np.float64], y: NDArray[np.float64]) -> list[tuple[float, float]]:

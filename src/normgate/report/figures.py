@@ -11,16 +11,19 @@ import numpy as np
 from normgate.collapse import Geometry, geometry, norm_correlations
 from normgate.collapse.confounders import image_statistics
 from normgate.collapse.norms import norms_of
+from normgate.data.decoding import DEFAULT_MAX_PIXELS
 from normgate.data.loading import load_batches
 from normgate.evaluation.writing import mean_name
-from normgate.files import check_output, whole_file, whole_folder
+from normgate.files import whole_file, whole_folder
+from normgate.gate.geometry import gate_geometry
 from normgate.report import charts
-from normgate.report.errors import ReportError, check_installed
+from normgate.report.checks import FORMATS, OF_GATES, SQUARE, check_gate_figure, check_installed, foreign
+from normgate.report.errors import ReportError
 from normgate.report.scored import of_evaluation
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 
     import altair as alt
 
@@ -32,7 +35,6 @@ if TYPE_CHECKING:
 
     Chart: TypeAlias = Callable[[int], alt.TopLevelMixin]
 
-FORMATS = (".svg", ".pdf")
 PAPER_WIDTH, PAPER_SQUARE = 420, 260
 WIDE_WIDTH, SQUARE_WIDTH = 620, 300
 SAMPLE = 2000
@@ -83,30 +85,13 @@ def save_figures(
         **collapse_charts({"training": gate}),
     }
     written = []
-    with whole_folder(Path(folder), foreign=_foreign, overwrite=overwrite) as work:
+    with whole_folder(Path(folder), foreign=foreign, overwrite=overwrite) as work:
         for name, chart in found.items():
             drawn = chart(PAPER_SQUARE if name in SQUARE else PAPER_WIDTH)
             for suffix in formats:
                 (work / f"{name}{suffix}").write_bytes(file(drawn, suffix))
                 written.append(f"{name}{suffix}")
     return tuple(written)
-
-
-def check_gate_figure(chart: str, gates: int, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-    """Say what would keep `gate_figure` from being written, before gates are read.
-
-    Raises:
-        ReportError: a library is missing, there is no such chart or format, or it is of one gate.
-        OutputError: the file exists and `overwrite` is not set, or cannot be written.
-    """
-    check_installed()
-    if chart not in OF_GATES:
-        raise ReportError(f"{chart!r} is no chart of a gate alone; choose from: {', '.join(OF_GATES)}")
-    if Path(path).suffix.lower() not in FORMATS:
-        raise ReportError(f"a figure is written as {' or '.join(FORMATS)}; name it {Path(path).stem}.svg")
-    if gates > 1 and chart != "collapse":
-        raise ReportError(f"{chart} is of one gate, and there are {gates}; draw them one by one")
-    check_output(Path(path), overwrite=overwrite)
 
 
 def gate_figure(
@@ -141,14 +126,6 @@ def gate_figure(
         partial.write_bytes(file(found[chart](PAPER_WIDTH), Path(path).suffix.lower()))
 
 
-OF_GATES = {
-    "collapse": "the geometry of its epochs is not known; train it with --log-geometry",
-    "probes": "it has not been probed; calibrate it with tuning images",
-    "norms-by-class": "it keeps no training features (it is lean)",
-}
-"""Charts of gates alone, and what is wrong where one cannot be drawn."""
-
-
 def collapse_charts(gates: Mapping[str, Gate]) -> dict[str, Chart]:
     """`collapse`, where every gate's training has logged it."""
     logs = {name: gate.provenance.get("log") or [] for name, gate in gates.items()}
@@ -166,27 +143,6 @@ COLLAPSE = {
 }
 
 
-def check_figures(folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-    """Say what would keep figures from being written, before anything that takes long.
-
-    Raises:
-        ReportError: a library is missing.
-        OutputError: as of `save_figures`.
-    """
-    check_installed()
-    check_output(Path(folder), overwrite=overwrite, foreign=_foreign)
-
-
-SQUARE = ("roc", "risk-coverage")
-NAMES = ("distributions", *SQUARE, "scores", "probes", "norms-by-class", "norms-by-set", "collapse")
-
-
-def _foreign(folder: Path) -> str | None:
-    """The name of something in a folder that is no figure of ours; None where there is nothing else."""
-    own = {f"{name}{suffix}" for name in NAMES for suffix in FORMATS}
-    return next((path.name for path in sorted(folder.iterdir()) if path.name not in own), None)
-
-
 def palette(sets: Sequence[ScoredSet]) -> dict[str, str]:
     """A colour a set."""
     return charts.colours(
@@ -197,7 +153,7 @@ def palette(sets: Sequence[ScoredSet]) -> dict[str, str]:
 def score_domain(gate: Gate, sets: Sequence[ScoredSet]) -> tuple[float, float]:
     """From where to where scores are drawn; known are the calibration images, which every gate has."""
     values = {part.name: part.verdicts.score for part in sets}
-    return charts.score_domain({"calibration": gate.calibration.scores, **values}, "calibration")
+    return charts.score_domain(gate.calibration.scores, values.values())
 
 
 def score_charts(gate: Gate, sets: Sequence[ScoredSet]) -> dict[str, Chart]:
@@ -205,7 +161,8 @@ def score_charts(gate: Gate, sets: Sequence[ScoredSet]) -> dict[str, Chart]:
     values = {part.name: part.verdicts.score for part in sets}
     colour = palette(sets)
     if not any(part.kind == "known" for part in sets):
-        values, colour = {CALIBRATION: gate.calibration.scores, **values}, {CALIBRATION: charts.KNOWN, **colour}
+        name = unlike("calibration images", values)
+        values, colour = {name: gate.calibration.scores, **values}, {name: charts.KNOWN, **colour}
     domain = score_domain(gate, sets)
     threshold = None if gate.calibration.by_class else float(gate.calibration.thresholds[0])
     return {
@@ -213,9 +170,6 @@ def score_charts(gate: Gate, sets: Sequence[ScoredSet]) -> dict[str, Chart]:
             values, domain, colour, score=gate.score.name, threshold=threshold, width=width
         )
     }
-
-
-CALIBRATION = "calibration images"
 
 
 def curve_charts(gate: Gate, evaluation: Evaluation, sets: Sequence[ScoredSet]) -> dict[str, Chart]:
@@ -228,15 +182,15 @@ def curve_charts(gate: Gate, evaluation: Evaluation, sets: Sequence[ScoredSet]) 
         outcome = evaluation.outcome
         points = {name: (outcome.realised, outcome.rejected[name]) for name in unknown}
         found["roc"] = lambda width: charts.roc(known.verdicts.score, unknown, colour, points=points, width=width)
-    curves = {}
+    curves, alone = {}, unlike("wrong predictions alone", unknown)
     if evaluation.wrong is not None:
         only = evaluation.risk_coverage(gate.score.name, "wrong")
-        curves["wrong predictions alone"] = (only.coverage, only.risk)
+        curves[alone] = (only.coverage, only.risk)
     for name in unknown:
         both = evaluation.risk_coverage(gate.score.name, "outliers" if evaluation.wrong is None else "both", name)
         curves[name] = (both.coverage, both.risk)
     if curves:
-        shades = {**colour, "wrong predictions alone": charts.KNOWN}
+        shades = {**colour, alone: charts.KNOWN}
         found["risk-coverage"] = lambda width: charts.risk_coverage(curves, shades, width=width)
     return found
 
@@ -270,39 +224,46 @@ def geometry_charts(gate: Gate, measured: Geometry, sets: Sequence[ScoredSet]) -
     }
     lowest_first = sorted(by_class, key=lambda name: by_class[name].quantile(0.5))[:MOST_CLASSES]
     shown = {name: by_class[name] for name in lowest_first}
-    names = {"train": "training images", "id": "known images"}
+    few = f", the {len(shown)} smallest of {len(by_class)} classes" if len(shown) < len(by_class) else ""
+    own = next((part.name for part in sets if part.kind == "known"), "tuning images")
+    taken = {part.name for part in sets}
+    names = {"train": unlike("training images", taken), "id": own}
     by_set = {names.get(name, name): value for name, value in measured.norms.items()}
     colour = palette(sets)
     return {
-        "norms-by-class": lambda width: charts.norms(shown, {}, title="norm of training images", width=width),
+        "norms-by-class": lambda width: charts.norms(shown, {}, title=f"norm of training images{few}", width=width),
         "norms-by-set": lambda width: charts.norms(by_set, colour, title="norm", width=width),
     }
 
 
 def measured_geometry(
-    gate: Gate, features: Mapping[str, Features], known: Iterable[Record] | None = None
+    gate: Gate,
+    features: Mapping[str, Features],
+    known: Iterable[Record] | None = None,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
 ) -> Geometry | None:
     """Geometry of a gate's training features beside samples of other sets; None where nothing has labels.
 
     Args:
         gate: whose kept training features are measured; a lean gate's `id` features stand in, if they have labels.
-        features: of an evaluation's sets; empty for none.
+        features: of an evaluation's sets; empty for none, and then probes stand for unknown images.
         known: the images of the set `id`, whose contrast and texture are measured; None leaves that out.
+        max_pixels: larger images are left out.
     """
-    sampled = {name: part.select(evenly(len(part), SAMPLE)) for name, part in features.items()}
-    labelled = gate.kept.get("train", sampled.get("id"))
-    if labelled is None or labelled.labels is None or labelled.labels.min() == labelled.labels.max():
+    if not features:
+        return gate_geometry(gate)
+    sampled = {name: part.evenly(SAMPLE) for name, part in features.items()}
+    own = sampled.pop("id")
+    labelled = gate.kept.get("train", own)
+    if labelled.labels is None or labelled.labels.min() == labelled.labels.max():
         return None
-    own = sampled.pop("id", None)
-    # A set may have a name that geometry uses itself.
-    renamed = {f"{name} images" if name == "train" else name: part for name, part in sampled.items()}
-    found = geometry(labelled, id=own, ood=renamed if own is not None else None)
-    if own is None or known is None:
+    found = geometry(labelled, id=own, ood={unlike(name, {"train", "id"}): part for name, part in sampled.items()})
+    if known is None:
         return found
-    wanted = own.select(evenly(len(own), STATISTICS_SAMPLE))
+    wanted = own.evenly(STATISTICS_SAMPLE)
     places = {name: row for row, name in enumerate(wanted.ids)}
     records = [record for record in known if record.id in places]
-    batches = list(load_batches(records, gate.extractor.preprocessing))
+    batches = list(load_batches(records, gate.extractor.preprocessing, max_pixels=max_pixels))
     rows = [
         places[record.id] for batch in batches for record, ok in zip(batch.records, batch.readable, strict=True) if ok
     ]
@@ -313,6 +274,8 @@ def measured_geometry(
     return dataclasses.replace(found, correlations=norm_correlations(norms, image_statistics(pixels)))
 
 
-def evenly(count: int, most: int) -> list[int]:
-    """At most so many of the numbers below `count`, evenly spaced."""
-    return [round(row) for row in np.linspace(0, count - 1, min(count, most)).tolist()]
+def unlike(name: str, taken: Container[str]) -> str:
+    """A name of ours that no set of a user's has."""
+    while name in taken:
+        name += "*"
+    return name

@@ -20,12 +20,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from normgate.data.sources import Record, Source
+    from normgate.features import Features
     from normgate.gate import Gate
     from normgate.report.scored import ScoredSet
 
 SIDE, NEIGHBOUR_SIDE = 96, 48
-EXTREMES = 8
-"""Images shown at either end of a set's scores."""
+EXTREMES, ENDS = 8, 80
+"""Images shown at either end of a set's scores, and at most of all sets."""
 SPREAD = 40
 """Images of a set among which the slider chooses; fewer where there are many sets."""
 BUDGET = 400
@@ -91,7 +92,11 @@ class Gallery:
 
 
 def galleries(
-    gate: Gate, sets: Sequence[ScoredSet], sources: Mapping[str, Source], train: Source | None = None
+    gate: Gate,
+    sets: Sequence[ScoredSet],
+    sources: Mapping[str, Source],
+    train: Source | None = None,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
 ) -> dict[str, Gallery]:
     """Choose images of each set and read them again.
 
@@ -100,32 +105,34 @@ def galleries(
         sets: scored images.
         sources: where the images of each set are.
         train: the gate's training images, if they may be shown.
+        max_pixels: larger images are not shown.
 
     Raises:
         ReportError: `train` is not what the gate was trained on, or the gate keeps no training features.
     """
     size = max(2, min(SPREAD, BUDGET // max(1, len(sets))))
-    chosen = {part.name: _chosen(part, size) for part in sets}
+    ends = max(2, min(EXTREMES, ENDS // max(1, len(sets))))
+    chosen = {part.name: _chosen(part, size, ends) for part in sets}
     wanted = {name: {image for rows in groups for image in rows} for name, groups in chosen.items()}
     records = {
         part.name: _found(sources[part.name], {part.verdicts.id[row] for row in wanted[part.name]}) for part in sets
     }
-    near = {} if train is None else _neighbours(gate, list(records.items()), train)
+    near = {} if train is None else _neighbours(gate, list(records.items()), train, max_pixels)
     found = {}
     for part in sets:
-        cards = {row: _card(part, row, records[part.name], near) for row in wanted[part.name]}
+        cards = {row: _card(part, row, records[part.name], near, max_pixels) for row in wanted[part.name]}
         found[part.name] = Gallery(*(tuple(cards[row] for row in rows) for rows in chosen[part.name]))
     return found
 
 
-def _chosen(part: ScoredSet, size: int) -> tuple[list[int], list[int], list[int]]:
+def _chosen(part: ScoredSet, size: int, most: int) -> tuple[list[int], list[int], list[int]]:
     """Rows: the least familiar, the most familiar, and some from all over.
 
     Half of the last are those that matter most, the least familiar known or screened images and the most familiar
     unknown ones, and the others lie evenly between.
     """
     order = np.argsort(part.verdicts.score, kind="stable")
-    ends = min(EXTREMES, len(order) // 2)
+    ends = min(most, len(order) // 2)
     half = min(size // 2, len(order))
     worst = order[len(order) - half :] if part.kind == "unknown" else order[:half]
     evenly = order[np.linspace(0, len(order) - 1, min(size - half, len(order))).round().astype(int)]
@@ -139,11 +146,17 @@ def _found(source: Iterable[Record], ids: set[str]) -> dict[str, Record]:
     return {record.id: record for record in source if record.id in ids}
 
 
-def _card(part: ScoredSet, row: int, records: Mapping[str, Record], near: Mapping[str, tuple[Neighbour, ...]]) -> Card:
+def _card(
+    part: ScoredSet,
+    row: int,
+    records: Mapping[str, Record],
+    near: Mapping[str, tuple[Neighbour, ...]],
+    max_pixels: int,
+) -> Card:
     verdict = part.verdicts[row]
     record = records.get(verdict.id)
     return Card(
-        uri=None if record is None else _thumbnail(record, SIDE),
+        uri=None if record is None else _thumbnail(record, SIDE, max_pixels),
         id=verdict.id,
         label=str(verdict.label),
         true=None if part.true is None else part.true[row],
@@ -154,9 +167,9 @@ def _card(part: ScoredSet, row: int, records: Mapping[str, Record], near: Mappin
     )
 
 
-def _thumbnail(record: Record, side: int) -> str | None:
+def _thumbnail(record: Record, side: int, max_pixels: int) -> str | None:
     try:
-        image = decode(record.payload, DEFAULT_MAX_PIXELS)
+        image = decode(record.payload, max_pixels)
     except ImageError:
         return None
     image.thumbnail((side, side), Image.Resampling.LANCZOS)
@@ -166,23 +179,22 @@ def _thumbnail(record: Record, side: int) -> str | None:
 
 
 def _neighbours(
-    gate: Gate, groups: Sequence[tuple[str, Mapping[str, Record]]], train: Source
+    gate: Gate, groups: Sequence[tuple[str, Mapping[str, Record]]], train: Source, max_pixels: int
 ) -> dict[str, tuple[Neighbour, ...]]:
     """The training images whose directions are nearest to each image's, by `set/id`."""
-    kept = gate.kept.get("train")
-    if kept is None or kept.labels is None:
-        raise ReportError("this gate keeps no training features (it is lean), so that nearest ones cannot be found")
+    kept = _kept(gate)
+    assert kept.labels is not None
     queries = Records([record for _, records in groups for record in records.values()])
     names = [f"{name}/{image}" for name, records in groups for image in records]
     if not names:
         return {}
     unique = Records([dataclasses.replace(record, id=name) for name, record in zip(names, queries, strict=True)])
-    features = extract(gate.extractor, unique).features
+    features = extract(gate.extractor, unique, max_pixels=max_pixels).features
     cosines, rows = (features.u @ kept.u.T).topk(min(NEIGHBOURS, len(kept)), dim=1)
     wanted = {kept.ids[row] for row in torch.unique(rows).tolist()}
     images = _found(train, wanted)
     _check_trained_on(gate, images, wanted)
-    thumbnails = {image: _thumbnail(record, NEIGHBOUR_SIDE) for image, record in images.items()}
+    thumbnails = {image: _thumbnail(record, NEIGHBOUR_SIDE, max_pixels) for image, record in images.items()}
     return {
         name: tuple(
             Neighbour(str(thumbnails[kept.ids[row]]), kept.ids[row], gate.classes[int(kept.labels[row])], cosine)
@@ -190,6 +202,27 @@ def _neighbours(
         )
         for name, own_rows, own_cosines in zip(features.ids, rows.tolist(), cosines.tolist(), strict=True)
     }
+
+
+def check_neighbours(gate: Gate, train: Source) -> None:
+    """Say what would keep neighbours from being shown, before anything that takes long.
+
+    Raises:
+        ReportError: the gate keeps no training features, or some of its training images are not among `train`.
+    """
+    wanted = set(_kept(gate).evenly(FIRST).ids)
+    _check_trained_on(gate, _found(train, wanted), wanted)
+
+
+FIRST = 10
+"""Training images that are looked for at first."""
+
+
+def _kept(gate: Gate) -> Features:
+    kept = gate.kept.get("train")
+    if kept is None or kept.labels is None:
+        raise ReportError("this gate keeps no training features (it is lean), so that nearest ones cannot be found")
+    return kept
 
 
 def _check_trained_on(gate: Gate, images: Mapping[str, Record], wanted: set[str]) -> None:

@@ -12,7 +12,6 @@ from normgate.report.errors import ReportError
 from normgate.verdicts import Verdicts
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
     from typing import Literal
 
@@ -56,11 +55,14 @@ def of_evaluation(gate: Gate, evaluation: Evaluation) -> list[ScoredSet]:
     if evaluation.features is None:
         raise ReportError("a report needs the features of the evaluation; pass keep_features=True to evaluate")
     sets = []
+    known = "known images"
+    while known in evaluation.features:  # a user's set may be called so
+        known += "*"
     for name, features in evaluation.features.items():
         errors = [(image, message) for where, image, message in evaluation.errors if where == name]
         sets.append(
             ScoredSet(
-                name="known images" if name == "id" else name,
+                name=known if name == "id" else name,
                 kind="known" if name == "id" else "unknown",
                 verdicts=gate.judge(features, evaluation.values[gate.score.name][name]),
                 true=None if features.labels is None else tuple(gate.classes[i] for i in features.labels.tolist()),
@@ -87,8 +89,3 @@ def of_table(path: Path) -> ScoredSet:
         errors=tuple(zip(first["id"].to_pylist(), first["error"].to_pylist(), strict=True)),
         unreadable=len(failed),
     )
-
-
-def by_name(sets: list[ScoredSet]) -> Mapping[str, ScoredSet]:
-    """The sets by their names."""
-    return {part.name: part for part in sets}

@@ -10,7 +10,8 @@ from normgate.collapse import explain
 from normgate.evaluation.figures import DEFINITIONS
 from normgate.evaluation.writing import mean_name, points, shown_groups
 from normgate.report import drawing
-from normgate.report.figures import SQUARE, SQUARE_WIDTH, WIDE_WIDTH
+from normgate.report.checks import SQUARE
+from normgate.report.figures import SQUARE_WIDTH, WIDE_WIDTH
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -33,16 +34,15 @@ _CAPTIONS = {
     "scores": "AUROC of every score with its 95 % interval.",
     "probes": "AUROC in points of tuning images against synthetic outliers made of them; the gate saw no others. 50 is "
     "blind, below it outliers seem more familiar than images.",
-    "norms-by-class": "Norms of the training images of each class, smallest first: 5 % to 95 % quantile, middle half, "
-    "median.",
+    "norms-by-class": "Norms of training images by class, smallest first: 5 % to 95 % quantile, middle half, median.",
     "norms-by-set": "The same of each set.",
     "collapse": "Epoch by epoch: how far features have collapsed to their class means, 0 being full collapse.",
 }
 
 
 # What a phone has room for: beside labels at the left, beside the numbers of an axis, and beside nothing.
-LABELLED_WIDTH = 190
-_NARROW = {"distributions": 310, **dict.fromkeys(SQUARE, 260)}
+LABELLED_WIDTH = 150
+_NARROW = {"distributions": 260, **dict.fromkeys(SQUARE, 210)}
 
 
 def subtitle(gate: Gate, evaluation: Evaluation | None = None) -> str:
@@ -277,7 +277,7 @@ def geometry(charts: Mapping[str, Chart], gate: Gate, measured: Geometry | None,
         ("NC1, spread within classes over that between them", raw.within_between, directions.within_between),
         ("NC2, inequality of the class means' lengths", raw.means.equinorm, directions.means.equinorm),
         (
-            "NC2, largest distance of their angles from the simplex",
+            "NC2, mean distance of their angles from the simplex",
             raw.means.widest_angle,
             directions.means.widest_angle,
         ),

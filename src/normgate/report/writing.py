@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from normgate import __version__
+from normgate.data.decoding import DEFAULT_MAX_PIXELS
 from normgate.data.sources import open_source
-from normgate.files import check_output, whole_file
+from normgate.files import whole_file
 from normgate.progress import silent
-from normgate.report.errors import ReportError, check_installed
+from normgate.report.checks import check_report
+from normgate.report.errors import ReportError
 from normgate.report.scored import of_evaluation, of_table
 
 if TYPE_CHECKING:
@@ -32,19 +34,6 @@ if TYPE_CHECKING:
 PRIVATE = "It shows training images, on request: share it as you would share these."
 
 
-def check_report(path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-    """Say what would keep a report from being written, before anything that takes long.
-
-    Raises:
-        ReportError: a library is missing, or the file has another suffix than .html.
-        OutputError: the file exists and `overwrite` is not set, or cannot be written.
-    """
-    check_installed()
-    if Path(path).suffix.lower() not in (".html", ".htm"):
-        raise ReportError(f"a report is a page: name it {Path(path).stem or 'report'}.html, not {Path(path).name}")
-    check_output(Path(path), overwrite=overwrite)
-
-
 def evaluation_report(
     path: str | os.PathLike[str],
     gate: Gate,
@@ -52,6 +41,7 @@ def evaluation_report(
     images: Mapping[str, Data],
     *,
     neighbours: Data | None = None,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
     overwrite: bool = False,
     progress: Progress = silent,
 ) -> None:
@@ -64,6 +54,7 @@ def evaluation_report(
         images: by set what was evaluated, the known ones under `id`; a sample of them is read again and shown.
         neighbours: the images that the gate was trained on, of which those near to a shown image are then shown, too;
             None shows none, since they are private until someone says otherwise.
+        max_pixels: larger images are not shown.
         overwrite: replace a file that exists.
         progress: told how far it is.
 
@@ -84,7 +75,7 @@ def evaluation_report(
         part.name: open_source(images[name], labelled=False) for name, part in zip(evaluation.images, sets, strict=True)
     }
     assert evaluation.features is not None  # of_evaluation has looked
-    measured = figures.measured_geometry(gate, evaluation.features, sources[sets[0].name])
+    measured = figures.measured_geometry(gate, evaluation.features, sources[sets[0].name], max_pixels)
     charts = {
         **figures.curve_charts(gate, evaluation, sets),
         **figures.comparison_charts(evaluation),
@@ -96,7 +87,8 @@ def evaluation_report(
         "curves": sections.curves(charts, evaluation, gate.score.name),
         "comparison": sections.comparison(charts, evaluation),
     }
-    _write(Path(path), page, gate, sets, sources, measured, neighbours, overwrite=overwrite, progress=progress)
+    options: dict[str, Any] = {"max_pixels": max_pixels, "overwrite": overwrite, "progress": progress}
+    _write(Path(path), page, gate, sets, sources, measured, neighbours, **options)
 
 
 def screening_report(
@@ -107,6 +99,7 @@ def screening_report(
     summary: Summary,
     *,
     neighbours: Data | None = None,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
     overwrite: bool = False,
     progress: Progress = silent,
 ) -> None:
@@ -119,6 +112,7 @@ def screening_report(
         images: what was screened; a sample of it is read again and shown.
         summary: of the run.
         neighbours: see `evaluation_report`.
+        max_pixels: larger images are not shown.
         overwrite: replace a file that exists.
         progress: told how far it is.
 
@@ -144,6 +138,7 @@ def screening_report(
         figures.measured_geometry(gate, {}),
         neighbours,
         cut=summary.cut,
+        max_pixels=max_pixels,
         overwrite=overwrite,
         progress=progress,
     )
@@ -159,6 +154,7 @@ def _write(
     neighbours: Data | None,
     *,
     cut: float | None = None,
+    max_pixels: int,
     overwrite: bool,
     progress: Progress,
 ) -> None:
@@ -170,7 +166,7 @@ def _write(
     progress("report", 0, steps)
     found = levels(gate.calibration, sets, cut)
     train = None if neighbours is None else open_source(neighbours, labelled=False)
-    shown = galleries(gate, sets, sources, train)
+    shown = galleries(gate, sets, sources, train, max_pixels)
     progress("report", 1, steps)
     charts: dict[str, Chart] = {**figures.score_charts(gate, sets), **figures.probe_charts(gate)}
     charts |= figures.collapse_charts({"training": gate})
@@ -192,7 +188,8 @@ def _write(
     text = _rendered(parts, sections.slider_data(found, sets))
     progress("report", 3, steps)
     with whole_file(path, overwrite=overwrite) as partial:
-        partial.write_text(text, encoding="utf-8", newline="\n")
+        # A name from the command line may not be UTF-8.
+        partial.write_bytes(text.encode("utf-8", errors="backslashreplace"))
     progress("report", steps, steps)
 
 

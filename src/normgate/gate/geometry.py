@@ -1,0 +1,40 @@
+"""The geometry of a gate, from the features that it keeps: what they say of the norm, and what probes add."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from normgate.collapse import geometry
+
+if TYPE_CHECKING:
+    from normgate.collapse import Geometry
+    from normgate.gate.gate import Gate
+
+_TUNING_ROWS, _PROBE_ROWS = 1000, 300
+
+
+def gate_geometry(gate: Gate) -> Geometry | None:
+    """Of the training features, with each family of informative probes as a set beside the tuning images.
+
+    A sample of at most 1,000 tuning images and 300 images of a family, evenly chosen. None where the gate keeps no
+    labelled training features of two classes.
+    """
+    train, tuning, probes = (gate.kept.get(name) for name in ("train", "tuning", "probes"))
+    if train is None or train.labels is None or train.labels.min() == train.labels.max():
+        return None
+    if tuning is None or probes is None or gate.probes is None:
+        return geometry(train)
+    names = np.array([name.rpartition("#")[0] for name in probes.ids])
+    families: dict[str, list[str]] = {}
+    for name in gate.probes.informative:
+        families.setdefault(name.partition("/")[0], []).append(name)
+    return geometry(
+        train,
+        id=tuning.evenly(_TUNING_ROWS),
+        ood={
+            f"probe {family}": probes.select(np.isin(names, variants)).evenly(_PROBE_ROWS)
+            for family, variants in families.items()
+        },
+    )
