@@ -32,7 +32,13 @@ def runs() -> Runs:
     for path in sorted(RESULTS.glob("quality-*.json")):
         run = json.loads(path.read_text(encoding="utf-8"))
         found[run["name"]].append(run)
-    return {name: sorted(own, key=lambda run: run["seed"]) for name, own in found.items()}
+    return {name: sorted(found[name], key=lambda run: run["seed"]) for name in sorted(found, key=_order)}
+
+
+def _order(name: str) -> tuple[str, int]:
+    """Plain training first, then the paper's, then other temperatures."""
+    kind = next(kind for kind in ("plain", "l2-0.1", "l2-learned", "l2") if name.endswith(f"-{kind}"))
+    return name.removesuffix(f"-{kind}"), ("plain", "l2", "l2-0.1", "l2-learned").index(kind)
 
 
 def page(found: Runs) -> str:
