@@ -581,6 +581,11 @@ def evaluate(
         results = evaluations[0] if len(gates) == 1 else over_seeds(evaluations)
         if output is not None:
             results.save(output, overwrite=overwrite)
+    if as_json:
+        console.print_json(results.to_dict())
+    else:
+        tables.print_results(results)
+    with console.progress_bars() as progress:
         if report is not None:
             from normgate.report import evaluation_report
 
@@ -598,12 +603,8 @@ def evaluate(
             from normgate.report import save_figures
 
             save_figures(Gate.load(gates[0], device=device), evaluations[0], figures, overwrite=overwrite)
-    if as_json:
-        console.print_json(results.to_dict())
-    else:
-        tables.print_results(results)
-        for written in filter(None, (output, report, figures)):
-            tables.print_written(written)
+    for written in () if as_json else filter(None, (output, report, figures)):
+        tables.print_written(written)
     if any(evaluation.errors for evaluation in evaluations):
         raise typer.Exit(DATA_FAILED)
 
@@ -652,9 +653,11 @@ def figure(
     """Draw what gates tell of themselves, for a paper; 'normgate evaluate --figures' draws what images tell of them."""
     from normgate import tables
     from normgate.gate import Gate
-    from normgate.report import check_gate_figure, gate_figure
+    from normgate.report import check_gate_figure
 
     check_gate_figure(chart, len(gates), output, overwrite=overwrite)
+    from normgate.report import gate_figure
+
     loaded = {str(folder): Gate.load(folder, device="cpu") for folder in gates}
     gate_figure(chart, loaded, output, overwrite=overwrite)
     tables.print_written(output)

@@ -171,6 +171,8 @@ def test_with_very_few_tuning_images_nothing_is_claimed() -> None:
     """An AUROC of so few is uncertain by ½, and says nothing of the network."""
     both = {"norm": dict.fromkeys(PROBES, 0.0), "knn": dict.fromkeys(PROBES, 1.0)}
     few = ProbeReport(both, 6, 6)
+    assert few.too_few
+    assert not ProbeReport(both, 7, 7).too_few
     assert few.choice() == "norm"
     (said,) = few.warnings("norm")
     assert "only 6 tuning images: too few for probes to tell" in said

@@ -176,7 +176,7 @@ def test_accessibility(browser: Browser, demo_run: tuple[Path, Any], scheme: str
     assert [line for line, item in zip(said, found, strict=True) if item["impact"] in ("serious", "critical")] == []
 
 
-@pytest.mark.parametrize("width", [320, 375])
+@pytest.mark.parametrize("width", [320, 375, 768])
 def test_a_phone_needs_no_sideways_scrolling(
     browser: Browser, demo_run: tuple[Path, Any], tmp_path: Path, width: int
 ) -> None:
@@ -189,6 +189,9 @@ def test_a_phone_needs_no_sideways_scrolling(
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         assert page.locator(".plot.narrow").first.is_visible()
         assert not page.locator(".plot.wide").first.is_visible()
+        page.set_viewport_size({"width": 880, "height": 800})
+        assert page.locator(".plot.wide").first.is_visible()
+        assert page.evaluate("document.documentElement.scrollWidth") <= 880
 
 
 def test_paper_shows_every_list_and_the_wide_charts(browser: Browser, demo_run: tuple[Path, Any]) -> None:

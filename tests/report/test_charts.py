@@ -108,6 +108,9 @@ def test_labels_are_each_another_and_no_word_of_the_chart_library() -> None:
     assert len(set(labels.values())) == 6
     assert all(label.endswith(" ") and len(label) <= 46 for label in labels.values())
     assert labels["b"] == "b "
+    # A number only where a label is taken, and then one that is free.
+    assert charts._labels(["svhn test", "svhn"])["svhn"] == "svhn "
+    assert len(set(charts._labels(["a (2)", " (2)", "a", "a ", "caf\udce9", "caf\udce8"]).values())) == 6
 
 
 def test_infinite_scores_end_the_curve_at_the_corner() -> None:

@@ -119,6 +119,21 @@ def test_results_are_kept_where_a_report_fails_and_missing_libraries_are_named(
         assert "need a_library_that_is_not_there: pip install 'normgate[report]'" in capsys.readouterr().err
 
 
+def test_a_name_that_is_not_utf8_loses_nothing(gate: Path, class_folders: Path, tmp_path: Path) -> None:
+    data = ["--id", class_folders, "--ood", f"caf\udce9={class_folders / 'cat'}", "--score", "norm"]
+    for name in ("r.json", "r.csv", "r.md"):
+        assert run("evaluate", gate, *data, "-o", tmp_path / name, "--report", tmp_path / f"{name}.html") == 0
+        assert b"caf\\udce9" in (tmp_path / name).read_bytes()
+
+
+def test_without_the_chart_library_it_is_named(gate: Path, tmp_path: Path) -> None:
+    code = "import sys; sys.modules['altair'] = None; from normgate.cli import run; sys.exit(run(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, "figure", "norms-by-class", gate, "-o", tmp_path / "n.svg"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "pip install 'normgate[report]'" in done.stderr
+
+
 def test_without_the_chart_library_the_checks_can_be_imported() -> None:
     code = (
         "import sys; sys.modules['altair'] = None; import normgate.report.checks, normgate.report as r; r.check_figures"

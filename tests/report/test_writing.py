@@ -278,3 +278,13 @@ def test_a_large_image_that_was_scored_is_shown(tmp_path: Path) -> None:
     for most, hidden in ((4000, False), (1000, True)):
         evaluation_report(tmp_path / "r.html", gate(), evaluation, images, max_pixels=most, overwrite=True)
         assert ("cannot be read any more" in (tmp_path / "r.html").read_text(encoding="utf-8")) == hidden
+
+
+def test_without_unknown_sets_probes_say_whether_the_norm_works(tmp_path: Path) -> None:
+    evaluation = normgate.evaluate(gate(), random_records(50, 5), {}, scores=["norm"], keep_features=True)
+    evaluation_report(tmp_path / "r.html", gate(), evaluation, {"id": random_records(50, 5)})
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert gate().probes is not None
+    assert gate().probes.informative
+    assert "Nothing measured here speaks against the norm" not in page
+    assert "magnitude carries" in page or "neither norms nor directions" in page

@@ -24,7 +24,8 @@ def save(results: Evaluation | SeedSummary, path: str | os.PathLike[str], *, ove
     target = Path(path)
     written = writer(target)(results)
     with whole_file(target, overwrite=overwrite) as partial:
-        partial.write_text(written, encoding="utf-8", newline="\n")
+        # A name from the command line may not be UTF-8.
+        partial.write_bytes(written.encode("utf-8", errors="backslashreplace"))
 
 
 def writer(path: Path) -> Callable[[Evaluation | SeedSummary], str]:

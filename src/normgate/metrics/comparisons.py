@@ -40,13 +40,14 @@ def paired_auroc_difference(
 
     The variance of the difference is that of the differences of placements, image by image: what both scores
     find hard cancels. Few images may make it up, so that the interval reaches Student's quantile, with the degrees of
-    freedom that these differences show. Where those are few, as with a small set or near 1, the interval also reaches
-    as far as the two AUROCs' own intervals and DeLong's correlation say (Zou & Donner, 2008), as if the two were
-    independent where that correlation is not known. The p-value follows from the interval's width.
+    freedom that these differences show. It also reaches as far as the two AUROCs' own intervals and DeLong's
+    correlation say (Zou & Donner, 2008), as if the two were independent where that correlation is not known: near 1 a
+    difference can be much larger than it looks, and hardly smaller. The p-value follows from the interval's width at
+    this level.
 
-    Simulated coverage at 95 % (250 to 300 draws of correlated normal scores a case): 94 to 98 % for equal sets, 96 to
-    100 % for 1000:10, 1000:20, 1000:50 and the other way round, AUROC 0.7 to 0.995, correlations 0.5 to 0.99. So it is
-    too wide rather than too narrow where one set is small.
+    Simulated coverage at 95 % (400 draws of correlated normal scores a case): 94 to 100 % for 10:10 to 300:300, 58:12,
+    and 1000:10 to 1000:300 and the other way round, AUROC 0.7 to 0.995, correlations 0.5 to 0.99. So it is too wide
+    rather than too narrow near 1 and where one set is small.
 
     Args:
         id_a: (m,) score a of the ID images.
@@ -98,10 +99,10 @@ def paired_mean_difference(
     if variance.known:
         low, high = difference - variance.reach(z), difference + variance.reach(z)
     own = [_variance(part.placements) for part in (a, b)]
-    same_ranking = variance.value == 0 and all(part.known for part in own)
-    if not (same_ranking or variance.is_firm(a.sizes)):
+    known = all(part.known for part in own)
+    if variance.value > 0 or not known:  # or both rank the images alike
         shared = 0.0
-        if variance.known and all(part.known for part in own):
+        if variance.known and known:
             errors = math.sqrt(own[0].value * own[1].value)
             shared = min(max((own[0].value + own[1].value - variance.value) / (2 * errors), -1.0), 1.0)
         limits = _combined([a.mean, b.mean], np.array([1.0, -1.0]), np.array([[1.0, shared], [shared, 1.0]]))

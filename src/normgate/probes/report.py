@@ -63,6 +63,11 @@ class ProbeReport:
         return CHANCE * math.sqrt((m + n + 1) / (12 * m * n))
 
     @property
+    def too_few(self) -> bool:
+        """Whether tuning images are so few that no probe can say anything."""
+        return self.chance >= 0.5
+
+    @property
     def informative(self) -> tuple[str, ...]:
         """The probes that at least one score tells from ID images; the others say nothing about any score."""
         level = max(BLIND, 0.5 + self.chance)
@@ -130,15 +135,14 @@ class ProbeReport:
     def warnings(self, score: str) -> list[str]:
         """In plain words, what a user of this score must know."""
         said = []
-        too_few = self.chance >= 0.5
-        if too_few:
+        if self.too_few:
             said.append(
                 f"only {self.images} tuning images: too few for probes to tell what {score} would miss, or whether "
                 f"another score is better; {FEW} or more are needed"
             )
         elif self.images < FEW:
             said.append(f"only {self.images} tuning images: what the probes say is rough; {FEW} or more are better")
-        if self.auroc and not self.informative and not too_few:
+        if self.auroc and not self.informative and not self.too_few:
             said.append(
                 f"no score tells any of {len(self.uninformative)} probes from your images: the network has hardly "
                 "learned, and there is nothing to choose a score by; train longer"

@@ -45,5 +45,7 @@ def __dir__() -> list[str]:
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
+        if _MODULES[name] == "figures":
+            importlib.import_module("normgate.report.checks").check_installed()
         return getattr(importlib.import_module(f"normgate.report.{_MODULES[name]}"), name)
     raise AttributeError(f"module 'normgate.report' has no attribute {name!r}")

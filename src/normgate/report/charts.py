@@ -303,10 +303,18 @@ def _labels(names: Iterable[str], width: int | None = None) -> dict[str, str]:
     most = 40 if width is None else _label_room(width) // 7
     found: dict[str, str] = {}
     for name in names:
-        short = name if len(name) <= most else f"{name[: most // 2]}…{name[-(most // 2 - 1) :]}"
-        number = sum(label.startswith(f"{short} ") for label in found.values())
-        found[name] = f"{short} ({number + 1}) " if number else f"{short} "
+        short = printable(name)
+        short = short if len(short) <= most else f"{short[: most // 2]}…{short[-(most // 2 - 1) :]}"
+        label, number = f"{short} ", 2
+        while label in found.values():
+            label, number = f"{short} ({number}) ", number + 1
+        found[name] = label
     return found
+
+
+def printable(text: str) -> str:
+    """Text without control characters, for which vl-convert would end the whole process."""
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
 
 
 def _label_room(width: int) -> int:

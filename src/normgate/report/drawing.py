@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import vl_convert
 
-from normgate.report.charts import GRID, INK, MUTED
+from normgate.report.charts import GRID, INK, MUTED, printable
 
 if TYPE_CHECKING:
     import altair as alt
@@ -40,9 +40,9 @@ def specification(chart: alt.TopLevelMixin) -> dict[str, Any]:
 
 
 def _printable(value: Any) -> Any:
-    """The same without control characters, for which vl-convert would end the whole process."""
+    """The same with every text printable."""
     if isinstance(value, str):
-        return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in value)
+        return printable(value)
     if isinstance(value, dict):
         return {key: _printable(part) for key, part in value.items()}
     return [_printable(part) for part in value] if isinstance(value, list) else value

@@ -250,14 +250,17 @@ def measured_geometry(
         known: the images of the set `id`, whose contrast and texture are measured; None leaves that out.
         max_pixels: larger images are left out.
     """
-    if not features:
-        return gate_geometry(gate)
+    if not features.keys() - {"id"}:
+        found = gate_geometry(gate)
+        if found is not None or not features:
+            return found
     sampled = {name: part.evenly(SAMPLE) for name, part in features.items()}
     own = sampled.pop("id")
     labelled = gate.kept.get("train", own)
     if labelled.labels is None or labelled.labels.min() == labelled.labels.max():
         return None
-    found = geometry(labelled, id=own, ood={unlike(name, {"train", "id"}): part for name, part in sampled.items()})
+    others = {unlike(name, {"train", "id", *(sampled.keys() - {name})}): part for name, part in sampled.items()}
+    found = geometry(labelled, id=own, ood=others)
     if known is None:
         return found
     wanted = own.evenly(STATISTICS_SAMPLE)
