@@ -33,7 +33,7 @@ FILES = ("network", "score", "calibration", "digests", "features-train", "featur
 
 
 def calibrated(network: nn.Module, **options: Any) -> Gate:
-    sets = {"train": random_records(60, 1), "tuning": random_records(12, 2), "calibration": random_records(40, 3)}
+    sets = {"train": random_records(60, 1), "tuning": random_records(24, 2), "calibration": random_records(40, 3)}
     return Gate.calibrate(network, **{"preprocessing": PREPROCESSING, "score": "gmm", "workers": 0, **sets, **options})
 
 
