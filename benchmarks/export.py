@@ -52,12 +52,19 @@ def compared(gate: normgate.Gate, images: Any, path: Path) -> dict[str, Any]:
     }
 
 
+def noise(count: int, seed: int) -> np.ndarray:
+    """Noise of many contrasts, so that norms vary, (N, 64, 64, 3) uint8."""
+    rng = np.random.default_rng(seed)
+    contrast = rng.uniform(0.02, 1, (count, 1, 1, 1))
+    return (contrast * rng.integers(0, 256, (count, 64, 64, 3))).astype(np.uint8)
+
+
 def untrained(name: str, score: str) -> normgate.Gate:
     """A gate of a network as timm makes it, with images of noise."""
     torch.manual_seed(0)
     sized = {"img_size": 64} if name.startswith("vit") else {}
     network = timm.create_model(name, num_classes=10, **sized)
-    known = np.random.default_rng(0).integers(0, 256, (100, 64, 64, 3), dtype=np.uint8)
+    known = noise(100, 0)
     return normgate.Gate.calibrate(
         normgate.l2norm(network),
         preprocessing=Preprocessing((64, 64)),
@@ -73,7 +80,7 @@ def main() -> None:
     parser.add_argument("--gates", type=Path, required=True, help="where benchmarks/auto.py trained its gates")
     gate = normgate.Gate.load(parser.parse_args().gates / "demo-0", device="cpu")
     images = [record.payload for name in ("test", *demo.FAR) for record in load(demo_set(name))[::3]]
-    other = list(np.random.default_rng(1).integers(0, 256, (40, 64, 64, 3), dtype=np.uint8))
+    other = list(noise(40, 1))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "gate.onnx"
         found = {name: compared(gate.recalibrate(score=name), images, path) for name in scores.names()}
