@@ -19,7 +19,7 @@ import normgate
 import packs
 from normgate import demo
 from normgate.collapse import geometry
-from normgate.data.sources import Data, Records, load
+from normgate.data.sources import Data, Records, load, open_source
 from provenance import write
 
 FULL: dict[str, Any] = {"model": "resnet18"}
@@ -87,7 +87,7 @@ def divided(pack: str, all_images: bool) -> tuple[Data, dict[str, Records]]:
     """Test images, and those of tuning and calibration where they are no part of the training images."""
     if not all_images:
         return packs.test_data(pack), {}
-    test = load(packs.test_data(pack))  # type: ignore[arg-type]
+    test = load(open_source(packs.test_data(pack), labelled=True))
     every = max(2, len(test) // ON_TEST)
     held = {"tuning": range(0, len(test), every), "calibration": range(1, len(test), every)}
     taken = {row for rows in held.values() for row in rows}

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from normgate import console
-from normgate.console import ProgressBars, debugging, prefixed, printable, progress_bars
+from normgate.console import ProgressBars, debugging, prefixed, progress_bars
+from normgate.data.names import printable
 
 
 @given(st.text())

@@ -555,10 +555,11 @@ def evaluate(
     features = None if no_cache else FeatureCache(cache or default_folder(), limit=int(cache_limit * 2**30))
     test = open_known(known, image_column=image_column, label_column=label_column)
     with console.progress_bars() as progress:
+        first = Gate.load(gates[0], device=device)
 
         def evaluated(folder: Path) -> Evaluation:
             return run(
-                Gate.load(folder, device=device),
+                first if folder == gates[0] else Gate.load(folder, device=device),
                 test,
                 sets,
                 scores=score or "all",
@@ -576,7 +577,7 @@ def evaluate(
         if neighbours is not None:
             from normgate.report import check_neighbours
 
-            check_neighbours(Gate.load(gates[0], device=device), neighbours)
+            check_neighbours(first, neighbours)
         evaluations = [evaluated(folder) for folder in gates]
         results = evaluations[0] if len(gates) == 1 else over_seeds(evaluations)
         if output is not None:
@@ -591,7 +592,7 @@ def evaluate(
 
             evaluation_report(
                 report,
-                Gate.load(gates[0], device=device),
+                first,
                 evaluations[0],
                 {"id": test, **sets},
                 neighbours=neighbours,
@@ -602,7 +603,7 @@ def evaluate(
         if figures is not None:
             from normgate.report import save_figures
 
-            save_figures(Gate.load(gates[0], device=device), evaluations[0], figures, overwrite=overwrite)
+            save_figures(first, evaluations[0], figures, overwrite=overwrite)
     for written in () if as_json else filter(None, (output, report, figures)):
         tables.print_written(written)
     if any(evaluation.errors for evaluation in evaluations):
@@ -619,7 +620,7 @@ def inspect(gate: GateFolder, as_json: AsJson = False) -> None:
     if not as_json:
         from normgate.tables import print_each_probe, print_geometry
 
-        if loaded.probes is not None:
+        if loaded.probes is not None and not loaded.probes.too_few:
             print_each_probe(loaded.probes, loaded.score.name)
         print_geometry(loaded)
 
@@ -841,6 +842,7 @@ def _ended(number: int, _: FrameType | None) -> None:
 def run(arguments: list[str]) -> int:
     """Run with these arguments and return the exit code."""
     from normgate import console
+    from normgate.data.names import printable
     from normgate.errors import NormgateError, ProbeWarning, ToldError
 
     try:
@@ -856,7 +858,7 @@ def run(arguments: list[str]) -> int:
     except ToldError:
         return USAGE
     except NormgateError as error:
-        message = "\n".join(map(console.printable, f"error: {error}".splitlines()))
+        message = "\n".join(map(printable, f"error: {error}".splitlines()))
         console.err.print(message, style="red", soft_wrap=True)
         return USAGE
     except Exception as error:

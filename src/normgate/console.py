@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.text import Text
 
+from normgate.data.names import printable
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -19,11 +21,6 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
     from normgate.progress import Progress
-
-
-def printable(text: str) -> str:
-    """One line that a terminal shows and does not obey: no escape codes or line breaks, whatever a file is named."""
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
 
 
 class Terminal(Console):

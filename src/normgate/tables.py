@@ -15,7 +15,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from normgate.console import err, out, print_json, printable
+from normgate.console import err, out, print_json
+from normgate.data.names import printable
 from normgate.evaluation.figures import DEFINITIONS
 from normgate.evaluation.results import Evaluation
 from normgate.evaluation.writing import mean_name, shown_groups, spread_text, summary_lines
@@ -92,7 +93,8 @@ def print_probes(report: ProbeReport, own: str) -> None:
         cells = by_family.values() if wide else [f"{lowest} {by_family[lowest]:>3}"]
         style = "bold" if score == own else None
         table.add_row(score + (" ◂" if style else ""), f"{100 * report.mean(score):.1f}", *cells, style=style)
-    out.print(table)
+    if families:
+        out.print(table)
     if report.refused:
         out.print(f"not to be had for this network: {', '.join(report.refused)}", soft_wrap=True)
     if report.uninformative and not report.too_few:
@@ -113,8 +115,7 @@ def print_each_probe(report: ProbeReport, own: str) -> None:
     for probe in report.probes:
         best = max(report.auroc, key=lambda score: report.auroc[score][probe])
         cells = [f"{100 * report.auroc[score][probe]:.0f}" for score in shown]
-        told = report.too_few or probe in report.informative
-        seen = f"{best} {100 * report.auroc[best][probe]:.0f}" if told else "no score: left out"
+        seen = f"{best} {100 * report.auroc[best][probe]:.0f}" if probe in report.informative else "no score: left out"
         table.add_row(probe, *cells, seen)
     out.print(table)
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import altair as alt
 import numpy as np
 
+from normgate.data.names import printable
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
@@ -130,7 +132,7 @@ def roc(
         "color": _colour(list(unknown), palette, width),
     }
     diagonal = alt.Chart(_data([{"x": 0, "y": 0}, {"x": 1, "y": 1}])).mark_line(color=GRID, strokeWidth=1)
-    lines = alt.Chart(_data(rows)).mark_line(strokeWidth=1.8, interpolate="linear")
+    lines = alt.Chart(_data(rows)).mark_line(strokeWidth=1.8)
     dots = alt.Chart(_data(marks)).mark_point(filled=True, size=60)
     return alt.layer(
         diagonal.encode(x="x:Q", y="y:Q"), lines.encode(**encodings, order="x:Q"), dots.encode(**encodings)
@@ -310,11 +312,6 @@ def _labels(names: Iterable[str], width: int | None = None) -> dict[str, str]:
             label, number = f"{short} ({number}) ", number + 1
         found[name] = label
     return found
-
-
-def printable(text: str) -> str:
-    """Text without control characters, for which vl-convert would end the whole process."""
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
 
 
 def _label_room(width: int) -> int:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import vl_convert
 
-from normgate.report.charts import GRID, INK, MUTED, printable
+from normgate.data.names import printable
+from normgate.report.charts import GRID, INK, MUTED
 
 if TYPE_CHECKING:
     import altair as alt
@@ -40,7 +41,7 @@ def specification(chart: alt.TopLevelMixin) -> dict[str, Any]:
 
 
 def _printable(value: Any) -> Any:
-    """The same with every text printable."""
+    """The same with every text printable: vl-convert ends the whole process on a control character."""
     if isinstance(value, str):
         return printable(value)
     if isinstance(value, dict):

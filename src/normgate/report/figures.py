@@ -19,11 +19,11 @@ from normgate.gate.geometry import gate_geometry
 from normgate.report import charts
 from normgate.report.checks import FORMATS, OF_GATES, SQUARE, check_gate_figure, check_installed, foreign
 from normgate.report.errors import ReportError
-from normgate.report.scored import of_evaluation
+from normgate.report.scored import of_evaluation, unlike
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     import altair as alt
 
@@ -275,10 +275,3 @@ def measured_geometry(
     pixels = np.concatenate([batch.pixels for batch in batches])
     norms = norms_of(wanted.select(rows))
     return dataclasses.replace(found, correlations=norm_correlations(norms, image_statistics(pixels)))
-
-
-def unlike(name: str, taken: Container[str]) -> str:
-    """A name of ours that no set of a user's has."""
-    while name in taken:
-        name += "*"
-    return name

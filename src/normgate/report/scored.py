@@ -12,6 +12,7 @@ from normgate.report.errors import ReportError
 from normgate.verdicts import Verdicts
 
 if TYPE_CHECKING:
+    from collections.abc import Container
     from pathlib import Path
     from typing import Literal
 
@@ -55,9 +56,7 @@ def of_evaluation(gate: Gate, evaluation: Evaluation) -> list[ScoredSet]:
     if evaluation.features is None:
         raise ReportError("a report needs the features of the evaluation; pass keep_features=True to evaluate")
     sets = []
-    known = "known images"
-    while known in evaluation.features:  # a user's set may be called so
-        known += "*"
+    known = unlike("known images", evaluation.features)
     for name, features in evaluation.features.items():
         errors = [(image, message) for where, image, message in evaluation.errors if where == name]
         sets.append(
@@ -71,6 +70,13 @@ def of_evaluation(gate: Gate, evaluation: Evaluation) -> list[ScoredSet]:
             )
         )
     return sets
+
+
+def unlike(name: str, taken: Container[str]) -> str:
+    """A name of ours that no set of a user's has."""
+    while name in taken:
+        name += "*"
+    return name
 
 
 def of_table(path: Path) -> ScoredSet:

@@ -204,14 +204,14 @@ def comparison(charts: Mapping[str, Chart], evaluation: Evaluation) -> dict[str,
     """Every score on every set."""
     if "scores" not in charts:
         return None
-    groups = shown_groups(evaluation)
+    groups, first = shown_groups(evaluation), next(iter(evaluation.groups))
     rows = []
     for score in evaluation.ranking:
         parts = [*evaluation.metrics[score].values(), *(evaluation.means[score][group] for group in groups)]
         cells = [f"{points(part.auroc)} ({points(part.auroc_low)}–{points(part.auroc_high)})" for part in parts]
-        tpr = [points(evaluation.means[score][group].fpr_at_id_tpr95) for group in list(evaluation.groups)[:1]]
         own = score == evaluation.gate_score
-        rows.append({"own": own, "cells": [score + (" (gate)" if own else ""), *cells, *tpr]})
+        fpr = points(evaluation.means[score][first].fpr_at_id_tpr95)
+        rows.append({"own": own, "cells": [score + (" (gate)" if own else ""), *cells, fpr]})
     best = evaluation.ranking[0]
     lines = [f"AUROC: {DEFINITIONS['auroc']}.", f"fpr_at_id_tpr95: {DEFINITIONS['fpr_at_id_tpr95']}; mean of the sets."]
     lines += [f"{name} was left out: {reason}" for name, reason in evaluation.refused.items()]
