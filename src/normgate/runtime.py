@@ -74,6 +74,8 @@ class PortableGate:
         data = _read(Path(path))
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
+        # Threads that wait without spinning leave the cores to those that decode.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if threads is not None:
             options.intra_op_num_threads = threads
         try:

@@ -68,6 +68,11 @@ class Gate:
     digests: Mapping[str, tuple[bytes, ...]] = dataclasses.field(default_factory=dict)
     provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How images become the network's input."""
+        return self.extractor.preprocessing
+
     @classmethod
     def calibrate(
         cls,
@@ -246,7 +251,7 @@ class Gate:
             )
         batches = load_batches(
             open_source(images, labelled=False),
-            self.extractor.preprocessing,
+            self.preprocessing,
             batch_size=batch_size,
             workers=workers,
             max_pixels=max_pixels,

@@ -1,0 +1,157 @@
+"""Which runtime judges: a gate's network in PyTorch, or its exported graph in ONNX Runtime, which is faster on a CPU."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import importlib.util
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, get_args
+
+from normgate import __version__
+from normgate.errors import NormgateError
+from normgate.evaluation.cache import default_folder
+from normgate.evaluation.fingerprints import network_digest
+from normgate.evaluation.results import EvaluationError
+from normgate.export import OPSET, ExportError, export
+from normgate.files import OutputError
+from normgate.gate.folder import describe
+from normgate.runtime import FORMAT, PortableGate, RuntimeFileError
+
+if TYPE_CHECKING:
+    from normgate.data.loading import PixelBatch
+    from normgate.data.preprocessing import Preprocessing
+    from normgate.gate import Gate
+    from normgate.verdicts import Verdicts
+
+Runtime: TypeAlias = Literal["auto", "onnx", "torch"]
+_NEEDED = ("onnx", "onnxscript", "onnxruntime")
+_DECIDING = ("network", "preprocessing", "classes", "score", "false_alarm_rate", "by_class")
+_GRAPHS = 32
+
+
+class JudgingError(NormgateError):
+    """A runtime is not there, or cannot judge for this gate."""
+
+
+class Judge(Protocol):
+    """Whatever gives verdicts on loaded images."""
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How images are loaded for it."""
+        ...
+
+    def judge_batch(self, batch: PixelBatch) -> Verdicts:
+        """Verdicts on a batch of loaded images, the unreadable ones included."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Chosen:
+    """Who judges.
+
+    Attributes:
+        judge: gives the verdicts.
+        runtime: what it computes with.
+        reason: why "auto" did not come to ONNX Runtime although it is installed; else None.
+    """
+
+    judge: Judge
+    runtime: Literal["onnx", "torch"]
+    reason: str | None = None
+
+
+def check_runtime(runtime: str) -> None:
+    """Refuse a runtime that does not exist or is not installed.
+
+    Raises:
+        JudgingError: as said.
+    """
+    if runtime not in get_args(Runtime):
+        raise JudgingError(f"there is no runtime {runtime!r}; choose one of {', '.join(get_args(Runtime))}")
+    if runtime == "onnx" and (missing := _missing()):
+        raise JudgingError(f"the runtime 'onnx' needs {', '.join(missing)}: pip install 'normgate[export]'")
+
+
+def choose_judge(gate: Gate, runtime: Runtime = "auto", *, graphs: Path | None = None) -> Chosen:
+    """Who judges for a gate.
+
+    Args:
+        gate: in memory.
+        runtime: "onnx" or "torch"; "auto" is ONNX Runtime on a CPU, where it is installed and the gate can be exported.
+        graphs: folder where exported graphs are kept under their gates' digests; by default the user's own cache.
+
+    Raises:
+        JudgingError: there is no such runtime, or it is not installed.
+        ExportError: with "onnx", the gate cannot be exported.
+    """
+    check_runtime(runtime)
+    if runtime == "torch" or (runtime == "auto" and (gate.extractor.device.type != "cpu" or _missing())):
+        return Chosen(gate, "torch")
+    try:
+        return Chosen(_portable(gate, graphs or default_folder() / "graphs"), "onnx")
+    except (ExportError, RuntimeFileError) as error:
+        if runtime == "onnx":
+            raise
+        return Chosen(gate, "torch", str(error))
+
+
+def gate_digest(gate: Gate) -> str:
+    """A digest of everything that verdicts depend on: network, preprocessing, classes, score and calibration.
+
+    Raises:
+        EvaluationError: the network holds something whose content cannot be seen.
+    """
+    told = describe(gate)
+    deciding = {key: told[key] for key in _DECIDING} | {"weights": network_digest(gate.extractor.model)}
+    found = hashlib.sha256(json.dumps(deciding, sort_keys=True).encode())
+    for name, tensor in sorted(gate.score.state.items()):
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    calibration = gate.calibration
+    for values in (calibration.scores, calibration.predicted):
+        found.update(b"-" if values is None else values.tobytes())
+    return found.hexdigest()
+
+
+def _missing() -> list[str]:
+    return [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+
+
+def _portable(gate: Gate, graphs: Path) -> PortableGate:
+    """The gate's graph from the folder, or made anew where it is not there or is damaged."""
+    try:
+        made_by = f"{gate_digest(gate)} {__version__} {FORMAT} {OPSET}"
+    except EvaluationError:  # it cannot be told from others
+        return _made(gate)
+    path = graphs / f"{hashlib.sha256(made_by.encode()).hexdigest()}.onnx"
+    with contextlib.suppress(RuntimeFileError, OSError):
+        found = PortableGate.load(path)
+        os.utime(path)  # used now
+        return found
+    try:
+        graphs.mkdir(mode=0o700, parents=True, exist_ok=True)
+        export(gate, path, overwrite=True)
+    except (OutputError, OSError):  # a home that cannot be written to must not cost the job
+        return _made(gate)
+    _trim(graphs)
+    return PortableGate.load(path)
+
+
+def _made(gate: Gate) -> PortableGate:
+    with tempfile.TemporaryDirectory(prefix="normgate-") as name:
+        export(gate, Path(name) / "gate.onnx")
+        return PortableGate.load(Path(name) / "gate.onnx")
+
+
+def _trim(graphs: Path) -> None:
+    """Remove the graphs that were used longest ago."""
+    with contextlib.suppress(OSError):  # another run removed one
+        newest_first = sorted(graphs.glob("*.onnx"), key=lambda path: -path.stat().st_mtime_ns)
+        for path in newest_first[_GRAPHS:]:
+            path.unlink(missing_ok=True)
