@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -192,7 +193,7 @@ def test_a_killed_screening_leaves_nothing_under_the_name(gate: Path, class_fold
         assert process.stdin is not None
         process.stdin.write(f"{class_folders / 'cat' / '00.png'}\n")
         process.stdin.flush()  # it waits for more, with its output open
-        while not list(tmp_path.glob(".verdicts.parquet.*")):
+        while not (tmp_path / "verdicts.parquet.run" / "_manifest.jsonl").exists():
             assert process.poll() is None
             time.sleep(0.05)
         assert not target.exists()
@@ -200,9 +201,9 @@ def test_a_killed_screening_leaves_nothing_under_the_name(gate: Path, class_fold
         process.communicate()
         assert process.returncode == code
         assert not target.exists()
-        for left in tmp_path.glob(".verdicts.parquet.*"):
-            assert signal_ == signal.SIGKILL
-            left.unlink()
+        left = tmp_path / "verdicts.parquet.run"
+        assert left.exists() == (signal_ == signal.SIGKILL)
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def test_whoever_reads_may_go_away(gate: Path, class_folders: Path, tmp_path: Path) -> None:

@@ -27,22 +27,19 @@ class CarryingError(NormgateError):
 
 
 class Carrier:
-    """Notes the files of a source as they are screened, and carries the rejected ones off at the end.
-
-    The notes lie on disk; memory grows with the number of rejected files alone.
+    """Names the files of a source as they are screened, and carries the rejected ones off at the end.
 
     Args:
         action: "copy" or "move".
         source: a folder or a list of files.
         destination: folder to carry them to; paths below the source's folder are kept, and of a list the whole paths.
-        notes: a file for the notes.
 
     Raises:
         CarryingError: there is no such action, no destination, or the source holds no files of its own.
         OutputError: nothing can be written to the destination.
     """
 
-    def __init__(self, action: Action, source: Source, destination: Path | None, notes: Path) -> None:
+    def __init__(self, action: Action, source: Source, destination: Path | None) -> None:
         if action not in ("copy", "move"):
             raise CarryingError(
                 f"rejected files are left alone (None), copied ('copy') or moved ('move'), not {action!r}"
@@ -55,19 +52,9 @@ class Carrier:
         self._action = action
         self._root: Path | None = getattr(source, "root", None)
         self._destination = destination
-        self._notes = notes
-        notes.touch()
 
-    def note(self, payloads: Iterable[Payload]) -> None:
-        """Remember the files of some images, in order."""
-        with self._notes.open("ab") as file:
-            for payload in payloads:
-                if not isinstance(payload, str | os.PathLike | ImageError):
-                    raise CarryingError(_NO_FILES)
-                file.write((b"" if isinstance(payload, ImageError) else os.fsencode(payload)) + b"\0")
-
-    def carry(self, rejected: Iterable[bool]) -> None:
-        """Carry the files of the rejected images, given for each image that was noted whether it is one.
+    def carry(self, paths: Iterable[Path]) -> None:
+        """Carry the files of the rejected images.
 
         Raises:
             CarryingError: two would have one name, one is there already, or its place is no folder: then none is
@@ -75,7 +62,7 @@ class Carrier:
         """
         places: dict[Path, Path] = {}
         seen: set[Path] = set()
-        for path in (path for path, is_rejected in zip(self._noted(), rejected, strict=True) if is_rejected):
+        for path in paths:
             own = path.parent.resolve() / path.name
             if own in seen:  # listed twice
                 continue
@@ -106,12 +93,25 @@ class Carrier:
             return Path(path.name) if path == self._root else path.relative_to(self._root)
         return Path(*(part for part in path.parts if part not in (path.anchor, "..")))
 
-    def _noted(self) -> Iterator[Path]:
-        rest = b""
-        with self._notes.open("rb") as file:
-            while chunk := file.read(1 << 16):
-                *whole, rest = (rest + chunk).split(b"\0")
-                yield from (Path(os.fsdecode(name)) for name in whole)
+
+def noted(payloads: Iterable[Payload]) -> bytes:
+    """The files of some images, in order; nothing for a folder that cannot be read.
+
+    Raises:
+        CarryingError: an image has no file.
+    """
+    found = b""
+    for payload in payloads:
+        if not isinstance(payload, str | os.PathLike | ImageError):
+            raise CarryingError(_NO_FILES)
+        found += (b"" if isinstance(payload, ImageError) else os.fsencode(payload)) + b"\0"
+    return found
+
+
+def paths_of(notes: Iterable[bytes]) -> Iterator[Path]:
+    """The inverse of `noted`, of many."""
+    for note in notes:
+        yield from (Path(os.fsdecode(name)) for name in note.split(b"\0")[:-1])
 
 
 def _renamed(path: Path, place: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import math
@@ -10,18 +11,20 @@ import signal
 import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from normgate import __version__
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import FrameType
 
     from normgate.data.sources import Source
     from normgate.evaluation import Evaluation
     from normgate.gate import Gate
+    from normgate.judging import Runtime
 
 app = typer.Typer(
     name="normgate",
@@ -74,6 +77,10 @@ WithNeighbours = Annotated[
         metavar="DATA",
         help="Show, in the report, the nearest of these images, which the gate was trained on; by default none.",
     ),
+]
+
+RuntimeName = Annotated[
+    str, typer.Option("--runtime", help="onnx, torch, or auto: ONNX Runtime on a CPU where it is installed.")
 ]
 
 PIXELS = 100_000_000
@@ -390,23 +397,32 @@ def screen(
         ),
     ] = None,
     overwrite: Overwrite = False,
+    runtime: RuntimeName = "auto",
     device: Device = None,
     batch_size: BatchSize = 128,
     workers: Workers = None,
     max_pixels: MaxPixels = PIXELS,
+    part_rows: Annotated[
+        int, typer.Option("--part-rows", min=1, help="Images after which a part is finished, and never judged again.")
+    ] = 8192,
     image_column: ImageColumn = "image",
     report: Report = None,
     with_neighbours: WithNeighbours = None,
     as_json: AsJson = False,
 ) -> None:
-    """Judge images: one verdict for a single file, a Parquet table for anything else."""
+    """Judge images: one verdict for a single file, a Parquet table for anything else.
+
+    A run that was stopped at any moment goes on where it was when the same command is given again.
+    """
     from normgate import console, tables
     from normgate.data.sources import load
     from normgate.errors import NormgateError
     from normgate.gate import Gate
+    from normgate.judging import check_runtime, choose_judge
     from normgate.screening import Summary, rejected_ids
     from normgate.screening import screen as run
 
+    check_runtime(runtime)
     neighbours = _neighbours(report, with_neighbours, overwrite, image_column)
     if copy_rejected is not None and move_rejected is not None:
         raise NormgateError("--copy-rejected and --move-rejected exclude each other")
@@ -414,7 +430,9 @@ def screen(
     about_many = list_rejected or any(value is not None for value in of_many)
     one = Path(incoming).is_file() and not incoming.lower().endswith((".parquet", ".pq"))
     if output is None and one and not about_many:
-        verdict = Gate.load(gate, device=device)([incoming], max_pixels=max_pixels)[0]
+        # To export a graph takes longer than to judge one image.
+        judge = choose_judge(Gate.load(gate, device=device), "onnx" if runtime == "onnx" else "torch").judge
+        verdict = judge([incoming], max_pixels=max_pixels)[0]
         tables.print_verdict(verdict, as_json=as_json)
         code = DATA_FAILED if verdict.error else REJECTED if fail_on_reject and not verdict.accepted else DONE
         raise typer.Exit(code)
@@ -422,15 +440,15 @@ def screen(
         if incoming != "-":
             _open(incoming, False, image_column, "label", None)  # where there is nothing, that is what to say
         raise NormgateError("say where to write the verdicts: -o verdicts.parquet")
-    with console.progress_bars() as progress:
-        judge = Gate.load(gate, device=device)
+    with console.progress_bars() as progress, _told_of_parts(output):
+        loaded = Gate.load(gate, device=device)
         images = _paths_on_stdin() if incoming == "-" else _open(incoming, False, image_column, "label", None)
         if report is not None and incoming == "-":
             images = load(images)  # lines come only once
         if neighbours is not None:
             from normgate.report import check_neighbours
 
-            check_neighbours(judge, neighbours)
+            check_neighbours(loaded, neighbours)
 
         def write_report(found: Summary) -> None:
             from normgate.report import screening_report
@@ -438,7 +456,7 @@ def screen(
             assert report is not None
             screening_report(
                 report,
-                judge,
+                loaded,
                 output,
                 images,
                 found,
@@ -449,16 +467,18 @@ def screen(
             )
 
         summary = run(
-            judge,
+            loaded,
             images,
             output,
             fdr=fdr,
             rejected="copy" if copy_rejected is not None else "move" if move_rejected is not None else None,
             rejected_to=copy_rejected if copy_rejected is not None else move_rejected,
             overwrite=overwrite,
+            runtime=cast("Runtime", runtime),
             batch_size=batch_size,
             workers=workers,
             max_pixels=max_pixels,
+            part_rows=part_rows,
             shift_delta=shift_alarm,
             written=None if report is None else write_report,
             progress=progress,
@@ -697,6 +717,21 @@ def _neighbours(report: Path | None, place: str | None, overwrite: bool, image_c
 
     check_report(report, overwrite=overwrite)
     return None if place is None else _open(place, False, image_column, "label", None)
+
+
+@contextlib.contextmanager
+def _told_of_parts(output: Path) -> Iterator[None]:
+    """Say, where a run is stopped, that what it has done is not lost."""
+    from normgate import console
+    from normgate.data.names import printable
+
+    try:
+        yield
+    except BaseException:
+        if (folder := output.with_name(output.name + ".run")).exists():
+            message = f"the verdicts so far are kept in {folder}; the same command goes on with them"
+            console.err.print(printable(message), style="yellow", soft_wrap=True)
+        raise
 
 
 def _paths_on_stdin() -> Source:

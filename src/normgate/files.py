@@ -74,7 +74,7 @@ def whole_file(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         with explained(path):
             yield partial
             partial.chmod(0o666 & ~_umask())
-            _sync(partial)
+            sync(partial)
             partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -101,8 +101,8 @@ def whole_folder(path: Path, *, foreign: Foreign, overwrite: bool = False) -> It
             yield partial
             partial.chmod(0o777 & ~_umask())
             for file in partial.rglob("*"):
-                _sync(file)
-            _replace_folder(partial, path)
+                sync(file)
+            replace_folder(partial, path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -117,7 +117,8 @@ def is_system(name: str) -> bool:
     return name in _SYSTEM_FILES or name.startswith("._")
 
 
-def _replace_folder(partial: Path, path: Path) -> None:
+def replace_folder(partial: Path, path: Path) -> None:
+    """Rename a folder to `path`; what was there is removed once that has worked."""
     if not os.path.lexists(path):
         partial.rename(path)
         return
@@ -138,7 +139,8 @@ def nearest_folder(path: Path) -> Path:
     return path
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Wait until a file is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""Which runtime judges: a gate's network in PyTorch, or its exported graph in ONNX Runtime, which is faster on a CPU."""
+"""Which runtime judges: a gate's network in PyTorch, or its exported graph in ONNX Runtime, faster on a CPU."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import json
 import os
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, get_args
 
 from normgate import __version__
 from normgate.errors import NormgateError
@@ -44,6 +44,10 @@ class Judge(Protocol):
     @property
     def preprocessing(self) -> Preprocessing:
         """How images are loaded for it."""
+        ...
+
+    def __call__(self, images: Any, *, max_pixels: int = ...) -> Verdicts:
+        """Verdicts on images."""
         ...
 
     def judge_batch(self, batch: PixelBatch) -> Verdicts:

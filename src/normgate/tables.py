@@ -150,6 +150,9 @@ def print_verdict(verdict: Verdict, *, as_json: bool) -> None:
     )
 
 
+RUNTIMES = {"onnx": "ONNX Runtime", "torch": "PyTorch"}
+
+
 def print_summary(summary: Summary, output: Path, rejected: Iterable[str] | None, *, as_json: bool) -> None:
     """What a screening run found."""
     if as_json:
@@ -158,7 +161,7 @@ def print_summary(summary: Summary, output: Path, rejected: Iterable[str] | None
         return
     for name in rejected or ():
         sys.stdout.write((printable(name) if out.is_terminal else name) + "\n")
-    rate = summary.images / summary.seconds
+    rate = (summary.images - summary.resumed) / summary.seconds
     out.print(
         f"{summary.images} image{'s' * (summary.images != 1)} in {summary.seconds:.1f} s ({rate:,.0f} a second): "
         f"{summary.accepted} accepted, {summary.rejected} rejected, {summary.unreadable} unreadable"
@@ -166,6 +169,11 @@ def print_summary(summary: Summary, output: Path, rejected: Iterable[str] | None
         + f"; verdicts in {output}",
         soft_wrap=True,
     )
+    if summary.resumed:
+        out.print(f"{summary.resumed} of them were judged by an earlier run that was stopped", soft_wrap=True)
+    out.print(f"judged by {RUNTIMES[summary.runtime]}", style="dim", soft_wrap=True)
+    if summary.runtime_reason:
+        out.print(f"not by ONNX Runtime: {printable(summary.runtime_reason)}", style="dim", soft_wrap=True)
     if summary.false_discovery_rate is not None:
         out.print(
             f"false-discovery rate {summary.false_discovery_rate:g}: rejected where p ≤ {summary.cut:.4g}; "

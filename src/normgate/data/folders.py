@@ -67,6 +67,7 @@ class FlatFolder:
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.root = Path(root)
+        self.place = str(self.root.absolute())
         self.classes: tuple[str, ...] | None = None
         self.skipped = 0
         self._listing = Listing(self.root) if self.root.is_dir() else None
@@ -96,6 +97,7 @@ class PathList:
 
     def __init__(self, paths: Iterable[str | os.PathLike[str]]) -> None:
         self.paths = paths
+        self.place = "paths"
         self.classes: tuple[str, ...] | None = None
         self.skipped = 0
 

@@ -72,6 +72,7 @@ class ParquetImages:
         self.group_column = group_column
         self.skipped = 0
         self.classes: tuple[str, ...] | None = None
+        self.place = f"{self.path.absolute()}?{select} {image_column}"
         self._selection = parse_query(select)
         self._parts = [self._open(name, file) for name, file in _parquet_files(self.path)]
         if not len(self):

@@ -54,6 +54,9 @@ class Source(Protocol):
     Attributes:
         classes: names of the classes; None where the records have no labels.
         skipped: files without an image's extension that the last complete run came across and left out.
+
+    A source may also have a `place`: a name under which the same ids are found again, so that a run that was stopped
+    can go on.
     """
 
     classes: tuple[str, ...] | None

@@ -1,0 +1,37 @@
+"""Screening: a gate and a stream of images in, a table of verdicts out, in constant memory."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from normgate.screening.running import screen
+    from normgate.screening.summary import ScreeningError, Shift, Summary
+    from normgate.screening.tables import SCHEMA, rejected_ids, verdict_table
+
+__all__ = [
+    "SCHEMA",
+    "ScreeningError",
+    "Shift",
+    "Summary",
+    "rejected_ids",
+    "screen",
+    "verdict_table",
+]
+
+_MODULES = {
+    "SCHEMA": "tables",
+    "ScreeningError": "summary",
+    "Shift": "summary",
+    "Summary": "summary",
+    "rejected_ids": "tables",
+    "screen": "running",
+    "verdict_table": "tables",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return getattr(importlib.import_module(f"normgate.screening.{_MODULES[name]}"), name)
+    raise AttributeError(f"module 'normgate.screening' has no attribute {name!r}")

@@ -1,0 +1,285 @@
+"""The verdicts of a run as parts under a manifest, so that a run that was killed at any moment goes on where it was.
+
+    <output>.run/_manifest.jsonl      the job, then a line for each finished part; a torn last line does not count
+    <output>.run/part-00000.parquet   verdicts, written under another name, synced and renamed
+    <output>.run/_paths-00000         files of a part's images, where rejected ones are to be copied or moved
+    <output>.run/_lock                held by the process that writes
+
+A part counts once the manifest names it. So an image has a row once its part counts, and is judged again only if the
+run was killed before that. The folder becomes the output, or its parts one file, when all images have a row.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+import json
+import os
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
+
+from normgate.files import OutputError, check_output, explained, names_in, replace_folder, sync
+from normgate.screening.finished import Finished
+from normgate.screening.summary import ScreeningError
+from normgate.screening.tables import COMPRESSION, ROW_GROUP, decided, read_tables, write_tables
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+    from types import TracebackType
+    from typing import Self
+
+FORMAT = 1
+MANIFEST = "_manifest.jsonl"
+_LOCK = "_lock"
+_BESIDE = (MANIFEST, _LOCK, "_paths-*")
+_FILES = (*_BESIDE, "part-*.parquet", ".*.partial")
+
+
+class Parts:
+    """A run's verdicts on disk; a context that holds the run's lock.
+
+    What is pending when the block ends early, by Ctrl-C for one, is written as a last part; a folder without a finished
+    part is removed.
+
+    Args:
+        target: the output: one file, or a folder of parts.
+        job: what the verdicts depend on; a folder of the same job is gone on with. None: there is no going on.
+        schema: of the table.
+        one_file: whether the output is one.
+        overwrite: whether an output, and a run of another job, may be replaced.
+        part_rows: rows after which a part is finished.
+
+    Attributes:
+        rows: of finished and pending parts.
+        resumed: of the parts that were there already.
+
+    Raises:
+        ScreeningError: on entering, the folder is in use, is damaged, or is of another job or not of a run.
+        OutputError: it cannot be written.
+    """
+
+    def __init__(
+        self,
+        target: Path,
+        job: Mapping[str, Any] | None,
+        schema: pa.Schema,
+        *,
+        one_file: bool,
+        overwrite: bool,
+        part_rows: int,
+    ) -> None:
+        self.target = target
+        self.folder = target.with_name(target.name + ".run")
+        self.rows = self.resumed = 0
+        self._job = None if job is None else dict(job)
+        self._schema = schema
+        self._one_file, self._overwrite, self._part_rows = one_file, overwrite, part_rows
+        self._names: list[str] = []
+        self._pending: list[pa.Table] = []
+        self._paths: list[bytes] = []
+        self._lock = FileLock(self.folder / _LOCK)
+
+    def __enter__(self) -> Self:
+        _check_own(self.folder)
+        with explained(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            try:
+                self._lock.acquire(timeout=0)
+            except Timeout as error:
+                raise ScreeningError(
+                    f"another run is writing {self.target}; wait for it, or name another output"
+                ) from error
+            try:
+                self._open()
+            except BaseException:
+                self._lock.release()
+                raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if self.folder.exists():
+                if kind is not None and not issubclass(kind, OutputError) and self._pending:
+                    with contextlib.suppress(OutputError):
+                        self._finish_part()
+                if not self._names:
+                    shutil.rmtree(self.folder, ignore_errors=True)
+        finally:
+            self._lock.release()
+
+    def finished(self) -> Finished:
+        """The images that have a row already."""
+        return Finished(name for part in self.tables() for name in part["id"].to_pylist())
+
+    def write(self, table: pa.Table, paths: bytes = b"") -> None:
+        """Add rows, and whatever is noted of their files.
+
+        Raises:
+            OutputError: they cannot be written.
+        """
+        self._pending.append(table)
+        self._paths.append(paths)
+        self.rows += len(table)
+        if sum(len(part) for part in self._pending) >= self._part_rows:
+            self._finish_part()
+
+    def close(self) -> None:
+        """Finish the last part: every image has a row."""
+        if self._pending or not self._names:
+            self._finish_part()
+
+    def tables(self) -> Iterator[pa.Table]:
+        """The rows of the finished parts, in order."""
+        for name in self._names:
+            yield from read_tables(self.folder / name)
+
+    def paths(self) -> Iterator[bytes]:
+        """What was noted of the files of the finished parts, in order."""
+        for file in sorted(self.folder.glob("_paths-*")):
+            yield file.read_bytes()
+
+    def publish(self, cut: float | None) -> None:
+        """Put the verdicts in the output's place.
+
+        Args:
+            cut: reject anew, where p-values are up to this; None leaves the decisions.
+
+        Raises:
+            OutputError: they cannot be written.
+        """
+        check_output(self.target, overwrite=self._overwrite, foreign=None if self._one_file else lambda _: None)
+        self._append({"complete": True, "rows": self.rows})
+        if self._one_file:
+            # Written in the folder, so that a kill leaves nothing beside the output but the folder.
+            with self._whole(self.target) as partial:
+                write_tables((decided(table, cut) for table in self.tables()), partial, self._schema)
+            shutil.rmtree(self.folder)
+            return
+        for name in () if cut is None else self._names:
+            parts = [decided(table, cut) for table in read_tables(self.folder / name)]
+            self._write_part(name, pa.concat_tables(parts))
+        with explained(self.target):
+            replace_folder(self.folder, self.target)
+            for file in (self.target / _LOCK, *self.target.glob("_paths-*")):
+                file.unlink(missing_ok=True)
+
+    def _open(self) -> None:
+        """Go on with what the manifest names, or begin anew, and remove what does not count."""
+        lines = self._manifest()
+        if lines and self._job is not None and lines[0] == self._header():
+            if not any("complete" in line for line in lines) or not self._is_published():
+                self._names = [line["part"] for line in lines if "part" in line]
+        elif lines and lines[0].get("job") is not None and not self._overwrite:
+            raise ScreeningError(
+                f"{self.folder} holds verdicts of an unfinished run of another job ({self._difference(lines[0])}); "
+                "remove it, choose another output, or pass --overwrite"
+            )
+        for path in self.folder.iterdir():
+            number = path.name.removeprefix("_paths-").removeprefix("part-").removesuffix(".parquet")
+            if path.name not in (MANIFEST, _LOCK) and f"part-{number}.parquet" not in self._names:
+                path.unlink()
+        if not self._names:
+            (self.folder / MANIFEST).write_bytes(b"")
+            self._append(self._header())
+        self.rows = self.resumed = sum(self._rows(name) for name in self._names)
+
+    def _is_published(self) -> bool:
+        """Whether a run that judged everything was killed only after its one file was written."""
+        with contextlib.suppress(OSError):
+            return self.target.stat().st_mtime_ns >= (self.folder / MANIFEST).stat().st_mtime_ns
+        return False
+
+    def _manifest(self) -> list[dict[str, Any]]:
+        """Its whole lines; a line that was torn by a kill is cut off, so that the next one begins a line."""
+        path = self.folder / MANIFEST
+        if not path.exists():
+            return []
+        content = path.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]
+        if whole != content:
+            path.write_bytes(whole)
+        try:
+            lines = [json.loads(line) for line in whole.splitlines()]
+        except ValueError as error:
+            raise self._damaged(f"line {error}") from error
+        if not all(isinstance(line, dict) for line in lines):
+            raise self._damaged("it is no manifest")
+        return lines
+
+    def _header(self) -> dict[str, Any]:
+        return {"format": FORMAT, "job": self._job}
+
+    def _difference(self, header: Mapping[str, Any]) -> str:
+        theirs, ours = header.get("job") or {}, self._job or {}
+        names = [key for key in {**ours, **theirs} if theirs.get(key) != ours.get(key)]
+        return f"another {', '.join(names)}" if names and ours else "images that cannot be told from others"
+
+    def _rows(self, name: str) -> int:
+        try:
+            return int(pq.read_metadata(self.folder / name).num_rows)
+        except (OSError, pa.ArrowException) as error:
+            raise self._damaged(f"{name}: {error}") from error
+
+    def _damaged(self, what: str) -> ScreeningError:
+        return ScreeningError(f"{self.folder} is damaged ({what}); remove it to begin anew")
+
+    def _finish_part(self) -> None:
+        number = len(self._names)
+        name = f"part-{number:05d}.parquet"
+        table = pa.concat_tables([*self._pending, self._schema.empty_table()])
+        if self._names and not len(table):
+            return
+        self._write_part(name, table)
+        if paths := b"".join(self._paths):
+            with explained(self.folder):
+                (self.folder / f"_paths-{number:05d}").write_bytes(paths)
+        self._append({"part": name, "rows": len(table)})
+        self._names.append(name)
+        self._pending.clear()
+        self._paths.clear()
+
+    def _write_part(self, name: str, table: pa.Table) -> None:
+        whole = table.replace_schema_metadata(self._schema.metadata).combine_chunks()
+        with self._whole(self.folder / name) as partial:
+            pq.write_table(whole, partial, compression=COMPRESSION, row_group_size=ROW_GROUP)
+
+    @contextlib.contextmanager
+    def _whole(self, path: Path) -> Iterator[Path]:
+        """A file in the folder that takes the place of `path` when the block ends well."""
+        partial = self.folder / f".{path.name}.partial"
+        try:
+            with explained(path):
+                yield partial
+                sync(partial)
+                partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def _append(self, line: Mapping[str, Any]) -> None:
+        with explained(self.folder), (self.folder / MANIFEST).open("ab") as file:
+            file.write(json.dumps(line).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def is_beside(name: str) -> bool:
+    """Whether a file of this name may lie beside the parts in a folder that a run has written."""
+    return any(fnmatch.fnmatchcase(name, own) for own in _BESIDE)
+
+
+def _check_own(folder: Path) -> None:
+    """Refuse a folder that holds anything but what a run writes."""
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise ScreeningError(f"{folder} is a file, and a run would keep its parts there; choose another output")
+    names = names_in(folder) if folder.is_dir() else []
+    if other := [name for name in names if not any(fnmatch.fnmatchcase(name, own) for own in _FILES)]:
+        raise ScreeningError(
+            f"{folder} holds {other[0]}, which no run has written, so it is left alone; choose another output"
+        )

@@ -1,0 +1,265 @@
+"""Screening: a gate and a stream of images in, a table of verdicts out, in constant memory."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from normgate import __version__
+from normgate.calibration import smallest_p_value
+from normgate.calibration.conformal import check_share
+from normgate.carrying import Carrier, noted, paths_of
+from normgate.data.decoding import DEFAULT_MAX_PIXELS
+from normgate.data.loading import count, load_batches
+from normgate.data.sources import open_source
+from normgate.evaluation.results import EvaluationError
+from normgate.files import check_output, names_in
+from normgate.judging import check_runtime, choose_judge, gate_digest
+from normgate.progress import silent
+from normgate.screening.parts import Parts, is_beside
+from normgate.screening.summary import ScreeningError, Shift, Summary
+from normgate.screening.tables import SCHEMA, decided, read_tables, verdict_table
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Iterable, Iterator
+
+    from normgate.carrying import Action
+    from normgate.data.sources import Data, Record, Source
+    from normgate.gate import Gate
+    from normgate.judging import Chosen, Judge, Runtime
+    from normgate.monitor import ShiftAlarm
+    from normgate.progress import Progress
+
+PART_ROWS = 8192
+_OTHER_TABLES = frozenset({".csv", ".tsv", ".txt", ".json", ".jsonl", ".xlsx", ".arrow", ".feather"})
+_FIRST_ERRORS = 10
+
+
+def screen(
+    gate: Gate,
+    data: Data,
+    output: str | os.PathLike[str],
+    *,
+    fdr: float | None = None,
+    rejected: Action | None = None,
+    rejected_to: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
+    runtime: Runtime = "auto",
+    batch_size: int = 128,
+    workers: int | None = None,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    part_rows: int = PART_ROWS,
+    shift_delta: float | None = None,
+    shift_seed: int = 0,
+    written: Callable[[Summary], None] | None = None,
+    progress: Progress = silent,
+) -> Summary:
+    """Judge every image of a source and write one row an image.
+
+    A run that is stopped at any moment, even by `kill -9` or a full disk, leaves its finished parts in `<output>.run`;
+    the same call goes on with them: every image has one row, and only those of the part in flight are judged again.
+
+    Args:
+        gate: judges.
+        data: a folder, files, a Parquet table, …; see `open_source`.
+        output: `name.parquet` for one file, any other name for a folder of parts; appears whole or not at all.
+        fdr: control the false-discovery rate over the readable images of this run at this level (Benjamini-Hochberg)
+            instead of the false-alarm rate. The promise holds on average over calibration sets, for independent images.
+        rejected: copy or move the rejected files, once the table is written.
+        rejected_to: where to; paths below the source are kept, and of a list of paths the paths themselves.
+        overwrite: replace an output that exists.
+        runtime: "onnx", "torch", or "auto": ONNX Runtime on a CPU where it is installed; see `normgate.judging`.
+        batch_size: images in a forward pass.
+        workers: decoding threads.
+        max_pixels: larger images are errors.
+        part_rows: images after which a part is finished.
+        shift_delta: ask the shift alarm whether these images come like the calibration images, at this chance of a
+            false alarm. Files are often sorted by class or date, so that they are ranked in random order.
+        shift_seed: of that order and of the alarm's ties.
+        written: called once the table is written, while the rejected files are still where they were.
+        progress: told how far it is.
+
+    Raises:
+        CarryingError: rejected files are to be copied or moved, but cannot be; see `Carrier`.
+        ScreeningError: the output is what is to be screened or has the suffix of another format, or an unfinished run
+            of another job is in the way.
+        JudgingError: the runtime is not there.
+        CalibrationError: `fdr` is not between 0 and 1.
+        OutputError: the output exists or cannot be written.
+    """
+    started = time.perf_counter()
+    target = Path(output)
+    if target.suffix.lower() in _OTHER_TABLES:
+        raise ScreeningError(
+            f"verdicts are written as Parquet, not {target.suffix}: name the output {target.stem}.parquet"
+        )
+    check_output(target, overwrite=overwrite, foreign=None if _is_one_file(target) else _foreign)
+    if fdr is not None:
+        check_share(fdr, "the false-discovery rate")
+    if part_rows < 1:
+        raise ScreeningError(f"a part has at least 1 row, not {part_rows}")
+    check_runtime(runtime)
+    alarm = None if shift_delta is None else gate.shift_alarm(delta=shift_delta, seed=shift_seed)
+    source = open_source(data, labelled=False)
+    _check_apart(target, source)
+    place = None if rejected_to is None else Path(rejected_to)
+    carrier = None if rejected is None else Carrier(rejected, source, place)
+    chosen = choose_judge(gate, runtime)
+    job = _job(gate, source, chosen.runtime, fdr, max_pixels, carrying=carrier is not None)
+    total = count(source)
+    with Parts(
+        target,
+        job,
+        SCHEMA.with_metadata(_metadata(gate, fdr, chosen)),
+        one_file=_is_one_file(target),
+        overwrite=overwrite,
+        part_rows=part_rows,
+    ) as parts:
+        for records, table in judged(
+            chosen.judge,
+            parts.finished().remaining(source),
+            batch_size=batch_size,
+            workers=workers,
+            max_pixels=max_pixels,
+        ):
+            parts.write(table, b"" if carrier is None else noted(record.payload for record in records))
+            progress("screening", parts.rows, total)
+        parts.close()
+        cut = None if fdr is None else _cut(gate, fdr, parts.tables())
+        to_carry = [] if carrier is None else list(_rejected_paths(parts, cut))
+        parts.publish(cut)
+    counts, first_errors = _counted(target)
+    summary = Summary(
+        **counts,
+        skipped=source.skipped,
+        first_errors=first_errors,
+        false_alarm_rate=gate.calibration.alpha if fdr is None else None,
+        false_discovery_rate=fdr,
+        cut=gate.calibration.alpha if cut is None else cut,
+        smallest_p_value=smallest_p_value(max(gate.calibration.sizes)),
+        runtime=chosen.runtime,
+        runtime_reason=chosen.reason,
+        resumed=parts.resumed,
+        shift=None if alarm is None else _shift(alarm, target, shift_seed),
+        seconds=time.perf_counter() - started,
+    )
+    if written is not None:
+        written(summary)
+    if carrier is not None:
+        carrier.carry(to_carry)
+    return summary
+
+
+def judged(
+    judge: Judge, records: Iterable[Record], *, batch_size: int, workers: int | None, max_pixels: int
+) -> Iterator[tuple[tuple[Record, ...], pa.Table]]:
+    """Batches of records and their verdicts, in order; images are decoded ahead while others are judged."""
+    for batch in load_batches(
+        records, judge.preprocessing, batch_size=batch_size, workers=workers, max_pixels=max_pixels
+    ):
+        yield batch.records, verdict_table(judge.judge_batch(batch))
+
+
+def _job(
+    gate: Gate, source: Source, runtime: str, fdr: float | None, max_pixels: int, *, carrying: bool
+) -> dict[str, Any] | None:
+    """What the verdicts of a run depend on; None where the images or the network cannot be told from others."""
+    place = getattr(source, "place", None)
+    try:
+        digest = gate_digest(gate)
+    except EvaluationError:
+        return None
+    if place is None:
+        return None
+    return {
+        "gate": digest,
+        "images": place,
+        "runtime": runtime,
+        "fdr": fdr,
+        "max_pixels": max_pixels,
+        "carrying": carrying,
+        "version": __version__,
+    }
+
+
+def _cut(gate: Gate, fdr: float, tables: Iterable[pa.Table]) -> float:
+    histogram = gate.calibration.histogram()
+    for table in tables:
+        histogram.add(table["p_value"].drop_null().to_numpy())
+    return histogram.cut(fdr)
+
+
+def _rejected_paths(parts: Parts, cut: float | None) -> Iterator[Path]:
+    accepted = itertools.chain.from_iterable(decided(table, cut)["accepted"].to_pylist() for table in parts.tables())
+    for path, passed in zip(paths_of(parts.paths()), accepted, strict=True):
+        if passed is False:
+            yield path
+
+
+def _counted(target: Path) -> tuple[dict[str, int], tuple[str, ...]]:
+    """How many images of a finished table are what, and the first errors."""
+    images = accepted = unreadable = 0
+    first_errors: list[str] = []
+    for table in read_tables(target):
+        failed = table.filter(table["error"].is_valid())
+        images += len(table)
+        unreadable += len(failed)
+        accepted += pc.sum(table["accepted"]).as_py() or 0
+        first = failed.slice(0, _FIRST_ERRORS - len(first_errors)).to_pylist()
+        first_errors += [f"{row['id']}: {row['error']}" for row in first]
+    rejected = images - accepted - unreadable
+    return {"images": images, "accepted": accepted, "rejected": rejected, "unreadable": unreadable}, tuple(first_errors)
+
+
+def _shift(alarm: ShiftAlarm, target: Path, seed: int) -> Shift:
+    """Show an alarm the scores of a finished table, 8 bytes an image in memory."""
+    parts = [table["score"].drop_null().to_numpy() for table in read_tables(target)]
+    scores = np.concatenate(parts) if parts else np.empty(0)
+    # Another stream of random numbers than the alarm's own.
+    np.random.default_rng([seed, 1]).shuffle(scores)
+    path = alarm.update(scores)
+    largest = float(path.max()) if len(path) else alarm.log_martingale
+    return Shift(alarm.delta, alarm.raised is not None, alarm.raised, largest)
+
+
+def _metadata(gate: Gate, fdr: float | None, chosen: Chosen) -> dict[str, str]:
+    return {
+        "normgate.version": __version__,
+        "normgate.score": gate.score.name,
+        "normgate.runtime": chosen.runtime,
+        "normgate.thresholds": ",".join(repr(float(value)) for value in gate.calibration.thresholds),
+        "normgate.calibration_images": str(gate.calibration.n),
+        "normgate.false_alarm_rate": repr(gate.calibration.alpha) if fdr is None else "",
+        "normgate.false_discovery_rate": "" if fdr is None else repr(fdr),
+    }
+
+
+def _check_apart(target: Path, source: Source) -> None:
+    """Refuse to put verdicts in the place of the images, or of a folder that holds them."""
+    place = getattr(source, "path", getattr(source, "root", None))
+    if place is not None and target.resolve() in (Path(place).resolve(), *Path(place).resolve().parents):
+        raise ScreeningError(f"the images to screen are in {target}; name another output")
+
+
+def _foreign(folder: Path) -> str | None:
+    """The name of something in a folder that is not a part of a table of verdicts; None where there is nothing else."""
+    return next((name for name in names_in(folder) if not (is_beside(name) or _is_part(folder / name))), None)
+
+
+def _is_part(path: Path) -> bool:
+    try:
+        return b"normgate.version" in (pq.read_schema(path).metadata or {})
+    except (OSError, pa.ArrowException):
+        return False
+
+
+def _is_one_file(target: Path) -> bool:
+    return target.suffix.lower() in (".parquet", ".pq")

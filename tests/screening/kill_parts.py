@@ -1,0 +1,102 @@
+"""Run by test_parts: a run that is killed at each of its operations on files, and started again until it ends."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import traceback
+from collections import Counter
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from normgate.data.sources import Record
+from normgate.screening.parts import Parts
+from normgate.screening.tables import SCHEMA
+
+pa.set_cpu_count(1)
+pa.set_io_thread_count(1)
+IDS = [f"{i % 8}" for i in range(11)]  # three are listed twice
+PART_ROWS, BATCH = 4, 2
+
+
+def rows(ids: list[str]) -> pa.Table:
+    missing = [None] * len(ids)
+    columns = dict.fromkeys(SCHEMA.names, missing) | {"id": ids, "p_value": [0.5] * len(ids)}
+    return pa.table(columns, schema=SCHEMA)
+
+
+def run(target: Path, judged: Path, cut: float | None) -> None:
+    job = {"gate": "same"}
+    options = {"one_file": target.suffix == ".parquet", "overwrite": True, "part_rows": PART_ROWS}
+    with Parts(target, job, SCHEMA, **options) as parts:
+        left = [record.id for record in parts.finished().remaining(Record(name, b"") for name in IDS)]
+        for start in range(0, len(left), BATCH):
+            ids = left[start : start + BATCH]
+            with judged.open("a") as file:
+                file.write("".join(f"{name}\n" for name in ids))
+            parts.write(rows(ids), b"x" * len(ids))
+        parts.close()
+        assert b"".join(parts.paths()) == b"x" * len(IDS)
+        parts.publish(cut)
+
+
+def child(target: Path, judged: Path, cut: float | None, deadly: int) -> int:
+    """The exit code of a process that dies at its operation number `deadly` on the run's files."""
+    if (process := os.fork()) == 0:
+        seen = 0
+
+        def watch(event: str, arguments: tuple[object, ...]) -> None:
+            nonlocal seen
+            touched = any(isinstance(a, str | os.PathLike) and target.name in os.fspath(a) for a in arguments)
+            if touched and event in ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate"):
+                seen += 1
+                if seen == deadly:
+                    os._exit(9)
+
+        sys.addaudithook(watch)
+        try:
+            run(target, judged, cut)
+        finally:
+            code = 0 if sys.exc_info()[0] is None else 1
+            traceback.print_exc() if code else None
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+
+def killed(suffix: str, cut: float | None, old: bool, deadly: int) -> bool:
+    """Whether a run was killed at its operation `deadly`; what comes of it and of a second one is right."""
+    with tempfile.TemporaryDirectory() as name:
+        target, judged = Path(name) / f"verdicts{suffix}", Path(name) / "judged"
+        if old:
+            if not suffix:
+                target.mkdir()
+            pq.write_table(rows(["old"]), target if suffix else target / "part-00000.parquet")
+        code = child(target, judged, cut, deadly)
+        assert code in (0, 9), code
+        # What has taken its place already is there; a user would not ask again.
+        if code == 9 and not (target.exists() and ids(target) != ["old"]):
+            assert child(target, judged, cut, 0) == 0, deadly
+        assert Counter(ids(target)) == Counter(IDS), deadly
+        assert pq.read_table(target)["accepted"].to_pylist() == [None if cut is None else False] * len(IDS)
+        twice = len(judged.read_text().split()) - len(IDS)
+        assert 0 <= twice <= PART_ROWS, (deadly, twice)
+        return code == 9
+
+
+def ids(target: Path) -> list[str]:
+    return pq.read_table(target)["id"].to_pylist()
+
+
+def main() -> None:
+    for suffix, cut, old in ((".parquet", None, False), (".parquet", 0.7, True), ("", 0.7, False), ("", None, True)):
+        deadly = 1
+        while killed(suffix, cut, old, deadly):
+            deadly += 1
+        assert deadly > 20
+
+
+if __name__ == "__main__":
+    main()

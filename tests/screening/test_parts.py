@@ -1,0 +1,273 @@
+"""Runs that are stopped: every image one row, none judged again but those in flight, and nothing mixed."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+import normgate
+from normgate import Gate
+from normgate.data.folders import PathList
+from normgate.data.sources import Record
+from normgate.files import OutputError
+from normgate.judging import Chosen
+from normgate.screening import ScreeningError, running
+from normgate.screening.finished import Finished
+from normgate.screening.parts import MANIFEST
+from samples import PREPROCESSING, random_records, small_network
+
+screen = functools.partial(normgate.screen, runtime="torch", batch_size=4, part_rows=8)
+
+
+class CountingJudge:
+    """Judges, and remembers of whom."""
+
+    def __init__(self, gate: Gate, after: int | None = None) -> None:
+        self.gate, self.after, self.preprocessing = gate, after, gate.preprocessing
+        self.ids: list[str] = []
+
+    def judge_batch(self, batch: Any) -> Any:
+        self.ids += [record.id for record in batch.records]
+        if self.after is not None and len(self.ids) > self.after:
+            raise RuntimeError("the cable was pulled")
+        return self.gate.judge_batch(batch)
+
+
+@functools.cache
+def gate() -> Gate:
+    return Gate.calibrate(
+        small_network(),
+        preprocessing=PREPROCESSING,
+        calibration=random_records(40, 3),
+        classes=["a", "b", "c"],
+        false_alarm_rate=0.3,
+    )
+
+
+@pytest.fixture
+def incoming(tmp_path: Path) -> Path:
+    (tmp_path / "in").mkdir()
+    for i, record in enumerate(random_records(30, 4)):
+        Image.fromarray(record.payload).save(tmp_path / "in" / f"{i:02d}.png")
+    return tmp_path / "in"
+
+
+def judged_by(judge: CountingJudge, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running, "choose_judge", lambda gate, runtime: Chosen(judge, "torch"))
+
+
+def ids(path: Path) -> list[str]:
+    return pq.read_table(path)["id"].to_pylist()
+
+
+def test_killed_at_every_operation() -> None:
+    script = Path(__file__).with_name("kill_parts.py")
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", ["v.parquet", "parts"])
+def test_a_failed_run_goes_on(name: str, incoming: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = CountingJudge(gate(), after=18), CountingJudge(gate())
+    judged_by(first, monkeypatch)
+    with pytest.raises(RuntimeError):
+        screen(gate(), incoming, tmp_path / name)
+    assert not (tmp_path / name).exists()
+    judged_by(second, monkeypatch)
+    summary = screen(gate(), incoming, tmp_path / name)
+    assert summary.resumed == 16
+    assert (summary.images, summary.accepted + summary.rejected) == (30, 30)
+    assert sorted(second.ids) == [f"{i:02d}.png" for i in range(16, 30)]
+    assert not (tmp_path / f"{name}.run").exists()
+    judged_by(CountingJudge(gate()), monkeypatch)
+    screen(gate(), incoming, tmp_path / "whole.parquet")
+    assert pq.read_table(tmp_path / name).equals(pq.read_table(tmp_path / "whole.parquet"))
+
+
+def test_images_that_came_or_went_meanwhile(incoming: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    judged_by(CountingJudge(gate(), after=18), monkeypatch)
+    with pytest.raises(RuntimeError):
+        screen(gate(), incoming, tmp_path / "v.parquet")
+    (incoming / "00 new.png").write_bytes((incoming / "03.png").read_bytes())
+    (incoming / "05.png").unlink()
+    (incoming / "25.png").unlink()
+    judged_by(second := CountingJudge(gate()), monkeypatch)
+    screen(gate(), incoming, tmp_path / "v.parquet")
+    assert sorted(ids(tmp_path / "v.parquet")) == sorted(
+        ["00 new.png", *(f"{i:02d}.png" for i in range(30) if i != 25)]
+    )
+    assert "00 new.png" in second.ids
+
+
+@given(st.lists(st.sampled_from("abcdeé")), st.lists(st.sampled_from("abcdeé")))
+def test_what_remains_is_the_difference_of_multisets(done: list[str], listed: list[str]) -> None:
+    remaining = [record.id for record in Finished(done).remaining(Record(name, b"") for name in listed)]
+    for name in "abcdeé":
+        assert remaining.count(name) == max(0, listed.count(name) - done.count(name))
+    assert [name for name in listed if name in remaining] or not remaining
+
+
+def test_paths_listed_twice_have_two_rows(incoming: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = [incoming / f"{i % 10:02d}.png" for i in range(30)]
+    judged_by(CountingJudge(gate(), after=18), monkeypatch)
+    with pytest.raises(RuntimeError):
+        screen(gate(), PathList(paths), tmp_path / "v.parquet")
+    judged_by(second := CountingJudge(gate()), monkeypatch)
+    screen(gate(), PathList(iter(paths)), tmp_path / "v.parquet")
+    assert sorted(ids(tmp_path / "v.parquet")) == sorted(path.as_posix() for path in paths)
+    assert len(second.ids) == 14
+
+
+def test_another_job_is_not_mixed_in(incoming: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "v.parquet"
+    judged_by(CountingJudge(gate(), after=18), monkeypatch)
+    with pytest.raises(RuntimeError):
+        screen(gate(), incoming, target)
+    monkeypatch.undo()
+    other = gate().recalibrate(false_alarm_rate=0.2)
+    for changed, said in (
+        (lambda: screen(other, incoming, target), "another gate"),
+        (lambda: screen(gate(), incoming.parent, target), "another images"),
+        (lambda: screen(gate(), incoming, target, fdr=0.1), "another fdr"),
+        (lambda: screen(gate(), random_records(5, 4), target), "cannot be told"),
+    ):
+        with pytest.raises(ScreeningError, match=said):
+            changed()
+    assert (tmp_path / "v.parquet.run" / MANIFEST).exists()
+    assert screen(other, incoming, target, overwrite=True).resumed == 0
+    assert not (tmp_path / "v.parquet.run").exists()
+
+
+def test_images_without_names_of_their_own_begin_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    judged_by(CountingJudge(gate(), after=18), monkeypatch)
+    with pytest.raises(RuntimeError):
+        screen(gate(), random_records(30, 4), tmp_path / "v.parquet")
+    monkeypatch.undo()
+    assert screen(gate(), random_records(30, 5), tmp_path / "v.parquet").resumed == 0
+
+
+def test_damage_is_said_and_a_torn_line_is_not_damage(
+    incoming: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped() -> Path:
+        judged_by(CountingJudge(gate(), after=18), monkeypatch)
+        with pytest.raises(RuntimeError):
+            screen(gate(), incoming, tmp_path / "parts", overwrite=True)
+        monkeypatch.undo()
+        return tmp_path / "parts.run"
+
+    folder = stopped()
+    manifest = (folder / MANIFEST).read_bytes()
+    lines = manifest.splitlines(keepends=True)
+    (folder / MANIFEST).write_bytes(b"".join(lines[:2]) + lines[2][:-4])
+    assert screen(gate(), incoming, tmp_path / "parts").resumed == 8
+    assert sorted(ids(tmp_path / "parts")) == sorted(path.name for path in incoming.iterdir())
+    assert all(json.loads(line) for line in (tmp_path / "parts" / MANIFEST).read_text().splitlines())
+
+    folder = stopped()
+    (folder / "part-00001.parquet").write_bytes(b"")
+    with pytest.raises(ScreeningError, match=r"part-00001\.parquet.*remove it to begin anew"):
+        screen(gate(), incoming, tmp_path / "parts", overwrite=True)
+    (folder / MANIFEST).write_bytes(b"{}}\n")
+    with pytest.raises(ScreeningError, match="remove it to begin anew"):
+        screen(gate(), incoming, tmp_path / "parts", overwrite=True)
+    (folder / "letter.txt").touch()
+    with pytest.raises(ScreeningError, match=r"letter\.txt, which no run has written"):
+        screen(gate(), incoming, tmp_path / "parts", overwrite=True)
+
+
+def test_one_run_at_a_time(incoming: Path, tmp_path: Path) -> None:
+    def another(task: str, done: int, total: int | None, /, **figures: float) -> None:
+        with pytest.raises(ScreeningError, match="another run is writing"):
+            screen(gate(), incoming, tmp_path / "v.parquet")
+
+    assert screen(gate(), incoming, tmp_path / "v.parquet", progress=another).images == 30
+
+
+def test_a_full_disk_loses_nothing(incoming: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, calls = pq.write_table, []
+
+    def full(*arguments: Any, **options: Any) -> None:
+        calls.append(1)
+        if len(calls) == 3:
+            Path(arguments[1]).write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+        whole(*arguments, **options)
+
+    monkeypatch.setattr("normgate.screening.parts.pq.write_table", full)
+    with pytest.raises(OutputError, match="No space left"):
+        screen(gate(), incoming, tmp_path / "v.parquet")
+    assert not [path for path in (tmp_path / "v.parquet.run").iterdir() if "partial" in path.name]
+    judged_by(second := CountingJudge(gate()), monkeypatch)
+    assert screen(gate(), incoming, tmp_path / "v.parquet").resumed == 16
+    assert len(second.ids) == 14
+
+
+@pytest.mark.parametrize("action", ["copy", "move"])
+def test_rejected_files_of_both_runs_are_carried(
+    action: str, incoming: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rejected = {v.id for v in gate()(incoming) if not v.accepted}
+    options = {"rejected": action, "rejected_to": tmp_path / "out", "fdr": 0.9}
+    judged_by(CountingJudge(gate(), after=18), monkeypatch)
+    with pytest.raises(RuntimeError):
+        screen(gate(), incoming, tmp_path / "parts", **options)
+    monkeypatch.undo()
+    screen(gate(), incoming, tmp_path / "parts", **options)
+    rejected = set(normgate.screening.rejected_ids(tmp_path / "parts"))
+    assert rejected
+    assert {path.name for path in (tmp_path / "out").iterdir()} == rejected
+    assert {path.name[0] for path in (tmp_path / "parts").iterdir()} == {"_", "p"}
+
+
+def test_kill_dash_nine(incoming: Path, tmp_path: Path) -> None:
+    backbone = normgate.Backbone("resnet18", 3, 2, 1, {"layers": [1, 1, 1, 1]})
+    Gate.calibrate(
+        backbone.build(),
+        preprocessing=PREPROCESSING,
+        calibration=random_records(40, 3),
+        classes=["a", "b", "c"],
+        backbone=backbone,
+    ).save(tmp_path / "gate")
+    command = [sys.executable, "-m", "normgate.cli", "screen", str(tmp_path / "gate"), str(incoming)]
+    command += ["-o", str(tmp_path / "parts"), "--batch-size", "1", "--part-rows", "1", "--runtime", "torch"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    while process.poll() is None and not list((tmp_path / "parts.run").glob("part-*")):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    if (tmp_path / "parts.run").exists():  # else it was faster than the signal
+        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"})
+        assert done.returncode == 0, done.stderr
+        assert "were judged by an earlier run that was stopped" in done.stdout
+    assert ids(tmp_path / "parts") == sorted(path.name for path in incoming.iterdir())
+
+
+def test_verdicts_of_a_network_that_cannot_be_told_are_not_gone_on_with(
+    incoming: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strange = dataclasses.replace(gate())
+    strange.extractor.model.secret = lambda: 1
+    try:
+        judged_by(CountingJudge(strange, after=18), monkeypatch)
+        with pytest.raises(RuntimeError):
+            screen(strange, incoming, tmp_path / "v.parquet")
+        monkeypatch.undo()
+        resumed = screen(strange, incoming, tmp_path / "v.parquet").resumed
+        assert resumed in (0, 16)
+    finally:
+        del strange.extractor.model.secret

@@ -1,0 +1,131 @@
+"""Which runtime judges, and that a graph is used for no other gate than its own."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from normgate import Gate, judging, screen
+from normgate.export import ExportError
+from normgate.judging import JudgingError, choose_judge, gate_digest
+from normgate.runtime import PortableGate
+from normgate.scores.norm import Norm
+from samples import CLASSES, PREPROCESSING, random_records, small_network
+
+IMAGES = random_records(20, 4)
+
+
+@functools.cache
+def gate(score: str = "norm") -> Gate:
+    return Gate.calibrate(
+        small_network(),
+        preprocessing=PREPROCESSING,
+        train=random_records(60, 1),
+        tuning=random_records(60, 2),
+        calibration=random_records(80, 3),
+        classes=CLASSES,
+        score=score,
+    )
+
+
+class Untraceable(Norm):
+    """A user's score that knows nothing of graphs."""
+
+    def traced(self, rows):
+        raise NotImplementedError
+
+
+def test_onnx_where_it_is_installed_and_its_graph_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = choose_judge(gate(), graphs=tmp_path / "graphs")
+    assert (first.runtime, first.reason) == ("onnx", None)
+    assert isinstance(first.judge, PortableGate)
+    (graph,) = (tmp_path / "graphs").iterdir()
+    assert (tmp_path / "graphs").stat().st_mode & 0o777 == 0o700
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(judging, "export", never)
+        choose_judge(gate(), graphs=tmp_path / "graphs")
+        assert choose_judge(gate(), "torch", graphs=tmp_path / "graphs").judge is gate()
+    graph.write_bytes(b"damaged")
+    there = choose_judge(gate(), graphs=tmp_path / "graphs").judge(IMAGES)
+    here = gate()(IMAGES)
+    np.testing.assert_allclose(there.score, here.score, rtol=1e-5)
+    assert list(there.label) == list(here.label)
+    assert [path.name for path in (tmp_path / "graphs").iterdir()] == [graph.name]
+
+
+def test_a_digest_is_of_everything_that_verdicts_depend_on() -> None:
+    own = gate()
+    assert gate_digest(own) == gate_digest(dataclasses.replace(own, provenance={"from": "elsewhere"}, kept={}))
+    weights = Gate.calibrate(
+        small_network(seed=1),
+        preprocessing=PREPROCESSING,
+        calibration=random_records(80, 3),
+        classes=CLASSES,
+    )
+    others = [
+        own.recalibrate(false_alarm_rate=0.1),
+        own.recalibrate(random_records(80, 5)),
+        own.recalibrate(by_class=True, false_alarm_rate=0.2),
+        gate("knn"),
+        dataclasses.replace(own, classes=CLASSES[::-1]),
+        weights,
+    ]
+    assert len({gate_digest(found) for found in [own, *others]}) == len(others) + 1
+
+
+def test_what_cannot_be_exported_is_judged_by_torch_and_the_reason_is_told(tmp_path: Path) -> None:
+    own = gate()
+    odd = dataclasses.replace(own, score=Untraceable("norm").fit(own.kept["train"], own.kept["tuning"]))
+    chosen = choose_judge(odd, graphs=tmp_path)
+    assert chosen.judge is odd
+    assert "cannot be written as a graph" in (chosen.reason or "")
+    with pytest.raises(ExportError):
+        choose_judge(odd, "onnx", graphs=tmp_path)
+    summary = screen(odd, IMAGES, tmp_path / "v.parquet")
+    assert (summary.runtime, summary.runtime_reason) == ("torch", chosen.reason)
+
+
+def test_without_onnx_and_on_other_devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(JudgingError, match="auto, onnx, torch"):
+        choose_judge(gate(), "tensorrt")  # ty: an option of the command line
+    with monkeypatch.context() as patch:
+        patch.setattr(type(gate().extractor), "device", torch.device("meta"))
+        assert choose_judge(gate(), graphs=tmp_path).runtime == "torch"
+    monkeypatch.setattr(judging, "_NEEDED", ("onnx", "no_such_library"))
+    assert choose_judge(gate(), graphs=tmp_path).runtime == "torch"
+    with pytest.raises(JudgingError, match=r"no_such_library: pip install 'normgate\[export\]'"):
+        choose_judge(gate(), "onnx", graphs=tmp_path)
+
+
+def test_a_cache_that_cannot_be_written_costs_nothing(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert choose_judge(gate(), "onnx", graphs=tmp_path / "file" / "graphs").runtime == "onnx"
+
+
+def test_old_graphs_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(judging, "_GRAPHS", 1)
+    choose_judge(gate(), graphs=tmp_path)
+    choose_judge(gate("knn"), graphs=tmp_path)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_screening_uses_onnx_by_default_and_says_so(tmp_path: Path) -> None:
+    summary = screen(gate(), IMAGES, tmp_path / "v.parquet")
+    table = pq.read_table(tmp_path / "v.parquet")
+    assert summary.runtime == "onnx"
+    assert table.schema.metadata[b"normgate.runtime"] == b"onnx"
+    screen(gate(), IMAGES, tmp_path / "w.parquet", runtime="torch")
+    other = pq.read_table(tmp_path / "w.parquet")
+    assert other.schema.metadata[b"normgate.runtime"] == b"torch"
+    np.testing.assert_allclose(table["score"], other["score"], rtol=1e-5)
+    assert table["label"].equals(other["label"])
