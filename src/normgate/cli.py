@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from normgate.evaluation import Evaluation
     from normgate.gate import Gate
     from normgate.judging import Runtime
+    from normgate.screening import Engine
 
 app = typer.Typer(
     name="normgate",
@@ -402,6 +403,10 @@ def screen(
     batch_size: BatchSize = 128,
     workers: Workers = None,
     max_pixels: MaxPixels = PIXELS,
+    engine: Annotated[str, typer.Option("--engine", help="local, or ray: Ray Data, on one machine or many.")] = "local",
+    address: Annotated[
+        str | None, typer.Option("--address", help="Of a running Ray cluster; by default one is started here.")
+    ] = None,
     part_rows: Annotated[
         int, typer.Option("--part-rows", min=1, help="Images after which a part is finished, and never judged again.")
     ] = 8192,
@@ -419,10 +424,11 @@ def screen(
     from normgate.errors import NormgateError
     from normgate.gate import Gate
     from normgate.judging import check_runtime, choose_judge
-    from normgate.screening import Summary, rejected_ids
+    from normgate.screening import Summary, check_engine, rejected_ids
     from normgate.screening import screen as run
 
     check_runtime(runtime)
+    check_engine(engine, address)
     neighbours = _neighbours(report, with_neighbours, overwrite, image_column)
     if copy_rejected is not None and move_rejected is not None:
         raise NormgateError("--copy-rejected and --move-rejected exclude each other")
@@ -475,6 +481,8 @@ def screen(
             rejected_to=copy_rejected if copy_rejected is not None else move_rejected,
             overwrite=overwrite,
             runtime=cast("Runtime", runtime),
+            engine=cast("Engine", engine),
+            address=address,
             batch_size=batch_size,
             workers=workers,
             max_pixels=max_pixels,

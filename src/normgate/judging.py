@@ -65,7 +65,7 @@ class Chosen:
         reason: why "auto" did not come to ONNX Runtime although it is installed; else None.
     """
 
-    judge: Judge
+    judge: Gate | PortableGate
     runtime: Literal["onnx", "torch"]
     reason: str | None = None
 

@@ -47,6 +47,7 @@ class PortableGate:
         preprocessing: how images become the graph's input; its normalisation is in the graph.
         score: its name.
         about: what else the file says of the gate, as plain data.
+        content: of the file, so that the gate can be sent elsewhere.
     """
 
     session: Any
@@ -54,6 +55,7 @@ class PortableGate:
     preprocessing: Preprocessing
     score: str
     about: dict[str, Any]
+    content: bytes
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, threads: int | None = None) -> PortableGate:
@@ -67,11 +69,15 @@ class PortableGate:
             RuntimeFileError: the file is no exported gate, is larger than 2 GiB, is damaged, or was made by a newer
                 version; or ONNX Runtime is not installed.
         """
+        return cls.of(_read(Path(path)), str(path), threads=threads)
+
+    @classmethod
+    def of(cls, content: bytes, name: str = "the graph", *, threads: int | None = None) -> PortableGate:
+        """An exported gate from the content of its file; as `load`."""
         try:
             import onnxruntime
         except ImportError as error:
             raise RuntimeFileError("exported gates run in ONNX Runtime: pip install onnxruntime") from error
-        data = _read(Path(path))
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         # Threads that wait without spinning leave the cores to those that decode.
@@ -79,25 +85,25 @@ class PortableGate:
         if threads is not None:
             options.intra_op_num_threads = threads
         try:
-            session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+            session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # whatever else a file from elsewhere may hold
-            raise RuntimeFileError(f"{path} is no graph that ONNX Runtime can load: {error}") from error
+            raise RuntimeFileError(f"{name} is no graph that ONNX Runtime can load: {error}") from error
         try:
             about = json.loads(session.get_modelmeta().custom_metadata_map[KEY])
             if about["format"] != FORMAT:
-                raise RuntimeFileError(f"{path} was made by another version of normgate; export the gate again")
+                raise RuntimeFileError(f"{name} was made by another version of normgate; export the gate again")
             preprocessing = Preprocessing.from_dict(about["preprocessing"])
-            classes = tuple(str(name) for name in about["classes"])
+            classes = tuple(str(label) for label in about["classes"])
             (pixels,) = session.get_inputs()
             if pixels.type != "tensor(uint8)" or tuple(pixels.shape[1:]) != (*preprocessing.size, 3):
                 raise ValueError("its input is not what its preprocessing makes")
             if tuple(output.name for output in session.get_outputs()) != OUTPUTS:
                 raise ValueError("its outputs are others")
-            return cls(session, classes, preprocessing, str(about["score"]), about)
+            return cls(session, classes, preprocessing, str(about["score"]), about, content)
         except (KeyError, TypeError, ValueError, NormgateError) as error:
             if isinstance(error, RuntimeFileError):
                 raise
-            raise RuntimeFileError(f"{path} is no gate that normgate has exported: {error}") from error
+            raise RuntimeFileError(f"{name} is no gate that normgate has exported: {error}") from error
 
     def __call__(
         self,

@@ -85,7 +85,11 @@ class FlatFolder:
         self.skipped = self._listing.skipped
 
     def __len__(self) -> int:
-        return 1 if self._listing is None else self._listing.count()
+        if self._listing is None:
+            return 1
+        found = self._listing.count()
+        self.skipped = self._listing.skipped
+        return found
 
 
 class PathList:

@@ -6,15 +6,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from normgate.screening.running import screen
+    from normgate.screening.running import Engine, check_engine, screen
     from normgate.screening.summary import ScreeningError, Shift, Summary
     from normgate.screening.tables import SCHEMA, rejected_ids, verdict_table
 
 __all__ = [
     "SCHEMA",
+    "Engine",
     "ScreeningError",
     "Shift",
     "Summary",
+    "check_engine",
     "rejected_ids",
     "screen",
     "verdict_table",
@@ -22,9 +24,11 @@ __all__ = [
 
 _MODULES = {
     "SCHEMA": "tables",
+    "Engine": "running",
     "ScreeningError": "summary",
     "Shift": "summary",
     "Summary": "summary",
+    "check_engine": "running",
     "rejected_ids": "tables",
     "screen": "running",
     "verdict_table": "tables",

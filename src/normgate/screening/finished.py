@@ -24,21 +24,22 @@ class Finished:
 
     def __init__(self, ids: Iterable[str] = ()) -> None:
         digests = np.frombuffer(b"".join(map(_digest, ids)), dtype=f"S{_BYTES}")
-        self._digests, self._left = np.unique(digests, return_counts=True)
+        self._digests, self._counts = np.unique(digests, return_counts=True)
 
     def remaining(self, records: Iterable[Record]) -> Iterator[Record]:
         """The records that are not among them, in their order; each id is used up as often as it is here."""
+        left = self._counts.copy()
         for record in records:
-            if not (len(self._digests) and self._take(record.id)):
+            place = self._place(record.id)
+            if place is not None and left[place]:
+                left[place] -= 1
+            else:
                 yield record
 
-    def _take(self, name: str) -> bool:
+    def _place(self, name: str) -> int | None:
         wanted = np.bytes_(_digest(name))
-        place = int(np.searchsorted(self._digests, wanted))
-        if place == len(self._digests) or self._digests[place] != wanted or self._left[place] == 0:
-            return False
-        self._left[place] -= 1
-        return True
+        place = int(np.searchsorted(self._digests, wanted)) if len(self._digests) else 0
+        return place if place < len(self._digests) and self._digests[place] == wanted else None
 
 
 def _digest(name: str) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -17,27 +17,30 @@ from normgate.calibration import smallest_p_value
 from normgate.calibration.conformal import check_share
 from normgate.carrying import Carrier, noted, paths_of
 from normgate.data.decoding import DEFAULT_MAX_PIXELS
-from normgate.data.loading import count, load_batches
-from normgate.data.sources import open_source
+from normgate.data.loading import count
+from normgate.data.sources import load, open_source
 from normgate.evaluation.results import EvaluationError
 from normgate.files import check_output, names_in
 from normgate.judging import check_runtime, choose_judge, gate_digest
 from normgate.progress import silent
+from normgate.screening.judged import judged
 from normgate.screening.parts import Parts, is_beside
+from normgate.screening.ray_engine import check_ray, judged_by_ray
 from normgate.screening.summary import ScreeningError, Shift, Summary
-from normgate.screening.tables import SCHEMA, decided, read_tables, verdict_table
+from normgate.screening.tables import SCHEMA, decided, read_tables
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterable, Iterator
 
     from normgate.carrying import Action
-    from normgate.data.sources import Data, Record, Source
+    from normgate.data.sources import Data, Source
     from normgate.gate import Gate
-    from normgate.judging import Chosen, Judge, Runtime
+    from normgate.judging import Chosen, Runtime
     from normgate.monitor import ShiftAlarm
     from normgate.progress import Progress
 
+Engine: TypeAlias = Literal["local", "ray"]
 PART_ROWS = 8192
 _OTHER_TABLES = frozenset({".csv", ".tsv", ".txt", ".json", ".jsonl", ".xlsx", ".arrow", ".feather"})
 _FIRST_ERRORS = 10
@@ -53,6 +56,8 @@ def screen(
     rejected_to: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
     runtime: Runtime = "auto",
+    engine: Engine = "local",
+    address: str | None = None,
     batch_size: int = 128,
     workers: int | None = None,
     max_pixels: int = DEFAULT_MAX_PIXELS,
@@ -77,8 +82,11 @@ def screen(
         rejected_to: where to; paths below the source are kept, and of a list of paths the paths themselves.
         overwrite: replace an output that exists.
         runtime: "onnx", "torch", or "auto": ONNX Runtime on a CPU where it is installed; see `normgate.judging`.
+        engine: "local", or "ray" for Ray Data on this machine or a cluster, whose workers find the images under the
+            names that they have here.
+        address: of a running Ray cluster; by default one is started on this machine.
         batch_size: images in a forward pass.
-        workers: decoding threads.
+        workers: decoding threads; with Ray, processes that decode and judge, by default one a core or one a GPU.
         max_pixels: larger images are errors.
         part_rows: images after which a part is finished.
         shift_delta: ask the shift alarm whether these images come like the calibration images, at this chance of a
@@ -92,6 +100,7 @@ def screen(
         ScreeningError: the output is what is to be screened or has the suffix of another format, or an unfinished run
             of another job is in the way.
         JudgingError: the runtime is not there.
+        ScreeningError: also where Ray is not installed, cannot be reached or fails.
         CalibrationError: `fdr` is not between 0 and 1.
         OutputError: the output exists or cannot be written.
     """
@@ -107,8 +116,11 @@ def screen(
     if part_rows < 1:
         raise ScreeningError(f"a part has at least 1 row, not {part_rows}")
     check_runtime(runtime)
+    check_engine(engine, address)
     alarm = None if shift_delta is None else gate.shift_alarm(delta=shift_delta, seed=shift_seed)
     source = open_source(data, labelled=False)
+    if engine == "ray" and count(source) is None:
+        source = load(source)  # lines of a pipe cannot be read elsewhere
     _check_apart(target, source)
     place = None if rejected_to is None else Path(rejected_to)
     carrier = None if rejected is None else Carrier(rejected, source, place)
@@ -123,14 +135,15 @@ def screen(
         overwrite=overwrite,
         part_rows=part_rows,
     ) as parts:
-        for records, table in judged(
-            chosen.judge,
-            parts.finished().remaining(source),
-            batch_size=batch_size,
-            workers=workers,
-            max_pixels=max_pixels,
-        ):
-            parts.write(table, b"" if carrier is None else noted(record.payload for record in records))
+        finished = parts.finished()
+        options: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "max_pixels": max_pixels}
+        batches = (
+            judged(chosen.judge, finished.remaining(source), **options)
+            if engine == "local"
+            else judged_by_ray(chosen.judge, source, finished, address=address, gpus=_gpus(gate), **options)
+        )
+        for payloads, table in batches:
+            parts.write(table, b"" if carrier is None else noted(payloads))
             progress("screening", parts.rows, total)
         parts.close()
         cut = None if fdr is None else _cut(gate, fdr, parts.tables())
@@ -158,14 +171,22 @@ def screen(
     return summary
 
 
-def judged(
-    judge: Judge, records: Iterable[Record], *, batch_size: int, workers: int | None, max_pixels: int
-) -> Iterator[tuple[tuple[Record, ...], pa.Table]]:
-    """Batches of records and their verdicts, in order; images are decoded ahead while others are judged."""
-    for batch in load_batches(
-        records, judge.preprocessing, batch_size=batch_size, workers=workers, max_pixels=max_pixels
-    ):
-        yield batch.records, verdict_table(judge.judge_batch(batch))
+def check_engine(engine: str, address: str | None) -> None:
+    """Refuse an engine that does not exist or is not installed.
+
+    Raises:
+        ScreeningError: as said.
+    """
+    if engine not in get_args(Engine):
+        raise ScreeningError(f"there is no engine {engine!r}; choose one of {', '.join(get_args(Engine))}")
+    if engine == "ray":
+        check_ray()
+    elif address is not None:
+        raise ScreeningError("an address is of a Ray cluster; pass the engine 'ray' (--engine ray), too")
+
+
+def _gpus(gate: Gate) -> int:
+    return int(gate.extractor.device.type == "cuda")
 
 
 def _job(

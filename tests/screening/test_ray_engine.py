@@ -1,0 +1,140 @@
+"""Screening through Ray Data: the table of the local engine, whatever happens to a worker."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import ray
+from PIL import Image
+from torch import nn
+
+from normgate import Gate, screen
+from normgate.screening import ScreeningError, ray_engine
+from samples import PREPROCESSING, random_records, small_network
+
+OPTIONS = {"engine": "ray", "batch_size": 8, "runtime": "torch"}
+
+
+class DyingOnce(nn.Module):
+    """A network whose process ends, without a word, at its first batch."""
+
+    def __init__(self, network: nn.Sequential) -> None:
+        super().__init__()
+        self.body, self.head = network[:-1], network[-1]
+        self.mark: str | None = None
+
+    def forward(self, images):
+        if self.mark is not None and not os.path.exists(self.mark):  # noqa: PTH110
+            Path(self.mark).touch()
+            os._exit(1)
+        return self.head(self.body(images))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    tests = str(Path(__file__).parents[1])
+    paths = os.pathsep.join(filter(None, [tests, str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": paths}})
+    yield
+    ray.shutdown()
+
+
+def calibrated(network: nn.Module) -> Gate:
+    calibration = random_records(40, 3)
+    return Gate.calibrate(
+        network, preprocessing=PREPROCESSING, calibration=calibration, classes=["a", "b", "c"], false_alarm_rate=0.3
+    )
+
+
+@pytest.fixture(scope="module")
+def gate() -> Gate:
+    return calibrated(small_network())
+
+
+@pytest.fixture
+def incoming(tmp_path: Path) -> Path:
+    root = tmp_path / "in coming"
+    (root / "ünter").mkdir(parents=True)
+    for i, record in enumerate(random_records(60, 4)):
+        Image.fromarray(record.payload).save(root / ("ünter" if i % 2 else ".") / f"{i:02d} ☃.png")
+    (root / "broken.png").write_bytes(b"no image")
+    (root / "notes.txt").touch()
+    Image.fromarray(random_records(1, 5)[0].payload).save(root / "odd.png")
+    os.rename(root / "odd.png", os.fsencode(root) + b"/\xff\n.png")  # noqa: PTH104
+    return root
+
+
+@pytest.mark.parametrize("runtime", ["onnx", "torch"])
+def test_the_table_is_the_local_engines(runtime: str, gate: Gate, incoming: Path, tmp_path: Path) -> None:
+    own = screen(gate, incoming, tmp_path / "own.parquet", runtime=runtime, batch_size=8)
+    rejected = {"rejected": "copy", "rejected_to": tmp_path / "out"}
+    there = screen(gate, incoming, tmp_path / "ray.parquet", **OPTIONS | {"runtime": runtime}, **rejected)
+    assert (there.images, there.accepted, there.unreadable, there.skipped) == (
+        own.images,
+        own.accepted,
+        own.unreadable,
+        own.skipped,
+    )
+    assert there.runtime == runtime
+    assert len([path for path in (tmp_path / "out").rglob("*") if path.is_file()]) == there.rejected > 0
+    here, away = pq.read_table(tmp_path / "own.parquet"), pq.read_table(tmp_path / "ray.parquet")
+    for name in ("id", "label", "accepted", "error"):
+        assert here[name].equals(away[name]), name
+    scores = [table["score"].drop_null().to_numpy() for table in (here, away)]
+    np.testing.assert_allclose(*scores, rtol=1e-5)
+
+
+def test_tables_and_lists_of_paths(gate: Gate, incoming: Path, tmp_path: Path) -> None:
+    paths = sorted(path for path in incoming.rglob("*.png") if path.name.isascii() or "☃" in path.name)
+    rows = [{"bytes": path.read_bytes(), "path": None} for path in paths]
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    pq.write_table(pa.table({"image": pa.array([*rows, None], kind)}), tmp_path / "t.parquet", row_group_size=20)
+    for images in (tmp_path / "t.parquet", paths):
+        screen(gate, images, tmp_path / "own", overwrite=True, runtime="torch", batch_size=8)
+        screen(gate, images, tmp_path / "ray", overwrite=True, **OPTIONS)
+        assert pq.read_table(tmp_path / "own").equals(pq.read_table(tmp_path / "ray"))
+
+
+def test_what_was_done_before_is_not_done_again(gate: Gate, incoming: Path, tmp_path: Path) -> None:
+    def stop(task: str, done: int, total: int | None, /, **figures: float) -> None:
+        if done >= 16:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        screen(gate, incoming, tmp_path / "parts", progress=stop, part_rows=8, **OPTIONS)
+    summary = screen(gate, incoming, tmp_path / "parts", part_rows=8, **OPTIONS)
+    assert 16 <= summary.resumed < summary.images == 63
+    screen(gate, incoming, tmp_path / "whole", runtime="torch", batch_size=8)
+    assert pq.read_table(tmp_path / "parts").equals(pq.read_table(tmp_path / "whole"))
+
+
+def test_a_lost_worker_costs_no_row(incoming: Path, tmp_path: Path) -> None:
+    dying = calibrated(DyingOnce(small_network()))
+    screen(dying, incoming, tmp_path / "own", runtime="torch", batch_size=8)
+    dying.extractor.model.mark = str(tmp_path / "died")
+    screen(dying, incoming, tmp_path / "ray", **OPTIONS)
+    assert (tmp_path / "died").exists()
+    assert pq.read_table(tmp_path / "own").equals(pq.read_table(tmp_path / "ray"))
+
+
+def test_what_cannot_be_done_is_said(
+    gate: Gate, incoming: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrays = [record.payload for record in random_records(5, 4)]
+    with pytest.raises(ScreeningError, match="not images in memory"):
+        screen(gate, arrays, tmp_path / "v.parquet", **OPTIONS)
+    with pytest.raises(ScreeningError, match="local, ray"):
+        screen(gate, incoming, tmp_path / "v.parquet", engine="spark")
+    with pytest.raises(ScreeningError, match="--engine ray"):
+        screen(gate, incoming, tmp_path / "v.parquet", address="auto")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ScreeningError, match=r"pip install 'normgate\[ray\]'"):
+        ray_engine.check_ray()
+    assert not (tmp_path / "v.parquet").exists()
