@@ -122,7 +122,9 @@ def train(
     output: Output,
     recipe: Annotated[str, typer.Option(help="paper (L2 normalisation, τ = 1) or plain.")] = "paper",
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training images.")] = None,
-    batch_size: Annotated[int | None, typer.Option("--batch-size", min=2, help="Images in a step, over all processes together.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", min=2, help="Images in a step, over all processes together.")
+    ] = None,
     learning_rate: Annotated[float | None, typer.Option("--lr", help="Peak learning rate.")] = None,
     temperature: Annotated[
         str | None,

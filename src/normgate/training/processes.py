@@ -45,26 +45,27 @@ def agreed(fabric: Fabric, group: ProcessGroup | None = None) -> Iterator[None]:
     Raises:
         ToldError: in processes other than the first that failed, on its machine; those on others pass its words on.
     """
-    error: NormgateError | None = None
+    error: Exception | None = None
     try:
         yield
-    except NormgateError as caught:
+    except Exception as caught:
         if fabric.world_size == 1:
             raise
         error = caught
     if fabric.world_size == 1:
         return
     outcomes: list[Any] = [None] * fabric.world_size
-    mine = None if error is None else (fabric.node_rank, str(error))
+    said = str(error) if isinstance(error, NormgateError) else f"{type(error).__name__}: {error}"
+    mine = None if error is None else (fabric.node_rank, said)
     torch.distributed.all_gather_object(outcomes, mine, group=group)
     failed = next((rank for rank, outcome in enumerate(outcomes) if outcome is not None), None)
     if failed is None:
         return
     if failed == fabric.global_rank and error is not None:
         raise error
-    machine, said = outcomes[failed]
+    machine, told = outcomes[failed]
     if fabric.local_rank == 0 and fabric.node_rank != machine:
-        raise ProcessError(f"machine {machine} of this run: {said}")
+        raise ProcessError(f"machine {machine} of this run: {told}")
     raise ToldError
 
 
