@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from normgate import Gate
 
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -52,3 +59,33 @@ def test_the_tutorial_on_the_command_line_runs(demo_run: tuple[Path, Any], tmp_p
         "probes.svg",
     }
     assert {path.name for path in tmp_path.iterdir()} >= written
+
+
+@pytest.mark.parametrize("machines", [1, 2])
+def test_training_by_two_processes_and_on_two_machines_runs(machines: int, tmp_path: Path) -> None:
+    """The commands of the guide, but that both machines are this one."""
+    rng = np.random.default_rng(0)
+    for number, name in enumerate(("cat", "dog")):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(100 + number):
+            pixels = rng.integers(0, 80, (8, 8, 3), dtype=np.uint8)
+            pixels[:, :, number] += 120
+            Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{i}.png")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    places = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": places, "OMP_NUM_THREADS": "1"}
+    commands = blocks("guide.md", "console")[machines - 1].splitlines()
+    assert len(commands) == machines
+    lines = [line.removeprefix("$ ").replace("10.0.0.1", "127.0.0.1").replace("29500", str(port)) for line in commands]
+    running = [
+        subprocess.Popen(line, shell=True, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+        for line in lines
+    ]
+    for process in running:
+        said = process.communicate()[1]
+        assert process.returncode == 0, said
+    kept = Gate.load(tmp_path / "gates" / "photos").kept
+    ids = [name for part in ("train", "tuning", "calibration") for name in kept[part].ids]
+    files = (tmp_path / "photos").rglob("*.png")
+    assert sorted(ids) == sorted(path.relative_to(tmp_path / "photos").as_posix() for path in files)

@@ -130,7 +130,9 @@ def train(
     output: Output,
     recipe: Annotated[str, typer.Option(help="paper (L2 normalisation, τ = 1) or plain.")] = "paper",
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training images.")] = None,
-    batch_size: Annotated[int | None, typer.Option("--batch-size", min=2, help="Images in a step.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", min=2, help="Images in a step, over all processes together.")
+    ] = None,
     learning_rate: Annotated[float | None, typer.Option("--lr", help="Peak learning rate.")] = None,
     temperature: Annotated[
         str | None,
@@ -157,8 +159,8 @@ def train(
     by_class: ByClass = False,
     seed: Annotated[int, typer.Option(min=0, help="Of everything that is random.")] = 0,
     device: Device = None,
-    devices: Annotated[int, typer.Option(min=1, help="Devices on each machine.")] = 1,
-    nodes: Annotated[int, typer.Option(min=1, help="Machines.")] = 1,
+    devices: Annotated[int, typer.Option(min=1, help="Devices on each machine, a process each.")] = 1,
+    nodes: Annotated[int, typer.Option(min=1, help="Machines; see the guide.")] = 1,
     strategy: Annotated[str, typer.Option(help="Of Lightning Fabric: auto, ddp, …")] = "auto",
     precision: Annotated[
         str | None, typer.Option(help="Of Lightning Fabric; bf16-mixed on CUDA and 32-true elsewhere.")

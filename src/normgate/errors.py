@@ -15,4 +15,4 @@ class ToldError(NormgateError):
     """What another process of the same run has told already, so that this one is silent."""
 
     def __init__(self) -> None:
-        super().__init__("the first process of this run failed, and has said why")
+        super().__init__("another process of this run failed, and has said why")

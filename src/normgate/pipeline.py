@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,7 +16,7 @@ from normgate.backbones import Backbone, auto_stem, load_weights
 from normgate.calibration import smallest_n
 from normgate.data.decoding import DEFAULT_MAX_PIXELS
 from normgate.data.sources import Records, load, open_source
-from normgate.errors import NormgateError, ToldError
+from normgate.errors import NormgateError
 from normgate.features import FeatureExtractor
 from normgate.files import check_output
 from normgate.gate import AUTO, Gate
@@ -27,13 +27,13 @@ from normgate.progress import silent
 from normgate.training import Recipe, fit
 from normgate.training.geometry_log import GeometryLog, sample
 from normgate.training.images import ResidentImages, StreamedImages
+from normgate.training.processes import agreed, check_same, noticing_loss, patient
 from normgate.training.reading import channel_statistics, check_enough, fingerprint, geometry, read, separated
 from normgate.training.run_folder import check_run, remove_leftover, run_folder, running
 from normgate.training.splitting import split
 
 if TYPE_CHECKING:
-    import os
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from lightning_fabric import Fabric
 
@@ -59,8 +59,9 @@ class Hardware:
 
     Attributes:
         accelerator: `auto`, `cpu`, `cuda`, `mps`, …
-        devices: number of devices on each machine.
-        nodes: number of machines.
+        devices: number of devices on each machine, a process each; they share a recipe's batch.
+        nodes: number of machines, each of which runs the same command with `MASTER_ADDR`, `MASTER_PORT` and `NODE_RANK`
+            set, or under a launcher (torchrun, Slurm).
         strategy: `auto`, or a name of `STRATEGIES`: those of Lightning Fabric that keep the network whole.
         precision: of Lightning Fabric; by default `bf16-mixed` on CUDA and `32-true` elsewhere.
     """
@@ -75,9 +76,10 @@ class Hardware:
         """A launched Fabric.
 
         Raises:
-            PipelineError: there is no such device here, or no such strategy or precision.
+            PipelineError: there is no such device here, no such strategy or precision, or no way to the other machines.
         """
         from lightning_fabric import Fabric
+        from lightning_fabric.plugins.environments.lightning import LightningEnvironment
         from lightning_fabric.utilities.exceptions import MisconfigurationException
 
         if self.strategy not in STRATEGIES:
@@ -99,7 +101,20 @@ class Hardware:
             )
         except (RuntimeError, ValueError, TypeError, ImportError, MisconfigurationException) as error:
             raise PipelineError(f"training cannot run as asked: {error} (--device, --devices, --precision)") from error
-        fabric.launch()
+        environment = getattr(fabric.strategy, "cluster_environment", None)
+        if self.nodes > 1 and isinstance(environment, LightningEnvironment):  # no launcher has set them
+            missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+            if not {"NODE_RANK", "GROUP_RANK"} & os.environ.keys():
+                missing.append("NODE_RANK")
+            if missing:
+                raise PipelineError(
+                    f"{self.nodes} machines find each other by {', '.join(missing)}, which are not set: the address of "
+                    "the first machine, a free port there, and on each machine its number, 0 on the first"
+                )
+        try:
+            fabric.launch()
+        except (torch.distributed.DistError, ValueError) as error:
+            raise PipelineError(f"the processes of this run do not find each other: {error}") from error
         return fabric
 
 
@@ -205,105 +220,113 @@ def train(
     if target is None and fabric.world_size > 1:
         raise PipelineError("several processes share the gate through its folder; pass output=")
     progress = progress if fabric.is_global_zero else silent
-    preprocessing = geometry(sets["train"], image_size, max_pixels, recipe.standardize)
-    pixels = {
-        name: read(
-            name,
-            part,
-            preprocessing,
-            keep=name == "train",
-            skip=skip_unreadable,
-            workers=workers,
-            max_pixels=max_pixels,
-            progress=progress,
-        )
-        for name, part in sets.items()
-    }
-    pixels = separated(pixels, drop_duplicates)
-    check_enough(pixels, classes, false_alarm_rate)
-    sets = {name: Records(part.records, classes if name == "train" else None) for name, part in pixels.items()}
-    if not recipe.standardize:
-        mean, std = channel_statistics(pixels["train"], preprocessing, max_pixels)
-        preprocessing = dataclasses.replace(preprocessing, mean=mean, std=std)
+    with noticing_loss(fabric):
+        group = patient(fabric)
+        with agreed(fabric, group):
+            preprocessing = geometry(sets["train"], image_size, max_pixels, recipe.standardize)
+            pixels = {
+                name: read(
+                    name,
+                    part,
+                    preprocessing,
+                    keep=name == "train",
+                    skip=skip_unreadable,
+                    workers=workers,
+                    max_pixels=max_pixels,
+                    progress=progress,
+                )
+                for name, part in sets.items()
+            }
+            pixels = separated(pixels, drop_duplicates)
+            check_enough(pixels, classes, false_alarm_rate)
+            sets = {name: Records(part.records, classes if name == "train" else None) for name, part in pixels.items()}
+            if not recipe.standardize:
+                mean, std = channel_statistics(pixels["train"], preprocessing, max_pixels)
+                preprocessing = dataclasses.replace(preprocessing, mean=mean, std=std)
 
-    torch.manual_seed(seed)
-    backbone = Backbone(
-        model,
-        len(classes),
-        width,
-        auto_stem(model, min(preprocessing.size)) if stem == "auto" else stem,
-        model_args or {},
-    )
-    network = backbone.build()
-    if recipe.temperature is not None:
-        l2norm(network, temperature=recipe.temperature)
-    if weights is not None:
-        load_weights(network, weights)
-    # Says now if the network does not take such images.
-    extractor = FeatureExtractor(network, preprocessing, device=fabric.device)
-    run = {
-        "recipe": recipe.to_dict(),
-        "backbone": backbone.to_dict(),
-        "preprocessing": preprocessing.to_dict(),
-        "seed": seed,
-        "weights": None if weights is None else _file_digest(Path(weights)),
-        "images": fingerprint(pixels["train"], classes),
-        **({"log_geometry": True} if log_geometry else {}),
-    }
-    if target is not None and finished:
-        asked = {**run, "false_alarm_rate": false_alarm_rate, "by_class": by_class, "lean": lean}
-        asked["score"] = AUTO if made is None else made.name
-        digests = {name: part.digests for name, part in pixels.items()}
-        return _finished(target, asked, digests)
-    gate: Gate | None = None
-    with running(target, resume=resume, main=fabric.is_global_zero) as folder, _others_waiting(fabric):
-        log = fit(
-            network,
-            _training_images(pixels["train"], classes, preprocessing, workers, max_pixels, fabric.device),
-            recipe,
-            preprocessing,
-            fabric=fabric,
-            seed=seed,
-            run=run,
-            folder=folder,
-            resume=resume,
-            measure=GeometryLog(extractor, sample(sets["train"], classes), classes, workers, max_pixels)
-            if log_geometry
-            else None,
-            progress=progress,
-        )
-        if fabric.is_global_zero:
-            gate = Gate.calibrate(
+            torch.manual_seed(seed)
+            backbone = Backbone(
+                model,
+                len(classes),
+                width,
+                auto_stem(model, min(preprocessing.size)) if stem == "auto" else stem,
+                model_args or {},
+            )
+            network = backbone.build()
+            if recipe.temperature is not None:
+                l2norm(network, temperature=recipe.temperature)
+            if weights is not None:
+                load_weights(network, weights)
+            # Says now if the network does not take such images.
+            extractor = FeatureExtractor(network, preprocessing, device=fabric.device)
+            run = {
+                "recipe": recipe.to_dict(),
+                "backbone": backbone.to_dict(),
+                "preprocessing": preprocessing.to_dict(),
+                "seed": seed,
+                "weights": None if weights is None else _file_digest(Path(weights)),
+                "images": fingerprint(pixels["train"], classes),
+                **({"log_geometry": True} if log_geometry else {}),
+            }
+            if target is not None and finished:
+                asked = {**run, "false_alarm_rate": false_alarm_rate, "by_class": by_class, "lean": lean}
+                asked["score"] = AUTO if made is None else made.name
+                digests = {name: part.digests for name, part in pixels.items()}
+                done = _finished(target, asked, digests)
+                if fabric.is_global_zero:
+                    remove_leftover(run_folder(target))
+                return done
+        check_same(fabric, run, "give every process the same command, and every machine the same images")
+        gate: Gate | None = None
+        with running(target, resume=resume, fabric=fabric) as folder:
+            log = fit(
                 network,
-                calibration=sets["calibration"],
-                tuning=sets["tuning"],
-                train=_fit_sample(sets["train"], seed),
-                preprocessing=preprocessing,
-                classes=classes,
-                score=AUTO if made is None else made,
-                false_alarm_rate=false_alarm_rate,
-                by_class=by_class,
-                backbone=backbone,
-                lean=lean,
-                skip_unreadable=skip_unreadable,
-                workers=workers,
-                max_pixels=max_pixels,
-                provenance={
-                    "run": run,
-                    "log": log,
-                    "score": AUTO if made is None else made.name,
-                    "sets": {name: len(part) for name, part in sets.items()},
-                },
+                _training_images(pixels["train"], classes, preprocessing, workers, max_pixels, fabric.device),
+                recipe,
+                preprocessing,
+                fabric=fabric,
+                seed=seed,
+                run=run,
+                folder=folder,
+                resume=resume,
+                measure=GeometryLog(extractor, sample(sets["train"], classes), classes, workers, max_pixels)
+                if log_geometry
+                else None,
                 progress=progress,
             )
-            # The score is fitted to a sample; what the network has seen is all of them.
-            gate = dataclasses.replace(gate, digests={**gate.digests, "train": pixels["train"].digests})
-            if target is not None:
-                gate.save(target, overwrite=overwrite)
-    if gate is None:
-        assert target is not None  # or there would be one process
-        gate = Gate.load(target)
-    return gate
+            with agreed(fabric, group):  # the others wait, so that every image's features are there once
+                if fabric.is_global_zero:
+                    gate = Gate.calibrate(
+                        network,
+                        calibration=sets["calibration"],
+                        tuning=sets["tuning"],
+                        train=_fit_sample(sets["train"], seed),
+                        preprocessing=preprocessing,
+                        classes=classes,
+                        score=AUTO if made is None else made,
+                        false_alarm_rate=false_alarm_rate,
+                        by_class=by_class,
+                        backbone=backbone,
+                        lean=lean,
+                        skip_unreadable=skip_unreadable,
+                        workers=workers,
+                        max_pixels=max_pixels,
+                        provenance={
+                            "run": run,
+                            "log": log,
+                            "score": AUTO if made is None else made.name,
+                            "sets": {name: len(part) for name, part in sets.items()},
+                        },
+                        progress=progress,
+                    )
+                    # The score is fitted to a sample; what the network has seen is all of them.
+                    gate = dataclasses.replace(gate, digests={**gate.digests, "train": pixels["train"].digests})
+                    if target is not None:
+                        gate.save(target, overwrite=overwrite)
+        if gate is None:
+            assert target is not None  # or there would be one process
+            gate = Gate.load(target)
+        return gate
 
 
 def _finished(target: Path, asked: Mapping[str, Any], digests: Mapping[str, tuple[bytes, ...]]) -> Gate:
@@ -323,7 +346,6 @@ def _finished(target: Path, asked: Mapping[str, Any], digests: Mapping[str, tupl
             f"{target} is finished, and {', '.join(differing)} differ from what is asked for; for another rate or "
             "score use 'normgate calibrate', and to train anew another output or --overwrite"
         )
-    remove_leftover(run_folder(target))
     return gate
 
 
@@ -340,19 +362,6 @@ def _training_images(
     if read.pixels is None:
         return StreamedImages(read.records, labels, preprocessing, workers, max_pixels)
     return ResidentImages(torch.from_numpy(read.pixels).to(device), labels.to(device))
-
-
-@contextlib.contextmanager
-def _others_waiting(fabric: Fabric) -> Iterator[None]:
-    """The other processes wait for the first to end the block, well or with an error that it alone tells."""
-    try:
-        yield
-    except NormgateError:
-        if not fabric.broadcast(False) and not fabric.is_global_zero:
-            raise ToldError from None
-        raise
-    if not fabric.broadcast(True):
-        raise ToldError
 
 
 def _fit_sample(records: Records, seed: int) -> Records:

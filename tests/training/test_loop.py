@@ -14,8 +14,9 @@ from lightning_fabric.strategies import SingleDeviceStrategy
 
 from normgate import Gate, Recipe
 from normgate.data.preprocessing import Preprocessing
+from normgate.data.sources import Record
 from normgate.training import TrainingError, fit
-from normgate.training.images import ResidentImages
+from normgate.training.images import ResidentImages, StreamedImages
 from samples import small_network
 
 TWO_PROCESSES = """
@@ -92,3 +93,12 @@ def test_loss_that_is_no_number_is_an_error(tmp_path: Path) -> None:
             folder=tmp_path,
         )
     assert not list(tmp_path.iterdir())
+
+
+def test_images_that_are_all_gone_are_an_error(tmp_path: Path) -> None:
+    paths = [Record(f"{i}.png", tmp_path / f"{i}.png") for i in range(16)]
+    images = StreamedImages(paths, torch.arange(16) % 3, Preprocessing((8, 8)))
+    recipe = Recipe(epochs=1, batch_size=8)
+    fabric = Fabric(accelerator="cpu")
+    with pytest.raises(TrainingError, match="no training image can be read any longer"):
+        fit(small_network(), images, recipe, Preprocessing((8, 8)), fabric=fabric, seed=0, run={}, folder=tmp_path)

@@ -42,12 +42,12 @@ def test_kept_and_streamed_images_are_the_same(
     kept = ResidentImages(torch.from_numpy(pixels), LABELS).batches(order, batch_size)
     read = streamed(files, workers).batches(order, batch_size)
     seen = 0
-    for (kept_pixels, kept_labels), (read_pixels, read_labels) in zip(kept, read, strict=True):
+    for (kept_pixels, kept_rows), (read_pixels, read_rows) in zip(kept, read, strict=True):
         rows = order[seen : seen + batch_size]
         assert torch.equal(kept_pixels, torch.from_numpy(pixels)[rows])
-        assert torch.equal(kept_labels, LABELS[rows])
+        assert torch.equal(kept_rows, rows)
         assert torch.equal(read_pixels, kept_pixels)
-        assert torch.equal(read_labels, kept_labels)
+        assert torch.equal(read_rows, rows)
         assert read_pixels.dtype == torch.uint8
         seen += len(rows)
     assert seen == 9
@@ -56,9 +56,9 @@ def test_kept_and_streamed_images_are_the_same(
 def test_an_image_may_come_twice(pixels: np.ndarray, files: Records) -> None:
     order = torch.tensor([7, 7, 0])
     for images in (ResidentImages(torch.from_numpy(pixels), LABELS), streamed(files)):
-        ((batch, labels),) = images.batches(order, 3)
+        ((batch, rows),) = images.batches(order, 3)
         assert torch.equal(batch, torch.from_numpy(pixels)[order])
-        assert labels.tolist() == [1, 1, 0]
+        assert torch.equal(rows, order)
 
 
 def test_a_file_that_went_bad_leaves_a_smaller_batch(pixels: np.ndarray, files: Records, tmp_path: Path) -> None:
@@ -66,15 +66,15 @@ def test_a_file_that_went_bad_leaves_a_smaller_batch(pixels: np.ndarray, files: 
     (tmp_path / "4.png").write_bytes(b"no image")
     (tmp_path / "0.png").unlink()
     order = torch.tensor([9, 4, 1, 0, 3, 2])
-    (first, first_labels), (second, second_labels) = images.batches(order, 3)
+    (first, first_rows), (second, second_rows) = images.batches(order, 3)
     assert torch.equal(first, torch.from_numpy(pixels)[[9, 1]])
-    assert torch.equal(first_labels, LABELS[[9, 1]])
+    assert first_rows.tolist() == [9, 1]
     assert torch.equal(second, torch.from_numpy(pixels)[[3, 2]])
-    assert torch.equal(second_labels, LABELS[[3, 2]])
+    assert second_rows.tolist() == [3, 2]
 
 
 def test_a_batch_of_which_nothing_can_be_read_is_empty(files: Records, tmp_path: Path) -> None:
     (tmp_path / "4.png").unlink()
-    ((batch, labels),) = streamed(files).batches(torch.tensor([4]), 2)
+    ((batch, rows),) = streamed(files).batches(torch.tensor([4]), 2)
     assert batch.shape == (0, SIDE, SIDE, 3)
-    assert labels.shape == (0,)
+    assert rows.shape == (0,)

@@ -26,7 +26,7 @@ class TrainingImages(Protocol):
         ...
 
     def batches(self, order: torch.Tensor, batch_size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Pixels (B, H, W, 3) uint8 and labels (B,), whole batches in the order given."""
+        """Pixels (B, H, W, 3) uint8 and their numbers (B,) among all images, whole batches in the order given."""
         ...
 
 
@@ -38,10 +38,10 @@ class ResidentImages:
     labels: torch.Tensor
 
     def batches(self, order: torch.Tensor, batch_size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Pixels (B, H, W, 3) uint8 and labels (B,), whole batches in the order given."""
+        """Pixels (B, H, W, 3) uint8 and their numbers (B,) among all images, whole batches in the order given."""
         order = order.to(self.pixels.device)
         for rows in torch.split(order, batch_size):
-            yield self.pixels[rows], self.labels[rows]
+            yield self.pixels[rows], rows
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -55,7 +55,7 @@ class StreamedImages:
     max_pixels: int = DEFAULT_MAX_PIXELS
 
     def batches(self, order: torch.Tensor, batch_size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Pixels (B, H, W, 3) uint8 and labels (B,), whole batches in the order given."""
+        """Pixels (B, H, W, 3) uint8 and their numbers (B,) among all images, whole batches in the order given."""
         rows = order.tolist()
         loaded = load_batches(
             (self.records[row] for row in rows),
@@ -64,6 +64,6 @@ class StreamedImages:
             workers=self.workers,
             max_pixels=self.max_pixels,
         )
-        for batch, index in zip(loaded, torch.split(order, batch_size), strict=True):
+        for batch, numbers in zip(loaded, torch.split(order, batch_size), strict=True):
             # A file that went bad since it was checked leaves a smaller batch, not a crash after hours.
-            yield torch.from_numpy(batch.pixels), self.labels[index.cpu()][torch.from_numpy(batch.readable)]
+            yield torch.from_numpy(batch.pixels), numbers[torch.from_numpy(batch.readable)]

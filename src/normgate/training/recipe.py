@@ -22,7 +22,8 @@ class Recipe:
 
     Attributes:
         epochs: passes over the training images.
-        batch_size: images in a step, over all devices.
+        batch_size: images in a step, over all processes together, so that a recipe means the same on any number of
+            them. The last images of an epoch's random order that fill no batch are left out of that epoch.
         learning_rate: at its peak.
         momentum: of SGD.
         weight_decay: on every parameter.

@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING
 
 from normgate.errors import NormgateError
 from normgate.files import explained, names_in
+from normgate.training.processes import agreed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from lightning_fabric import Fabric
 
 _FILES = ("checkpoint.safetensors", "log.csv", ".*.partial*")
 
@@ -53,19 +56,30 @@ def remove_leftover(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def running(target: Path | None, *, resume: bool, main: bool) -> Iterator[Path]:
-    """A folder for checkpoint and log while training: `<target>.run`, removed when the gate stands."""
+def running(target: Path | None, *, resume: bool, fabric: Fabric) -> Iterator[Path]:
+    """A folder for checkpoint and log while training: `<target>.run`, removed when the gate stands.
+
+    Raises:
+        RunFolderError: not all processes see it.
+    """
     if target is None:
         with tempfile.TemporaryDirectory(prefix="normgate-") as name:
             yield Path(name)
         return
-    folder = run_folder(target)
-    if main:
-        if folder.exists() and not resume:
-            shutil.rmtree(folder)
-        with explained(folder):
-            folder.mkdir(parents=True, exist_ok=True)
+    folder, main = run_folder(target), fabric.is_global_zero
+    with agreed(fabric):
+        if main:
+            if folder.exists() and not resume:
+                shutil.rmtree(folder)
+            with explained(folder):
+                folder.mkdir(parents=True, exist_ok=True)
     try:
+        with agreed(fabric):
+            # A list of names is fresh where a network disk still remembers that one was not there.
+            if not folder.parent.is_dir() or folder.name not in names_in(folder.parent):
+                raise RunFolderError(
+                    f"{folder} cannot be seen from every machine; choose an output on a disk that all of them share"
+                )
         yield folder
     except BaseException:
         if main and not any(folder.iterdir()):  # there is nothing to resume
