@@ -121,6 +121,12 @@ def test_what_remains_is_the_difference_of_multisets(done: list[str], listed: li
     assert [name for name in listed if name in remaining] or not remaining
 
 
+def test_every_id_of_many_is_found_again() -> None:
+    """Whatever bytes its digest has."""
+    names = [f"{i}.png" for i in range(5000)]
+    assert [r.id for r in Finished(names[:-1]).remaining(Record(name, b"") for name in names)] == names[-1:]
+
+
 def test_paths_listed_twice_have_two_rows(incoming: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = [incoming / f"{i % 10:02d}.png" for i in range(30)]
     judged_by(CountingJudge(gate(), after=18), monkeypatch)
