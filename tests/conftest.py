@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,22 @@ def class_folders(tmp_path: Path) -> Path:
             pixels[:, :, number] += 120
             Image.fromarray(pixels).save(root / name / f"{i:02d}.png")
     return root
+
+
+@pytest.fixture
+def memory() -> Iterator[Callable[[dict[str, bytes]], str]]:
+    """Write files to fsspec's file system in memory; gives its address."""
+    fsspec = pytest.importorskip("fsspec")
+    fs = fsspec.filesystem("memory")
+
+    def write(files: dict[str, bytes]) -> str:
+        for name, content in files.items():
+            fs.pipe_file(f"/root/{name}", content)
+        return "memory://root"
+
+    fs.rm("/", recursive=True)
+    yield write
+    fs.rm("/", recursive=True)
 
 
 @pytest.fixture(scope="session")

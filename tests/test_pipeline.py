@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
@@ -148,6 +150,20 @@ def test_bad_input_stops_before_training(class_folders: Path, tmp_path: Path) ->
         Image.open(class_folders / "owl" / "00.png").save(class_folders / "owl" / f"copy{i}.png")
     with pytest.raises(NormgateError, match="two sets share images"):
         normgate.train(class_folders, recipe=QUICK, **OPTIONS)
+
+
+def test_a_tar_that_is_cut_short_is_an_image_that_cannot_be_read(class_folders: Path, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "x.tar", "w") as file:
+        for path in sorted(class_folders.rglob("*.png")):
+            key = f"{path.parent.name}-{path.stem}"
+            label = tarfile.TarInfo(f"{key}.cls")
+            label.size = len(path.parent.name)
+            file.addfile(label, io.BytesIO(path.parent.name.encode()))
+            file.add(path, f"{key}.png")
+    content = (tmp_path / "x.tar").read_bytes().rstrip(b"\0")
+    (tmp_path / "x.tar").write_bytes(content[:-600])
+    with pytest.raises(NormgateError, match=r"1 train images cannot be read \(the first: x\.tar: .*cut short after 59"):
+        normgate.train(tmp_path / "x.tar", recipe=QUICK, progress=untrained, **OPTIONS)
 
 
 def untrained(task: str, done: int, total: int | None, /, **figures: float) -> None:

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from normgate.data.decoding import ImageError
+from normgate.data.folders import FlatFolder
 from normgate.data.parquet import ParquetImages
+from normgate.data.shards import TarImages
 from normgate.errors import NormgateError
 from normgate.files import check_output, nearest_folder
 
@@ -46,7 +48,9 @@ class Carrier:
             )
         if destination is None:
             raise CarryingError(f"say where to {action} the rejected files")
-        if isinstance(source, ParquetImages):  # even the paths that a table may name belong to whoever made it
+        is_elsewhere = isinstance(source, FlatFolder) and source.root is None
+        # Even the paths that a table may name belong to whoever made it.
+        if is_elsewhere or isinstance(source, ParquetImages | TarImages):
             raise CarryingError(_NO_FILES)
         check_output(destination / "rejected", overwrite=True)
         self._action = action
@@ -135,4 +139,4 @@ def _copy(path: Path, place: Path) -> None:
         partial.unlink(missing_ok=True)
 
 
-_NO_FILES = "only folders and lists of files have rejected files to copy or move; this source has none"
+_NO_FILES = "only folders and lists of files on this machine have rejected files to copy or move; this source has none"

@@ -199,7 +199,10 @@ def train(
     source = open_source(data, labelled=True)
     assert source.classes is not None  # open_source checked
     classes = source.classes
-    records = load(source)
+    loaded = load(source)
+    records = loaded.subset(row for row, record in enumerate(loaded) if record.label is not None)
+    # What is known to be unreadable (a damaged tar) has no label; reading the training images says so.
+    unlabelled = [record for record in loaded if record.label is None]
     parts = split(
         [str(record.label) for record in records],
         [record.group for record in records] if any(record.group is not None for record in records) else None,
@@ -209,7 +212,7 @@ def train(
         hold_calibration=calibration is None,
     )
     sets = {
-        "train": records.subset(parts.train),
+        "train": Records([*records.subset(parts.train), *unlabelled], classes),
         "tuning": records.subset(parts.tuning) if tuning is None else load(open_source(tuning, labelled=False)),
         "calibration": records.subset(parts.calibration)
         if calibration is None

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from normgate.data.decoding import ImageError, decode
-from normgate.data.listing import IMAGE_EXTENSIONS, Listing
+from normgate.data.kinds import IMAGE_EXTENSIONS
+from normgate.data.listing import Listing, is_empty
 from normgate.data.names import utf8_name
 from normgate.data.sources import SourceError
 
@@ -60,7 +61,7 @@ def test_other_files_are_counted_and_hidden_ones_are_not(save, tmp_path):
     assert listing.skipped == 4
     assert listing.count() == 1
     assert listing.skipped == 4
-    assert not listing.is_empty()
+    assert not is_empty(listing)
 
 
 def test_names_of_every_kind_have_ids_in_utf8(save, tmp_path):

@@ -227,9 +227,9 @@ def test_every_public_name_is_there():
         normgate.data.nothing  # noqa: B018 (the access is the test)
 
 
-def test_folders_are_opened_without_torch_or_pyarrow(tree):
+def test_folders_are_opened_without_torch_pyarrow_or_fsspec(tree):
     code = (
-        "import sys; sys.modules.update(dict.fromkeys(('torch', 'torchvision', 'pyarrow')));"
+        "import sys; sys.modules.update(dict.fromkeys(('torch', 'torchvision', 'pyarrow', 'fsspec')));"
         "from normgate.data import open_source; print(len(open_source(sys.argv[1], labelled=True)))"
     )
     done = subprocess.run([sys.executable, "-c", code, tree], capture_output=True, text=True, check=True)

@@ -18,6 +18,7 @@ import weakref
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pytest
 import timm
@@ -28,6 +29,7 @@ from torch import nn
 import normgate
 from normgate.data.decoding import ImageError
 from normgate.data.preprocessing import Preprocessing
+from normgate.data.remote import RemoteFile
 from normgate.evaluation import EvaluationError
 from normgate.evaluation.fingerprints import file_mark, image_digest, network_digest, settings
 from normgate.features import FeatureExtractor
@@ -299,8 +301,12 @@ def test_images_are_their_content(tmp_path: Path) -> None:
     different = pixels.copy()
     different[0, 0, 0] ^= 1
     assert image_digest(different, 100) != image_digest(pixels, 100)
+    elsewhere = RemoteFile(fsspec.filesystem("local"), str(tmp_path / "a.png"))
+    assert image_digest(elsewhere, 100) == found
+    assert file_mark(elsewhere) is None
     # What cannot be read is what is said of it.
-    unreadable = [tmp_path / "gone.png", tmp_path, "a\0b", ImageError("null"), pixels.astype(float)]
+    gone = RemoteFile(fsspec.filesystem("local"), str(tmp_path / "gone.png"))
+    unreadable = [gone, tmp_path / "gone.png", tmp_path, "a\0b", ImageError("null"), pixels.astype(float)]
     assert len({image_digest(payload, 100) for payload in unreadable}) == len(unreadable)
     assert image_digest(pixels, 10) == image_digest(np.zeros((5, 6), np.uint8), 10)  # both too large
 

@@ -14,7 +14,7 @@ import stat
 import threading
 from io import BytesIO
 from pathlib import Path
-from typing import IO, Any, TypeAlias
+from typing import IO, Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from PIL import ExifTags, Image
@@ -23,6 +23,8 @@ from normgate.data.names import utf8_name
 from normgate.errors import NormgateError
 
 DEFAULT_MAX_PIXELS = 100_000_000
+MOST_BYTES = 128 * 2**20
+"""An encoded image that has to be held in memory, because it comes from elsewhere or in a tar, may be this large."""
 
 # Raster formats that Pillow reads by itself; none of them runs another program.
 _PLUGINS = {
@@ -54,7 +56,20 @@ class ImageError(NormgateError):
     """One image cannot be used; the message does not repeat its id."""
 
 
-Payload: TypeAlias = bytes | str | os.PathLike[str] | Image.Image | np.ndarray | ImageError
+@runtime_checkable
+class Fetchable(Protocol):
+    """An image that is elsewhere."""
+
+    def fetch(self) -> bytes:
+        """The bytes of its file, anew at each call.
+
+        Raises:
+            ImageError: they cannot be had.
+        """
+        ...
+
+
+Payload: TypeAlias = bytes | str | os.PathLike[str] | Image.Image | np.ndarray | Fetchable | ImageError
 
 
 def decode(source: Payload, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Image:
@@ -62,8 +77,8 @@ def decode(source: Payload, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Image
 
     Args:
         source: encoded bytes, a path, a Pillow image (its current frame; left as it is), or a uint8 array of
-            shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4). An `ImageError` stands for an image that is known
-            to be missing, and is raised.
+            shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4). A `Fetchable` is fetched first. An `ImageError` stands
+            for an image that is known to be missing, and is raised.
         max_pixels: an image of more pixels is refused before they are decoded.
 
     Raises:
@@ -73,6 +88,8 @@ def decode(source: Payload, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Image
         raise ImageError(str(source))
     if isinstance(source, np.ndarray):
         return _finished(_from_array(source), max_pixels)
+    if isinstance(source, Fetchable):
+        source = source.fetch()
     with _pillows_limit_lifted:
         if isinstance(source, Image.Image):
             return _finished(source, max_pixels)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sized
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from normgate.data.listing import PARQUET_EXTENSIONS, Listing, is_folder, visible_entries
+from normgate.data.addresses import find, is_address
+from normgate.data.decoding import ImageError
+from normgate.data.fetching import fetchers
+from normgate.data.listing import Files, Listing, Named, is_empty
 from normgate.data.names import utf8_name
+from normgate.data.patience import shown
 from normgate.data.sources import NoLabelsError, Record, SourceError
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Iterable, Iterator
 
 
@@ -21,38 +25,47 @@ class ClassFolder:
     Classes are the folders in root, sorted. Hidden files and folders do not count; files without an image's
     extension, and files in root itself, are left out and counted in `skipped`.
 
+    Args:
+        root: the folder, or a listing of one; where a pattern chooses its files, folders that it does not reach are no
+            classes.
+
     Raises:
         SourceError: root is no folder, holds no folder, or one of them holds no image.
     """
 
-    def __init__(self, root: str | os.PathLike[str]) -> None:
-        self.root = Path(root)
-        wanted = f"labelled images are wanted as {self.root}/<class>/<image>: one folder a class"
-        if not self.root.is_dir():
+    place: str | None = None
+
+    def __init__(self, root: str | os.PathLike[str] | Files) -> None:
+        listed = Listing(Path(root)) if isinstance(root, str | os.PathLike) else root
+        self.root = listed.root if isinstance(listed.root, Path) else None
+        wanted = f"labelled images are wanted as {listed.root}/<class>/<image>: one folder a class"
+        if self.root is not None and not self.root.is_dir():
             raise NoLabelsError(f"{self.root} is not a folder; {wanted}")
-        entries = visible_entries(self.root)
-        self._folders = {utf8_name(entry.name): Listing(Path(entry.path)) for entry in entries if is_folder(entry)}
+        self._folders, self._loose = listed.folders()
         if not self._folders:
-            raise NoLabelsError(f"{self.root} holds no class folders; {wanted}")
-        empty = [name for name, listing in self._folders.items() if listing.is_empty()]
-        if empty:
+            raise NoLabelsError(f"{listed.root} holds no class folders; {wanted}")
+        with fetchers() as pool:  # elsewhere each folder is a request
+            found = dict(zip(self._folders, pool.map(is_empty, self._folders.values()), strict=True))
+        empty = [name for name, nothing in found.items() if nothing]
+        if isinstance(listed, Listing) and listed.pattern is not None and len(empty) < len(found):
+            self._folders = {name: files for name, files in self._folders.items() if not found[name]}
+        elif empty:
             raise SourceError(
-                f"{len(empty)} of the {len(self._folders)} class folders of {self.root} hold no image: "
+                f"{len(empty)} of the {len(self._folders)} class folders of {listed.root} hold no image: "
                 f"{', '.join(empty[:8])}{', …' if len(empty) > 8 else ''}; fill or remove them"
             )
         self.classes: tuple[str, ...] | None = tuple(self._folders)
         self.skipped = 0
-        self._loose = len(entries) - len(self._folders)
 
     def __iter__(self) -> Iterator[Record]:
         """Class by class, each in the order of its ids."""
-        for name, listing in self._folders.items():
-            for relative, payload in listing:
+        for name, files in self._folders.items():
+            for relative, payload in files:
                 yield Record(f"{name}/{relative}", payload, label=name)
-        self.skipped = self._loose + sum(listing.skipped for listing in self._folders.values())
+        self.skipped = self._loose + sum(files.skipped for files in self._folders.values())
 
     def __len__(self) -> int:
-        return sum(listing.count() for listing in self._folders.values())
+        return sum(files.count() for files in self._folders.values())
 
 
 class FlatFolder:
@@ -61,39 +74,38 @@ class FlatFolder:
     Hidden files and folders do not count; other files are left out and counted in `skipped`. A folder further
     down that cannot be read is a record that cannot be decoded.
 
+    Args:
+        root: the folder, the file, or a listing.
+
     Raises:
         SourceError: root cannot be read or holds no image.
     """
 
-    def __init__(self, root: str | os.PathLike[str]) -> None:
-        self.root = Path(root)
-        self.place = str(self.root.absolute())
+    place: str | None = None
+
+    def __init__(self, root: str | os.PathLike[str] | Files) -> None:
+        self._files = _files(Path(root)) if isinstance(root, str | os.PathLike) else root
+        self.root = self._files.root if isinstance(self._files.root, Path) else None
         self.classes: tuple[str, ...] | None = None
         self.skipped = 0
-        self._listing = Listing(self.root) if self.root.is_dir() else None
-        if self._listing is not None and self._listing.is_empty():
-            others = f" among its {self._listing.skipped} files" if self._listing.skipped else ""
-            raise SourceError(f"{self.root} holds no image{others} (by extension: .jpg, .png, .webp, .tif, …)")
+        if is_empty(self._files):
+            others = f" among its {self._files.skipped} files" if self._files.skipped else ""
+            raise SourceError(f"{self._files.root} holds no image{others} (by extension: .jpg, .png, .webp, .tif, …)")
 
     def __iter__(self) -> Iterator[Record]:
         """In the order of the ids."""
-        if self._listing is None:
-            yield Record(utf8_name(self.root.name), self.root)
-            return
-        for name, payload in self._listing:
+        for name, payload in self._files:
             yield Record(name, payload)
-        self.skipped = self._listing.skipped
+        self.skipped = self._files.skipped
 
     def __len__(self) -> int:
-        if self._listing is None:
-            return 1
-        found = self._listing.count()
-        self.skipped = self._listing.skipped
+        found = self._files.count()
+        self.skipped = self._files.skipped
         return found
 
 
 class PathList:
-    """Unlabelled images by their paths, which are also their ids, in the order given.
+    """Unlabelled images by their paths or addresses, which are also their ids, in the order given.
 
     Args:
         paths: a collection, or an iterator such as the lines of a pipe, which can be run through once only.
@@ -118,9 +130,14 @@ class PathList:
 
 def path_record(path: str | os.PathLike[str], label: str | None = None, group: str | None = None) -> Record:
     """The record of an image file that is named by itself."""
+    if isinstance(path, str) and is_address(path):
+        name = utf8_name(shown(path))
+        try:
+            return Record(name, find(path), label, group)
+        except SourceError as error:
+            return Record(name, ImageError(str(error)), label, group)
     return Record(utf8_name(Path(path).as_posix()), Path(path), label, group)
 
 
-def holds_parquet(folder: Path) -> bool:
-    """Whether a folder holds Parquet files and no image."""
-    return Listing(folder).is_empty() and not Listing(folder, PARQUET_EXTENSIONS).is_empty()
+def _files(path: Path) -> Files:
+    return Listing(path) if path.is_dir() else Named(path, [(utf8_name(path.name), path)])

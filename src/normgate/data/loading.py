@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from normgate.data.decoding import DEFAULT_MAX_PIXELS, ImageError, decode, digest
+from normgate.data.fetching import FETCHES, fetched, fetchers
 from normgate.errors import NormgateError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from normgate.data.decoding import Payload
     from normgate.data.preprocessing import Preprocessing
     from normgate.data.sources import Record, Source
 
@@ -54,7 +56,7 @@ def load_batches(
     max_pixels: int = DEFAULT_MAX_PIXELS,
     digests: bool = False,
 ) -> Iterator[PixelBatch]:
-    """Decode and resize records, batch by batch, in their order and in constant memory.
+    """Fetch, decode and resize records, batch by batch, in their order and in constant memory.
 
     Args:
         records: a stream of undecoded records.
@@ -69,12 +71,16 @@ def load_batches(
         if not isinstance(value, int) or value < least:
             raise LoadingError(f"{name} is a whole number of at least {least}, not {value!r}")
 
+    fetching = fetchers()
+    ahead = max(2, FETCHES // max(1, workers))
+
     def load(batch: tuple[Record, ...]) -> PixelBatch:
-        return _load(batch, preprocessing, max_pixels, digests)
+        return _load(fetched(batch, fetching, ahead), preprocessing, max_pixels, digests)
 
     batches = _batched(records, batch_size)
     if workers == 0:
-        yield from map(load, batches)
+        with fetching:
+            yield from map(load, batches)
         return
     pool = concurrent.futures.ThreadPoolExecutor(workers, thread_name_prefix="normgate-decode")
     pending: collections.deque[concurrent.futures.Future[PixelBatch]] = collections.deque()
@@ -86,6 +92,7 @@ def load_batches(
         while pending:
             yield pending.popleft().result()
     finally:
+        fetching.shutdown(wait=True, cancel_futures=True)  # first, so that no batch waits for images to come
         pool.shutdown(wait=True, cancel_futures=True)
 
 
@@ -103,13 +110,17 @@ def _batched(records: Iterable[Record], size: int) -> Iterator[tuple[Record, ...
         yield batch
 
 
-def _load(records: tuple[Record, ...], preprocessing: Preprocessing, max_pixels: int, with_digests: bool) -> PixelBatch:
+def _load(
+    images: Iterable[tuple[Record, Payload]], preprocessing: Preprocessing, max_pixels: int, with_digests: bool
+) -> PixelBatch:
+    records: list[Record] = []
     pixels: list[np.ndarray] = []
     errors: list[str | None] = []
     digests: list[bytes] = []
-    for record in records:
+    for record, payload in images:
+        records.append(record)
         try:
-            image = decode(record.payload, max_pixels=max_pixels)
+            image = decode(payload, max_pixels=max_pixels)
             pixels.append(preprocessing.resized(image))
             errors.append(None)
             if with_digests:
@@ -118,7 +129,7 @@ def _load(records: tuple[Record, ...], preprocessing: Preprocessing, max_pixels:
             errors.append(str(error))
     height, width = preprocessing.size
     return PixelBatch(
-        records=records,
+        records=tuple(records),
         pixels=np.stack(pixels) if pixels else np.empty((0, height, width, 3), np.uint8),
         readable=np.array([error is None for error in errors], dtype=bool),
         errors=tuple(errors),

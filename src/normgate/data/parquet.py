@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
+import urllib.parse
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -13,16 +15,18 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from normgate.data.decoding import ImageError
-from normgate.data.listing import PARQUET_EXTENSIONS, Listing
+from normgate.data.fetching import fetchers
+from normgate.data.listing import Listing, Named
 from normgate.data.memory import class_names
 from normgate.data.names import utf8_name
 from normgate.data.sources import NoLabelsError, Record, SourceError, parse_query
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Iterator
 
     from normgate.data.decoding import Payload
+    from normgate.data.entries import Place
+    from normgate.data.listing import Files
 
 _ROWS = 64  # read at a time
 _BUFFER = 1 << 20  # bytes of a column read at a time, so that memory does not grow with the row groups
@@ -30,10 +34,14 @@ _BUFFER = 1 << 20  # bytes of a column read at a time, so that memory does not g
 
 @dataclasses.dataclass(frozen=True)
 class _Part:
-    """One file: row groups with selected rows, as (number, first row), and the number of selected rows."""
+    """One file: row groups with selected rows, as (number, first row), and the number of selected rows.
+
+    `keys` are columns that its folders name (`split=train/part-0.parquet`) and the file does not have.
+    """
 
     name: str
-    path: Path
+    path: Place
+    keys: dict[str, str]
     row_groups: tuple[tuple[int, int], ...]
     rows: int
 
@@ -42,10 +50,10 @@ class ParquetImages:
     """Rows of a Parquet file, or of all Parquet files in a folder; a record is `file.parquet#row`.
 
     Images are encoded bytes, plain or as `struct<bytes, path>`; where only a path is given, it is relative to
-    the file. An image that is null is a record that cannot be decoded.
+    the file. An image that is null is a record that cannot be decoded. Folders named `column=value` make a column.
 
     Args:
-        path: a file, or a folder with the parts of a data set.
+        path: a file, a folder with the parts of a data set, or a listing of files.
         image_column: the column of images.
         label_column: the column of labels: names, or class numbers whose names may stand in the schema's
             metadata under `huggingface`. None leaves the labels out.
@@ -57,24 +65,28 @@ class ParquetImages:
             class.
     """
 
+    place: str | None = None
+
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        path: str | os.PathLike[str] | Files,
         *,
         image_column: str = "image",
         label_column: str | None = "label",
         group_column: str | None = None,
         select: str = "",
     ) -> None:
-        self.path = Path(path)
+        files = _files(Path(path)) if isinstance(path, str | os.PathLike) else path
+        self.path = files.root if isinstance(files.root, Path) else None
         self.image_column = image_column
         self.label_column = label_column
         self.group_column = group_column
         self.skipped = 0
         self.classes: tuple[str, ...] | None = None
-        self.place = f"{self.path.absolute()}?{select} {image_column}"
         self._selection = parse_query(select)
-        self._parts = [self._open(name, file) for name, file in _parquet_files(self.path)]
+        self._root = files.root
+        with fetchers() as pool:  # elsewhere each file takes several requests
+            self._parts = list(pool.map(self._open, *zip(*_tables(files), strict=True)))
         if not len(self):
             raise SourceError(self._nothing())
         self._class_names: dict[Any, str] = {}
@@ -93,42 +105,46 @@ class ParquetImages:
                     group = values.get(self.group_column)
                     yield Record(
                         id=f"{part.name}#{row}",
-                        payload=_payload(values[self.image_column], part.path.parent),
+                        payload=_payload(values[self.image_column], part.path),
                         label=label,
                         group=None if group is None else str(group),
                     )
 
-    def _open(self, name: str, path: Path) -> _Part:
+    def _open(self, name: str, path: Place) -> _Part:
         wanted = [self.image_column, self.label_column, self.group_column, *self._selection]
         with _parquet(path) as file:
             schema = file.schema_arrow
+            keys = {key: value for key, value in _keys(name).items() if key not in schema.names}
             for column in wanted:
-                if column is not None and column not in schema.names:
+                if column is not None and column not in schema.names and column not in keys:
                     kind = NoLabelsError if column == self.label_column else SourceError
-                    raise kind(f"{path} has no column {column!r}; it has: {', '.join(schema.names)}")
+                    raise kind(f"{path} has no column {column!r}; it has: {', '.join((*schema.names, *keys))}")
+            if self.image_column in keys:
+                raise SourceError(f"{path}: column {self.image_column!r} is a folder's name, not images")
             _check_images(schema.field(self.image_column), path)
-            if self.label_column is not None:
+            if self.label_column is not None and self.label_column not in keys:
                 _check_labels(schema.field(self.label_column), path)
             groups, first_row, selected = [], 0, 0
             for number in range(file.num_row_groups):
                 rows = file.metadata.row_group(number).num_rows
                 count = rows
                 if self._selection:
-                    table = file.read_row_group(number, columns=list(self._selection))
-                    count = pc.sum(self._mask(table)).as_py() or 0
+                    table = file.read_row_group(number, columns=[key for key in self._selection if key not in keys])
+                    count = pc.sum(self._mask(_with_keys(table, keys, rows))).as_py() or 0
                 if count:
                     groups.append((number, first_row))
                 first_row += rows
                 selected += count
-        return _Part(name, path, tuple(groups), selected)
+        return _Part(name, path, keys, tuple(groups), selected)
 
     def _selected(self, part: _Part, columns: list[str | None]) -> Iterator[tuple[list[int], pa.Table]]:
         """Selected rows of a file, a few at a time: their numbers and a table of these columns."""
         names = list(dict.fromkeys(column for column in (*columns, *self._selection) if column is not None))
         with _parquet(part.path) as file:
             for number, first_row in part.row_groups:
-                for batch in file.iter_batches(_ROWS, row_groups=[number], columns=names):
-                    table = pa.Table.from_batches([batch])
+                stored = [name for name in names if name not in part.keys]
+                for batch in file.iter_batches(_ROWS, row_groups=[number], columns=stored):
+                    table = _with_keys(pa.Table.from_batches([batch]), part.keys, len(batch))
                     rows = list(range(first_row, first_row + len(table)))
                     first_row += len(table)
                     if self._selection:
@@ -153,17 +169,20 @@ class ParquetImages:
 
     def _nothing(self) -> str:
         if not self._selection:
-            return f"{self.path} holds no rows"
+            return f"{self._root} holds no rows"
         chosen = " and ".join(f"{column}={value}" for column, value in self._selection.items())
         values = []
         for column in self._selection:
             found: set[str] = set()
             for part in self._parts:
+                if column in part.keys:
+                    found.add(part.keys[column])
+                    continue
                 with _parquet(part.path) as file:
                     found |= {str(value) for value in pc.unique(file.read([column])[column]).to_pylist()}
             listed = ", ".join(sorted(found)[:12]) + (", …" if len(found) > 12 else "")
             values.append(f"{column} holds: {listed or 'nothing'}")
-        return f"no row of {self.path} has {chosen}; {'; '.join(values)}"
+        return f"no row of {self._root} has {chosen}; {'; '.join(values)}"
 
     def _read_classes(self, column: str) -> tuple[dict[Any, str], tuple[str, ...]]:
         """Names by label, and all classes. Every label is looked at now, not after hours of training."""
@@ -182,21 +201,34 @@ class ParquetImages:
         return class_names(ordered, names)
 
 
-def _parquet_files(path: Path) -> list[tuple[str, Path]]:
-    if not path.is_dir():
-        return [(utf8_name(path.name), path)]
+def _files(path: Path) -> Files:
+    return Listing(path).of("tables") if path.is_dir() else Named(path, [(utf8_name(path.name), path)])
+
+
+def _tables(files: Files) -> list[tuple[str, Place]]:
     found = []
-    for name, file in Listing(path, PARQUET_EXTENSIONS):
+    for name, file in files:
         if isinstance(file, ImageError):
             raise SourceError(str(file))
         found.append((name, file))
     if not found:
-        raise SourceError(f"{path} holds no Parquet files")
+        raise SourceError(f"{files.root} holds no Parquet files")
     return found
 
 
+def _keys(name: str) -> dict[str, str]:
+    """Columns that folders stand for, as Hive names them: `split=train/part-0.parquet`."""
+    pairs = (folder.partition("=") for folder in name.split("/")[:-1])
+    return {key: urllib.parse.unquote(value) for key, equals, value in pairs if key and equals}
+
+
+def _with_keys(table: pa.Table, keys: dict[str, str], rows: int) -> pa.Table:
+    columns = {key: pa.array([value] * rows, pa.string()) for key, value in keys.items()}
+    return pa.table({**{name: table[name] for name in table.column_names}, **columns})
+
+
 @contextlib.contextmanager
-def _parquet(path: Path) -> Iterator[pq.ParquetFile]:
+def _parquet(path: Place) -> Iterator[pq.ParquetFile]:
     try:
         # Opened here and not by name, because Arrow takes only names that are valid UTF-8.
         stream: IO[bytes]
@@ -206,7 +238,7 @@ def _parquet(path: Path) -> Iterator[pq.ParquetFile]:
         raise SourceError(f"{path} cannot be read as Parquet: {error}") from error
 
 
-def _check_images(field: pa.Field, path: Path) -> None:
+def _check_images(field: pa.Field, path: Place) -> None:
     def binary(kind: pa.DataType) -> bool:
         return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
@@ -218,7 +250,7 @@ def _check_images(field: pa.Field, path: Path) -> None:
         )
 
 
-def _check_labels(field: pa.Field, path: Path) -> None:
+def _check_labels(field: pa.Field, path: Place) -> None:
     kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind)):
         raise SourceError(
@@ -226,15 +258,16 @@ def _check_labels(field: pa.Field, path: Path) -> None:
         )
 
 
-def _payload(value: Any, folder: Path) -> Payload:
+def _payload(value: Any, table: Place) -> Payload:
     if isinstance(value, dict):
         if value["bytes"] is None and value.get("path"):
-            return folder / str(value["path"])
+            name = str(value["path"])
+            return table.parent / name if isinstance(table, Path) else table.parent.below(name)
         value = value["bytes"]
     return value if isinstance(value, bytes) else ImageError("the row holds no image (null)")
 
 
-def _metadata_names(path: Path, column: str) -> tuple[str, ...] | None:
+def _metadata_names(path: Place, column: str) -> tuple[str, ...] | None:
     """Class names in the schema's metadata, as Hugging Face's `datasets` writes them."""
     with _parquet(path) as file:
         metadata = file.schema_arrow.metadata or {}

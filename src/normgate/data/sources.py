@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import os
 import urllib.parse
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, overload, runtime_checkable
 
 import numpy as np
@@ -34,8 +32,8 @@ class Record:
     r"""One image, undecoded.
 
     Attributes:
-        id: POSIX path relative to the source, `file.parquet#row` in tables, `array#i` in memory. Valid UTF-8:
-            bytes of a file name that are not appear as `\xff`.
+        id: POSIX path relative to the source, `file.parquet#row` in tables, `shard.tar#member` in tars, `array#i` in
+            memory. Valid UTF-8: bytes of a file name that are not appear as `\xff`.
         payload: whatever `decode` takes.
         label: name of its class, where the source is labelled.
         group: name of the person, scene or burst that it belongs to, where the source knows.
@@ -101,7 +99,7 @@ class Records(Sequence[Record]):
 
 
 def load(source: Source) -> Records:
-    """List a source's records. Images in tables are kept in memory as encoded bytes, files as their paths."""
+    """List a source's records. Images in tables and tars are kept in memory as encoded bytes, files as their paths."""
     records = list(iter(source))
     return Records(records, source.classes, source.skipped)
 
@@ -124,8 +122,11 @@ def open_source(
             - a single image file;
             - a Parquet file, or a folder that holds Parquet files and no image; `file.parquet?split=train`
               selects rows;
+            - a tar of images (`.tar`, `.tar.gz`, `.tgz`) as WebDataset makes it, or a folder that holds such alone;
+            - a pattern of one of these: `photos/2024-*/**/*.jpg`, `shards/train-{000..012}.tar`;
+            - the address of any of these: `s3://`, `gs://`, `hf://`, `https://` and whatever else fsspec opens;
             - `torchvision:CIFAR10?root=DIR&train=false` (`&download=true` to fetch it);
-            - a sequence of paths, Pillow images or uint8 arrays, or one uint8 array (N, H, W, C); with
+            - a sequence of paths or addresses, Pillow images or uint8 arrays, or one uint8 array (N, H, W, C); with
               labels, `(images, labels)`;
             - a data set that gives `(image, label)` by index;
             - a source, which is returned as it is.
@@ -142,7 +143,7 @@ def open_source(
     if isinstance(data, Source):
         source: Source = data
     elif isinstance(data, str | os.PathLike):
-        source = _open_place(os.fspath(data), labelled, image_column, label_column, group_column)
+        source = _open_named(os.fspath(data), labelled, image_column, label_column, group_column)
     else:
         source = _open_objects(data, labelled)
     if labelled:
@@ -162,35 +163,16 @@ def parse_query(query: str) -> dict[str, str]:
     return {urllib.parse.unquote(key): urllib.parse.unquote(value) for key, _, value in parts}
 
 
-def _open_place(place: str, labelled: bool, image_column: str, label_column: str, group_column: str | None) -> Source:
-    if place.startswith("torchvision:"):
+def _open_named(name: str, labelled: bool, image_column: str, label_column: str, group_column: str | None) -> Source:
+    if name.startswith("torchvision:"):
         from normgate.data.datasets import torchvision_images
 
-        return torchvision_images(place.removeprefix("torchvision:"), labelled=labelled)
+        return torchvision_images(name.removeprefix("torchvision:"), labelled=labelled)
+    from normgate.data.places import open_place
 
-    from normgate.data.folders import ClassFolder, FlatFolder, holds_parquet
-
-    name, _, query = place.partition("?")
-    path = Path(place)
-    if query and not os.path.lexists(path):  # a file may be named with a question mark
-        path = Path(name)
-    else:
-        query = ""
-    if not path.exists():
-        raise SourceError(f"{path} does not exist{_suggestion(path)}")
-    if path.suffix.lower() in (".parquet", ".pq") or (path.is_dir() and holds_parquet(path)):
-        from normgate.data.parquet import ParquetImages
-
-        return ParquetImages(
-            path,
-            image_column=image_column,
-            label_column=label_column if labelled else None,
-            group_column=group_column,
-            select=query,
-        )
-    if query:
-        raise SourceError(f"?{query} selects rows of Parquet files, and {path} holds none")
-    return ClassFolder(path) if labelled else FlatFolder(path)
+    return open_place(
+        name, labelled=labelled, image_column=image_column, label_column=label_column, group_column=group_column
+    )
 
 
 def _open_objects(data: Any, labelled: bool) -> Source:
@@ -227,14 +209,3 @@ def _check_classes(source: Source, least: int) -> None:
         raise NoLabelsError("labels are needed, and this source has none")
     if len(source.classes) < least:
         raise SourceError(f"there is only one class ({', '.join(source.classes)}); at least two are needed")
-
-
-def _suggestion(path: Path) -> str:
-    parent = path.absolute().parent
-    if not parent.is_dir():
-        return f", and neither does {parent}"
-    try:
-        close = difflib.get_close_matches(path.name, [entry.name for entry in parent.iterdir()], n=3)
-    except OSError:
-        close = []
-    return f"; did you mean {' or '.join(str(path.parent / name) for name in close)}?" if close else ""

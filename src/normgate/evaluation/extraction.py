@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from normgate.data.fetching import fetched, fetchers
 from normgate.data.loading import count, default_workers, load_batches
 from normgate.evaluation.cache import Entry
 from normgate.evaluation.fingerprints import file_mark, image_digest, settings
@@ -21,7 +22,7 @@ from normgate.files import OutputError
 from normgate.normalization import temperature
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from normgate.data.decoding import Payload
     from normgate.data.sources import Record, Source
@@ -100,8 +101,13 @@ class Reader:
         assert self.cache is not None
         head = self.extractor.head
         workers = default_workers() if self.workers is None else self.workers
-        with concurrent.futures.ThreadPoolExecutor(max(1, workers), thread_name_prefix="normgate-digest") as pool:
-            for records in _chunked(source, self.cache.chunk):
+        with (
+            fetchers() as fetching,
+            concurrent.futures.ThreadPoolExecutor(max(1, workers), thread_name_prefix="normgate-digest") as pool,
+        ):
+            # What lies elsewhere is fetched once, for its digest and for the network.
+            here = (dataclasses.replace(record, payload=found) for record, found in fetched(source, fetching))
+            for records in _chunked(here, self.cache.chunk):
                 chunk = self._chunk(records, pool)
                 chunks.append(chunk)
                 chunk.entry = self.cache.read(
@@ -209,7 +215,7 @@ class _Rows:
         return Entry.of(found.select(range(rows)), errors)
 
 
-def _chunked(source: Source, size: int) -> Iterator[list[Record]]:
+def _chunked(source: Iterable[Record], size: int) -> Iterator[list[Record]]:
     records: list[Record] = []
     weight = 0
     for record in source:

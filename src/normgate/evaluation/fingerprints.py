@@ -9,7 +9,7 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from normgate.data.decoding import ImageError, decode, digest
+from normgate.data.decoding import Fetchable, ImageError, decode, digest
 from normgate.evaluation.descriptions import Describer
 from normgate.evaluation.results import EvaluationError
 from normgate.normalization import is_normalized, temperature, unwrap
@@ -57,6 +57,11 @@ def network_digest(model: torch.nn.Module) -> str:
 
 def image_digest(payload: Payload, max_pixels: int) -> str:
     """A digest of an image's content: the bytes of its file wherever they are, else its pixels, else its error."""
+    if isinstance(payload, Fetchable):
+        try:
+            payload = payload.fetch()
+        except ImageError as error:
+            payload = error
     if isinstance(payload, bytes | bytearray | memoryview):
         return "f" + hashlib.blake2b(payload, digest_size=16).hexdigest()
     if isinstance(payload, str | os.PathLike):

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from normgate.data.decoding import ImageError
+from normgate.data.remote import RemoteFile
 from normgate.data.sources import Record
 from normgate.runtime import PortableGate
 from normgate.screening.judged import judged
@@ -34,7 +35,17 @@ if TYPE_CHECKING:
     from normgate.judging import Judge
     from normgate.screening.finished import Finished
 
-_RECORDS = pa.schema([("id", pa.string()), ("path", pa.binary()), ("bytes", pa.large_binary()), ("error", pa.string())])
+_RECORDS = pa.schema(
+    [
+        ("id", pa.string()),
+        ("path", pa.binary()),
+        ("bytes", pa.large_binary()),
+        ("fs", pa.string()),
+        ("address", pa.string()),
+        ("size", pa.int64()),
+        ("error", pa.string()),
+    ]
+)
 _PATH = "_path"
 _ROWS = 64  # of records packed at a time
 # Small enough that all workers have something to do, large enough that Ray's own work does not count.
@@ -175,15 +186,21 @@ def _row(record: Record) -> dict[str, Any]:
         return {"id": record.id, "bytes": payload}
     if isinstance(payload, str | os.PathLike):
         return {"id": record.id, "path": os.fsencode(payload)}
-    raise ScreeningError("the engine 'ray' takes files and tables, not images in memory; leave out --engine")
+    if isinstance(payload, RemoteFile):
+        return {"id": record.id, "fs": payload.fs.to_json(), "address": payload.path, "size": payload.size}
+    raise ScreeningError("the engine 'ray' takes files, tables and addresses, not images in memory; leave out --engine")
 
 
 def _unpacked(table: pa.Table) -> Iterator[Record]:
+    from fsspec import AbstractFileSystem
+
     for row in table.to_pylist():
         if row["error"] is not None:
             payload: Payload = ImageError(row["error"])
         elif row["bytes"] is not None:
             payload = row["bytes"]
+        elif row["fs"] is not None:
+            payload = RemoteFile(AbstractFileSystem.from_json(row["fs"]), row["address"], row["size"])
         else:
             payload = Path(os.fsdecode(row["path"]))
         yield Record(row["id"], payload)

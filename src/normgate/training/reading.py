@@ -10,13 +10,14 @@ import numpy as np
 
 from normgate.calibration.conformal import rank
 from normgate.data.decoding import ImageError, decode
+from normgate.data.fetching import fetched, fetchers
 from normgate.data.loading import load_batches
 from normgate.data.preprocessing import Preprocessing
 from normgate.errors import NormgateError
 from normgate.gate import duplicates
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from normgate.data.sources import Record
     from normgate.progress import Progress
@@ -113,11 +114,12 @@ def geometry(records: Sequence[Record], size: int | None, max_pixels: int, stand
     """A square input: of the side asked for, of the images' own where they are small, else of 224 pixels."""
     if size is None:
         sides = []
-        for record in records[:100]:
-            try:
-                sides.append(min(decode(record.payload, max_pixels=max_pixels).size))
-            except ImageError:
-                continue
+        with fetchers() as pool:
+            for _, payload in fetched(records[:100], pool):
+                try:
+                    sides.append(min(decode(payload, max_pixels=max_pixels).size))
+                except ImageError:
+                    continue
         side = int(np.median(sides)) if sides else PHOTO_SIZE
         size = side if 8 <= side <= SMALL_IMAGE else PHOTO_SIZE
     return Preprocessing((size, size), resize=size, standardize=standardize)
@@ -129,12 +131,7 @@ def channel_statistics(
     """Mean and standard deviation of each channel over (at most 10,000) training images, as fractions of 255."""
     rows = np.linspace(0, len(read.records) - 1, min(_STATISTICS_ROWS, len(read.records))).astype(int)
     counts = np.zeros((3, 256), dtype=np.int64)
-    for row in rows:
-        pixels = (
-            preprocessing.resized(decode(read.records[row].payload, max_pixels=max_pixels))
-            if read.pixels is None
-            else read.pixels[row]
-        )
+    for pixels in _pixels(read, rows, preprocessing, max_pixels):
         for channel in range(3):
             counts[channel] += np.bincount(pixels[..., channel].ravel(), minlength=256)
     values = np.arange(256) / 255
@@ -144,6 +141,15 @@ def channel_statistics(
     red, green, blue = mean.round(6).tolist()
     spread_red, spread_green, spread_blue = std.round(6).tolist()
     return (red, green, blue), (spread_red, spread_green, spread_blue)
+
+
+def _pixels(read: ImageSet, rows: np.ndarray, preprocessing: Preprocessing, max_pixels: int) -> Iterator[np.ndarray]:
+    if read.pixels is not None:
+        yield from (read.pixels[row] for row in rows)
+        return
+    with fetchers() as pool:
+        for _, payload in fetched((read.records[row] for row in rows), pool):
+            yield preprocessing.resized(decode(payload, max_pixels=max_pixels))
 
 
 def fingerprint(read: ImageSet, classes: tuple[str, ...]) -> str:
