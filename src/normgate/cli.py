@@ -40,7 +40,10 @@ DONE, DATA_FAILED, USAGE, INTERNAL, REJECTED, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
 GateFolder = Annotated[Path, typer.Argument(metavar="GATE", help="Folder of a gate.")]
 Images = Annotated[
-    str, typer.Argument(metavar="DATA", help="Labelled images: class folders, Parquet or torchvision:NAME.")
+    str,
+    typer.Argument(
+        metavar="DATA", help="Labelled images: class folders, Parquet, tars, an address of these or torchvision:NAME."
+    ),
 ]
 Output = Annotated[Path, typer.Option("-o", "--output", help="Where to write; appears whole or not at all.")]
 Alpha = Annotated[
@@ -52,7 +55,9 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, mps, …; by default what is there.")]
 BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Images in a forward pass.")]
-Workers = Annotated[int | None, typer.Option("--workers", min=0, help="Decoding threads; by default one a core.")]
+Workers = Annotated[
+    int | None, typer.Option("--workers", min=0, help="Decoding threads (with Ray: processes); by default one a core.")
+]
 MaxPixels = Annotated[int, typer.Option("--max-pixels", min=1, help="Larger images are errors.")]
 DropDuplicates = Annotated[
     bool, typer.Option("--drop-duplicates", help="Leave images that two sets share out of the later set.")
@@ -373,7 +378,11 @@ def screen(
     gate: GateFolder,
     incoming: Annotated[
         str,
-        typer.Argument(metavar="INCOMING", help="A folder, an image, Parquet, or '-' for paths on standard input."),
+        typer.Argument(
+            metavar="INCOMING",
+            help="A folder, an image, Parquet, tars, a pattern or an address of these (s3://…), or '-' for paths on "
+            "standard input.",
+        ),
     ],
     output: Annotated[
         Path | None,
