@@ -359,6 +359,7 @@ ATTACKS: dict[str, tuple[Edit, str]] = {
     "unknown network": (told("network", "backbone", "name", value="resnet18x"), "timm has no model named"),
     "checkpoint": (told(*ARGUMENTS, value={"checkpoint_path": "x.pt"}), "args cannot set 'checkpoint_path'"),
     "pretrained": (told(*ARGUMENTS, value={"pretrained": True}), "args cannot set 'pretrained'"),
+    "terabytes": (told("network", "backbone", "width", value=2**17), "it would take [0-9,.]+ GiB"),
     "block": (told(*ARGUMENTS, value={"block": "os.system", **LAYERS}), "resnet18 cannot be built with"),
     "activation": (told(*ARGUMENTS, value={"act_layer": "__import__('os')", **LAYERS}), "resnet18 cannot be built"),
     "base width": (told(*ARGUMENTS, value={"base_width": -5, **LAYERS}), "resnet18 cannot be built with"),

@@ -48,6 +48,7 @@ FORMAT = 1
 SETS = ("train", "tuning", "probes", "calibration")
 _DIGEST_BYTES = 16
 _JSON_LIMIT = 64 * 2**20
+_ROOM = 64 * 2**20
 
 
 class GateFolderError(NormgateError):
@@ -152,6 +153,7 @@ def _assemble(
                 f"{path} holds the weights of a {network['class']} that timm cannot rebuild; "
                 "make that network and pass it: Gate.load(path, model=network)"
             )
+        _check_size(backbone, path / "network.safetensors")
         model = backbone.build()
     # The gate says how its features are normalised, not the network that was passed.
     if is_normalized(model):
@@ -201,6 +203,20 @@ def _assemble(
         digests={name: _digests(rows) for name, rows in load_arrays(path / "digests.safetensors").items()},
         provenance=provenance,
     )
+
+
+def _check_size(backbone: Backbone, weights: Path) -> None:
+    """Refuse a network far larger than its weights: a description is short, however much memory it asks for."""
+    try:
+        with torch.device("meta"):
+            asked = sum(value.numel() * value.element_size() for value in backbone.build().state_dict().values())
+    except Exception:  # noqa: BLE001 (one that cannot be built without memory; building it says what is wrong)
+        return
+    if asked > 4 * weights.stat().st_size + _ROOM:
+        raise GateFolderError(
+            f"the weights in {weights.parent} do not fit the network: it would take {asked / 2**30:,.1f} GiB, and they "
+            f"have {weights.stat().st_size / 2**30:.1f}"
+        )
 
 
 def _score(description: Mapping[str, Any], state: Mapping[str, torch.Tensor], extractor: FeatureExtractor) -> Score:

@@ -23,8 +23,10 @@ class Finished:
     """
 
     def __init__(self, ids: Iterable[str] = ()) -> None:
-        digests = np.frombuffer(b"".join(map(_digest, ids)), dtype=f"S{_BYTES}")
-        self._digests, self._counts = np.unique(digests, return_counts=True)
+        digests = bytearray()
+        for name in ids:
+            digests += _digest(name)
+        self._digests, self._counts = np.unique(np.frombuffer(digests, f"S{_BYTES}"), return_counts=True)
 
     def remaining(self, records: Iterable[Record]) -> Iterator[Record]:
         """The records that are not among them, in their order; each id is used up as often as it is here."""
