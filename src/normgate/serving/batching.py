@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import itertools
 import logging
 import threading
 import time
@@ -149,9 +150,9 @@ class Batcher:
                 job.batch = next(batches)
         except Exception as error:
             logger.exception("images could not be decoded")
+            self._release([job])
             if job.answers.set_running_or_notify_cancel():
                 job.answers.set_exception(error)
-            self._release([job])
             return
         with self._changed:
             self._ready.append(job)
@@ -161,14 +162,16 @@ class Batcher:
         while jobs := self._next():
             live = [job for job in jobs if job.answers.set_running_or_notify_cancel()]
             try:
-                if live:
-                    self._judge(live)
+                found = self._judge(live) if live else []
             except Exception as error:
                 logger.exception("a batch could not be judged")
+                self._release(jobs)
                 for job in live:
-                    if not job.answers.done():
-                        job.answers.set_exception(error)
-            self._release(jobs)
+                    job.answers.set_exception(error)
+            else:
+                self._release(jobs)  # whoever has an answer finds the room free
+                for job, answers in zip(live, found, strict=True):
+                    job.answers.set_result(answers)
 
     def _next(self) -> list[_Job]:
         """Decoded jobs of one gate, up to a batch; none once closed and empty."""
@@ -183,7 +186,7 @@ class Batcher:
                 jobs.append(self._ready.popleft())
             return jobs
 
-    def _judge(self, jobs: Sequence[_Job]) -> None:
+    def _judge(self, jobs: Sequence[_Job]) -> list[list[Answer]]:
         served = jobs[0].served
         started = time.perf_counter()
         batch = _joined([job.batch for job in jobs if job.batch is not None])
@@ -192,11 +195,8 @@ class Batcher:
         except NormgateError:  # one image, such as one with an infinite score, must not cost the others theirs
             verdicts = [_judged_alone(served, one) for one in _singles(batch)]
         self._told(served, verdicts, time.perf_counter() - started)
-        start = 0
-        for job in jobs:
-            own = verdicts[start : start + len(job.records)]
-            start += len(own)
-            job.answers.set_result(_answers(served, job, own))
+        rows = iter(verdicts)
+        return [_answers(served, job, list(itertools.islice(rows, len(job.records)))) for job in jobs]
 
     def _release(self, jobs: Sequence[_Job]) -> None:
         with self._changed:

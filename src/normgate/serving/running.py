@@ -24,6 +24,7 @@ from normgate.errors import NormgateError
 from normgate.serving.application import create_application
 from normgate.serving.errors import ServingError
 from normgate.serving.metrics import SHARED
+from normgate.serving.served import Served
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -34,8 +35,8 @@ if TYPE_CHECKING:
 
 CONNECTIONS = 800
 """Open connections of a process beyond which 503 is answered, below the usual limit of 1,024 open files."""
-PATIENCE = 300
-"""Seconds that a process may take to load its gate, or be silent, before it is taken for dead."""
+PATIENCE = 60
+"""Seconds that a worker may be silent before it is taken for dead."""
 logger = logging.getLogger(__name__)
 
 
@@ -81,6 +82,7 @@ def run(
                 signal.signal(number, signal.SIG_IGN)
             uvicorn.Server(_config(application, options)).run([listener])
         else:
+            Served.load(Path(gate), options)  # what is wrong is said once, and a graph is exported once
             told(address)
             _run_workers(Path(gate), options, workers, listener)
 
