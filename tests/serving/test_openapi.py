@@ -30,8 +30,9 @@ CHECKS = [
 ]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def api(gate_folder: Path) -> Any:
+    """An application of its own for each test: schemathesis closes it in the end."""
     options = Options(runtime="torch", max_bytes=10_000, max_images=3, shift_delta=0.01)
     return schemathesis.openapi.from_asgi("/openapi.json", create_application(gate_folder, options))
 

@@ -127,7 +127,9 @@ def _alarm(gate: Gate, digest: str, options: Options, *, resumed: bool) -> Shift
 def _histogram(calibration: Calibration) -> dict[str, Any]:
     """The calibration scores as counts between evenly spaced edges; the outermost hold what lies beyond."""
     finite = calibration.scores[np.isfinite(calibration.scores)]
-    low, high = np.quantile(finite, [0.002, 1]) if len(finite) else (0.0, 1.0)
+    # A few outliers must not squeeze everything else; the thresholds are shown.
+    low, high = np.quantile(finite, [0.02, 1]) if len(finite) else (0.0, 1.0)
+    low = min([low, *calibration.thresholds[np.isfinite(calibration.thresholds)]])
     if not low < high:
         low, high = low - 0.5, high + 0.5
     edges = np.linspace(low, high, BARS + 1)

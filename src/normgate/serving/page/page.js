@@ -24,8 +24,8 @@ async function open() {
   if (!response.ok) throw new Error(body.error);
   gate = body;
   element("about").textContent =
-    `${gate.classes.length} classes; images are accepted by their ${gate.score} score, so that at most ` +
-    `${percent(gate.false_alarm_rate)} of familiar images are rejected.`;
+    `${gate.classes.length} classes; images are accepted by their ${gate.score} score, which is expected to reject ` +
+    `at most ${percent(gate.false_alarm_rate)} of familiar images.`;
   element("drop").hidden = false;
   element("said").textContent = "";
 }
