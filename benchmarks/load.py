@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import collections
-import contextlib
 import dataclasses
 import itertools
-import multiprocessing
+import json
 import random
+import subprocess
+import sys
 import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
 BOUNDARY = "normgate-load"
 
@@ -127,35 +129,48 @@ async def _scheduled(port: int, requests: Sequence[bytes], rate: float, seconds:
     return outcome
 
 
-def _work(results: multiprocessing.Queue[Outcome], kind: str, arguments: tuple[object, ...]) -> None:
-    before = time.process_time()
-    run = _closed if kind == "closed" else _scheduled
-    outcome = asyncio.run(run(*arguments))  # type: ignore[arg-type]
-    outcome.cpu_seconds = time.process_time() - before
-    results.put(outcome)
+class Running:
+    """A load that goes on in a process of its own."""
+
+    def __init__(self, kind: str, port: int, requests: Sequence[bytes], *numbers: float) -> None:
+        # Not by multiprocessing, whose process would load all that the benchmark has loaded.
+        self._process = subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert self._process.stdin is not None
+        bodies = [base64.b64encode(body).decode("ascii") for body in requests]
+        self._process.stdin.write(json.dumps([kind, port, bodies, *numbers]).encode("ascii"))
+        self._process.stdin.close()
+
+    def outcome(self) -> Outcome:
+        """What clients saw, once all is over."""
+        assert self._process.stdout is not None
+        told = json.loads(self._process.stdout.read())
+        self._process.wait()
+        statuses = collections.Counter({int(status): count for status, count in told["statuses"].items()})
+        return Outcome(**{**told, "statuses": statuses})
 
 
-@contextlib.contextmanager
-def loading(kind: str, *arguments: object) -> Iterator[multiprocessing.Queue[Outcome]]:
-    """Load while the block runs; the queue holds its outcome in the end.
+def load(kind: str, port: int, requests: Sequence[bytes], *numbers: float) -> Outcome:
+    """The outcome of a load.
 
     Args:
-        kind: "closed" with port, requests, clients and seconds; "scheduled" with port, requests, requests a second,
-            seconds and seed, at times of a Poisson process.
-        arguments: of the kind.
+        kind: "closed", then clients and seconds follow; or "scheduled", at times of a Poisson process, then requests a
+            second, seconds and a seed follow.
+        port: of the server.
+        requests: in turn.
+        numbers: as the kind wants.
     """
-    context = multiprocessing.get_context("spawn")
-    results: multiprocessing.Queue[Outcome] = context.Queue()
-    process = context.Process(target=_work, args=(results, kind, arguments))
-    process.start()
-    try:
-        yield results
-    finally:
-        process.join(timeout=60)
-        process.terminate()
+    return Running(kind, port, requests, *numbers).outcome()
 
 
-def load(kind: str, *arguments: object) -> Outcome:
-    """The outcome of a load."""
-    with loading(kind, *arguments) as results:
-        return results.get()
+def main() -> None:
+    """Read a load from standard input, and write its outcome to standard output."""
+    kind, port, bodies, *numbers = json.load(sys.stdin)
+    requests = [base64.b64decode(body) for body in bodies]
+    before = time.process_time()
+    outcome = asyncio.run((_closed if kind == "closed" else _scheduled)(port, requests, *numbers))
+    outcome.cpu_seconds = time.process_time() - before
+    json.dump(vars(outcome), sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

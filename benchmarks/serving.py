@@ -34,7 +34,7 @@ import torch
 from PIL import Image
 
 import normgate
-from load import load, loading, request
+from load import Running, load, request
 from normgate.data.demo import demo_set
 from normgate.data.loading import load_batches
 from normgate.data.preprocessing import Preprocessing
@@ -168,12 +168,12 @@ def soak(process: int, port: int, images: list[bytes], minutes: float) -> dict[s
     random.Random(0).shuffle(mixed)
     memory: list[int] = []
     seconds = 60 * minutes
-    with loading("closed", port, mixed, 8, seconds) as results:
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            memory.append(resident(process))
-            time.sleep(min(1.0, seconds / 30))
-        outcome = results.get()
+    running = Running("closed", port, mixed, 8, seconds)
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        memory.append(resident(process))
+        time.sleep(min(1.0, seconds / 30))
+    outcome = running.outcome()
     third = len(memory) // 3
     second, last = statistics.median(memory[third : 2 * third]), statistics.median(memory[2 * third :])
     return {
@@ -230,11 +230,12 @@ def fuzz(port: int, images: list[bytes], count: int) -> dict[str, Any]:
 
 def stop(gate: Path, images: list[bytes], seconds: float) -> dict[str, Any]:
     """SIGTERM amid saturation: requests sent before it that had no answer, or another one than 200."""
-    with serving(gate) as (process, port), loading("closed", port, requests(images, 1), 32, seconds) as results:
+    with serving(gate) as (process, port):
+        running = Running("closed", port, requests(images, 1), 32, seconds)
         time.sleep(seconds / 2)
         signalled = time.time()
         os.kill(process, signal.SIGTERM)
-        outcome = results.get()
+        outcome = running.outcome()
     return {
         "answered": outcome.statuses[200],
         "refused": sum(number for status, number in outcome.statuses.items() if status not in (0, 200)),

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import functools
+import gc
 import logging
 import math
 import os
@@ -75,7 +76,7 @@ def run(
         address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
         if workers == 1:
             application = create_application(gate, options)
-            _reload_on_signal(application)
+            _settle(application)
             told(address)
             # uvicorn ends as the signals it caught would have it; drained in good order is no failure.
             for number in (signal.SIGTERM, signal.SIGINT):
@@ -124,8 +125,11 @@ def _bound(host: str, port: int) -> socket.socket:
     return found
 
 
-def _reload_on_signal(application: Starlette) -> None:
-    """While the application runs, SIGHUP loads the gate anew."""
+def _settle(application: Starlette) -> None:
+    """Make a process ready to serve: while the application runs, SIGHUP loads the gate anew."""
+    # What is loaded stays; to look through all of it for garbage would make requests wait.
+    gc.collect()
+    gc.freeze()
     lifespan = application.router.lifespan_context
 
     @contextlib.asynccontextmanager
@@ -177,5 +181,5 @@ def _in_worker(gate: Path, options: Options) -> Starlette:
     except NormgateError as error:
         logger.error("the gate cannot be served: %s", error)
         sys.exit(STARTUP_FAILURE)
-    _reload_on_signal(application)
+    _settle(application)
     return application
