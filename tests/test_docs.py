@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import socket
@@ -89,3 +90,36 @@ def test_training_by_two_processes_and_on_two_machines_runs(machines: int, tmp_p
     ids = [name for part in ("train", "tuning", "calibration") for name in kept[part].ids]
     files = (tmp_path / "photos").rglob("*.png")
     assert sorted(ids) == sorted(path.relative_to(tmp_path / "photos").as_posix() for path in files)
+
+
+def test_the_commands_of_the_server_run(demo_run: tuple[Path, Any], tmp_path: Path) -> None:
+    install, start, *asking = [line for block in blocks("server.md", "console") for line in block.splitlines()]
+    assert (install, start) == ("$ pip install 'normgate[serve]'", "$ normgate serve normgate-demo/gate")
+    (tmp_path / "normgate-demo").symlink_to(demo_run[0])
+    places = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    options: dict[str, Any] = {"cwd": tmp_path, "env": {**os.environ, "PATH": places}, "text": True}
+    command = [*start.removeprefix("$ ").split(), "--port", str(port)]
+    server = subprocess.Popen(command, stderr=subprocess.PIPE, **options)
+    try:
+        assert server.stderr is not None
+        assert server.stderr.readline() == f"normgate-demo/gate at http://127.0.0.1:{port}\n"
+        for line, images in zip(asking, (1, 2), strict=True):
+            here = line.removeprefix("$ ").replace(":8000/", f":{port}/") + " --silent --retry 9 --retry-connrefused"
+            done = subprocess.run(here, shell=True, capture_output=True, check=True, **options)
+            verdicts = json.loads(done.stdout)["verdicts"]
+            assert [verdict["error"] for verdict in verdicts] == [None] * images
+            told = json.loads(re.sub("…", "", blocks("server.md", "json")[0]))
+            assert verdicts[0].keys() == told["verdicts"][0].keys()
+    finally:
+        server.terminate()
+        assert server.wait(60) == 0
+
+
+def test_the_server_in_python_is_an_application(demo_run: tuple[Path, Any], tmp_path: Path) -> None:
+    (tmp_path / "normgate-demo").symlink_to(demo_run[0])
+    script = blocks("server.md", "python")[0] + "print(type(application).__module__)"
+    command = [sys.executable, "-W", "ignore", "-c", script]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout == "starlette.applications\n", done.stderr

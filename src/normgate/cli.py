@@ -682,6 +682,60 @@ def export(
 
 
 @app.command()
+def serve(
+    gate: GateFolder,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8000,
+    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
+    runtime: Annotated[str, typer.Option(help="auto, onnx or torch.")] = "auto",
+    device: Device = None,
+    max_bytes: Annotated[int, typer.Option(min=1, help="Of a request.")] = 32 * 2**20,
+    max_pixels: Annotated[int, typer.Option(min=1, help="Of an image.")] = 50_000_000,
+    max_images: Annotated[int, typer.Option(min=1, help="Of a request.")] = 128,
+    queue: Annotated[int, typer.Option(min=1, help="Images that may wait in a process.")] = 512,
+    timeout: Annotated[float, typer.Option(help="Seconds from a request to its answer.")] = 30.0,
+    token_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Ask for the token in this file; else for $NORMGATE_TOKEN.")
+    ] = None,
+    shift_alarm: Annotated[
+        float | None,
+        typer.Option(metavar="DELTA", help="Watch for a shift, with this chance at most of a false alarm."),
+    ] = None,
+    shift_state: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Where the alarm goes on after the server was stopped.")
+    ] = None,
+    with_neighbours: Annotated[
+        str | None,
+        typer.Option(metavar="DATA", help="Show visitors the nearest of these images, which the gate was trained on."),
+    ] = None,
+    image_column: ImageColumn = "image",
+) -> None:
+    """Answer over HTTP: verdicts as JSON, a page to drop images on, and metrics."""
+    from normgate import console
+    from normgate.serving import Options, read_token, run
+
+    options = Options(
+        runtime=runtime,  # type: ignore[arg-type]  # checked when the gate is loaded
+        device=device,
+        max_bytes=max_bytes,
+        max_pixels=max_pixels,
+        max_images=max_images,
+        queue=queue,
+        timeout=timeout,
+        token=read_token(token_file),
+        shift_delta=shift_alarm,
+        shift_state=shift_state,
+        neighbours=with_neighbours,
+        image_column=image_column,
+    )
+
+    def told(address: str) -> None:
+        console.err.print(f"{gate} at {address}", soft_wrap=True)
+
+    run(gate, options, host=host, port=port, workers=workers, told=told)
+
+
+@app.command()
 def figure(
     chart: Annotated[str, typer.Argument(metavar="CHART", help="collapse, probes or norms-by-class.")],
     gates: Annotated[

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import base64
 import dataclasses
-import io
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from PIL import Image
 
 from normgate.data.decoding import DEFAULT_MAX_PIXELS, ImageError, decode, digest
 from normgate.data.sources import Records
+from normgate.data.thumbnails import thumbnail
 from normgate.features import extract
 from normgate.report.errors import ReportError
 
@@ -172,10 +170,7 @@ def _thumbnail(record: Record, side: int, max_pixels: int) -> str | None:
         image = decode(record.payload, max_pixels)
     except ImageError:
         return None
-    image.thumbnail((side, side), Image.Resampling.LANCZOS)
-    encoded = io.BytesIO()
-    image.save(encoded, "WEBP", quality=80, method=4)
-    return f"data:image/webp;base64,{base64.b64encode(encoded.getvalue()).decode('ascii')}"
+    return thumbnail(image, side)
 
 
 def _neighbours(

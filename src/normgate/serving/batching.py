@@ -1,0 +1,244 @@
+"""The queue in front of a gate: decoding in threads, judging in one, in batches of whatever waits.
+
+While a batch is judged, the images for the next are decoded and wait; once the judge is free, it takes all that wait,
+up to a full batch. So nothing ever waits for a batch to fill, and batches are as large as the load makes them.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import itertools
+import logging
+import threading
+import time
+from collections import deque
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+
+from normgate.data.loading import PixelBatch, default_workers, load_batches
+from normgate.errors import NormgateError
+from normgate.serving.errors import Refused
+from normgate.verdicts import Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from normgate.data.sources import Record
+    from normgate.serving.neighbours import Neighbour
+    from normgate.serving.served import Served
+
+BATCH = 128
+_TOGETHER = 16
+"""Images of a request that one thread decodes, so that a large request is decoded by all."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What is said of one image.
+
+    Attributes:
+        verdict: of the gate.
+        neighbours: the nearest training images, where they were asked for.
+    """
+
+    verdict: Verdict
+    neighbours: Sequence[Neighbour] = ()
+
+
+@dataclasses.dataclass(eq=False)
+class _Job:
+    """Images of one request that are decoded and judged together, by the gate that was served when they came."""
+
+    served: Served
+    records: Sequence[Record]
+    neighbours: int
+    answers: Future[list[Answer]] = dataclasses.field(default_factory=Future)
+    batch: PixelBatch | None = None
+
+
+Told: TypeAlias = "Callable[[Served, Sequence[Verdict], float], None]"
+
+
+class Batcher:
+    """Takes images in, as many as there is room for, and answers them.
+
+    Args:
+        room: images that are taken in and not yet answered, at most.
+        max_pixels: larger images are errors.
+        told: called after each batch, in the judging thread, with the gate, the verdicts and the seconds it took.
+        batch: images that are judged together, at most.
+        decoders: decoding threads; by default one a core.
+    """
+
+    def __init__(
+        self, *, room: int, max_pixels: int, told: Told, batch: int = BATCH, decoders: int | None = None
+    ) -> None:
+        self._room, self._max_pixels, self._told, self._batch = room, max_pixels, told, batch
+        self._changed = threading.Condition()
+        self._ready: deque[_Job] = deque()
+        self._held = 0
+        self._closed = False
+        self._decoders = concurrent.futures.ThreadPoolExecutor(
+            decoders or default_workers(), thread_name_prefix="normgate-decode"
+        )
+        self._judging = threading.Thread(target=self._judge_all, name="normgate-judge", daemon=True)
+        self._judging.start()
+
+    @property
+    def held(self) -> int:
+        """Images that are taken in and not yet answered."""
+        return self._held
+
+    def check(self, images: int = 1) -> None:
+        """Refuse images for which there is no room.
+
+        Raises:
+            Refused: with 503 once closed, with 429 where the queue is full.
+        """
+        if self._closed:
+            raise Refused(503, "the server is shutting down; ask another one")
+        if self._held + images > self._room:
+            raise Refused(429, f"the queue is full ({self._room} images); try again later")
+
+    def submit(self, served: Served, records: Sequence[Record], neighbours: int = 0) -> list[Future[list[Answer]]]:
+        """Take images in, all or none.
+
+        Args:
+            served: the gate that judges.
+            records: the images.
+            neighbours: how many training images to name with each, where the gate may show any.
+
+        Returns:
+            Futures whose lists of answers, one after another, are those of the images, in order. What is cancelled
+            before its turn is not judged.
+
+        Raises:
+            Refused: as `check`.
+        """
+        with self._changed:
+            self.check(len(records))
+            self._held += len(records)
+        starts = range(0, len(records), _TOGETHER)
+        jobs = [_Job(served, records[start : start + _TOGETHER], neighbours) for start in starts]
+        for job in jobs:
+            self._decoders.submit(self._decode, job)
+        return [job.answers for job in jobs]
+
+    def close(self) -> None:
+        """Take no more images in, answer those that are, and end the threads."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._judging.join()
+        self._decoders.shutdown()
+
+    def _decode(self, job: _Job) -> None:
+        try:
+            if not job.answers.cancelled():
+                batches = load_batches(
+                    job.records,
+                    job.served.judge.preprocessing,
+                    batch_size=len(job.records),
+                    workers=0,
+                    max_pixels=self._max_pixels,
+                )
+                job.batch = next(batches)
+        except Exception as error:
+            logger.exception("images could not be decoded")
+            self._release([job])
+            if job.answers.set_running_or_notify_cancel():
+                job.answers.set_exception(error)
+            return
+        with self._changed:
+            self._ready.append(job)
+            self._changed.notify()
+
+    def _judge_all(self) -> None:
+        while jobs := self._next():
+            live = [job for job in jobs if job.answers.set_running_or_notify_cancel()]
+            try:
+                found = self._judge(live) if live else []
+            except Exception as error:
+                logger.exception("a batch could not be judged")
+                self._release(jobs)
+                for job in live:
+                    job.answers.set_exception(error)
+            else:
+                self._release(jobs)  # whoever has an answer finds the room free
+                for job, answers in zip(live, found, strict=True):
+                    job.answers.set_result(answers)
+
+    def _next(self) -> list[_Job]:
+        """Decoded jobs of one gate, up to a batch; none once closed and empty."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._ready or (self._closed and not self._held))
+            jobs: list[_Job] = []
+            images = 0
+            while self._ready and (not jobs or self._ready[0].served is jobs[0].served):
+                images += len(self._ready[0].records)
+                if jobs and images > self._batch:
+                    break
+                jobs.append(self._ready.popleft())
+            return jobs
+
+    def _judge(self, jobs: Sequence[_Job]) -> list[list[Answer]]:
+        served = jobs[0].served
+        started = time.perf_counter()
+        batch = _joined([job.batch for job in jobs if job.batch is not None])
+        try:
+            verdicts = list(served.judge.judge_batch(batch))
+        except NormgateError:  # one image, such as one with an infinite score, must not cost the others theirs
+            verdicts = [_judged_alone(served, one) for one in _singles(batch)]
+        self._told(served, verdicts, time.perf_counter() - started)
+        rows = iter(verdicts)
+        return [_answers(served, job, list(itertools.islice(rows, len(job.records)))) for job in jobs]
+
+    def _release(self, jobs: Sequence[_Job]) -> None:
+        with self._changed:
+            self._held -= sum(len(job.records) for job in jobs)
+            self._changed.notify()
+
+
+def _answers(served: Served, job: _Job, verdicts: Sequence[Verdict]) -> list[Answer]:
+    if not job.neighbours or served.neighbours is None or job.batch is None or not len(job.batch.pixels):
+        return [Answer(verdict) for verdict in verdicts]
+    found = iter(served.neighbours.nearest(job.batch.pixels, job.neighbours))
+    near = [next(found) if fine else () for fine in job.batch.readable]
+    return [Answer(verdict, own) for verdict, own in zip(verdicts, near, strict=True)]
+
+
+def _joined(batches: Sequence[PixelBatch]) -> PixelBatch:
+    if len(batches) == 1:
+        return batches[0]
+    return PixelBatch(
+        records=tuple(record for batch in batches for record in batch.records),
+        pixels=np.concatenate([batch.pixels for batch in batches]),
+        readable=np.concatenate([batch.readable for batch in batches]),
+        errors=tuple(error for batch in batches for error in batch.errors),
+        digests=(),
+    )
+
+
+def _singles(batch: PixelBatch) -> list[PixelBatch]:
+    row = 0
+    found = []
+    for i, fine in enumerate(batch.readable):
+        pixels = batch.pixels[row : row + int(fine)]
+        row += int(fine)
+        found.append(
+            PixelBatch(batch.records[i : i + 1], pixels, batch.readable[i : i + 1], batch.errors[i : i + 1], ())
+        )
+    return found
+
+
+def _judged_alone(served: Served, batch: PixelBatch) -> Verdict:
+    try:
+        return served.judge.judge_batch(batch)[0]
+    except NormgateError as error:
+        nothing = float("nan")
+        return Verdict(batch.records[0].id, None, nothing, nothing, nothing, False, str(error))

@@ -1,0 +1,41 @@
+"""The application on Ray Serve, for more than one machine."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import TYPE_CHECKING, Any
+
+from normgate.serving.errors import ServingError
+
+if TYPE_CHECKING:
+    import os
+
+    from starlette.applications import Starlette
+
+    from normgate.serving.options import Options
+
+
+def ray_application(gate: str | os.PathLike[str], options: Options | None = None, **settings: Any) -> Any:
+    """A gate as an application for `ray.serve.run`; each replica loads the gate and has a queue and counts of its own.
+
+    Args:
+        gate: its folder, at the same place on each machine.
+        options: limits and additions. With a shift alarm, divide its delta by the number of replicas.
+        settings: of Ray's deployment, such as `num_replicas` and `ray_actor_options`.
+
+    Raises:
+        ServingError: Ray Serve is not installed.
+    """
+    if importlib.util.find_spec("ray") is None or importlib.util.find_spec("ray.serve") is None:
+        raise ServingError("more than one machine needs Ray Serve: pip install 'normgate[ray]'")
+    from ray import serve
+
+    place = str(gate)
+
+    def build() -> Starlette:
+        from normgate.serving.application import create_application
+
+        return create_application(place, options)
+
+    deployment: Any = serve.deployment(**{"name": "normgate", "max_ongoing_requests": 256, **settings})
+    return deployment(serve.ingress(build)()).bind()

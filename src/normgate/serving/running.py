@@ -1,0 +1,185 @@
+"""The application under uvicorn: one process, or several that share a port."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import functools
+import gc
+import logging
+import math
+import os
+import signal
+import socket
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import uvicorn
+from uvicorn.config import STARTUP_FAILURE
+from uvicorn.supervisors import Multiprocess
+
+from normgate.errors import NormgateError
+from normgate.serving.application import create_application
+from normgate.serving.errors import ServingError
+from normgate.serving.metrics import SHARED
+from normgate.serving.served import Served
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from starlette.applications import Starlette
+
+    from normgate.serving.options import Options
+
+CONNECTIONS = 800
+"""Open connections of a process beyond which 503 is answered, below the usual limit of 1,024 open files."""
+PATIENCE = 60
+"""Seconds that a worker may be silent before it is taken for dead."""
+logger = logging.getLogger(__name__)
+
+
+def run(
+    gate: str | os.PathLike[str],
+    options: Options,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    workers: int = 1,
+    told: Callable[[str], None] = logger.info,
+) -> None:
+    """Serve a gate until SIGTERM or SIGINT, then answer what was accepted; SIGHUP loads the gate anew.
+
+    The port takes no connection before the gate is loaded.
+
+    Args:
+        gate: its folder.
+        options: limits and additions.
+        host: address to listen on.
+        port: 0 takes one that is free.
+        workers: processes. Each watches for shifts at its share of the chance of a false alarm.
+        told: called with the address.
+
+    Raises:
+        NormgateError: the gate cannot be served, or the port is taken.
+    """
+    if workers < 1:
+        raise ServingError(f"workers are at least 1, not {workers}")
+    if workers > 1 and options.shift_state is not None:
+        raise ServingError("several workers have an alarm each, and one file cannot keep them: leave out --shift-state")
+    if workers > 1 and options.shift_delta is not None:
+        options = dataclasses.replace(options, shift_delta=options.shift_delta / workers)
+    logging.basicConfig(level=logging.INFO, format=_FORMAT)
+    with _bound(host, port) as listener:
+        address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
+        if workers == 1:
+            application = create_application(gate, options)
+            _settle(application)
+            told(address)
+            # uvicorn ends as the signals it caught would have it; drained in good order is no failure.
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, signal.SIG_IGN)
+            uvicorn.Server(_config(application, options)).run([listener])
+        else:
+            Served.load(Path(gate), options)  # what is wrong is said once, and a graph is exported once
+            told(address)
+            _run_workers(Path(gate), options, workers, listener)
+
+
+_FORMAT = "%(asctime)s %(levelname)s %(message)s"
+
+
+def _config(application: Any, options: Options, *, workers: int = 1) -> uvicorn.Config:
+    return uvicorn.Config(
+        application,
+        factory=workers > 1,
+        workers=workers,
+        http="httptools",  # what is left of a refused body is read and thrown away; h11 would cut the line
+        ws="none",
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        limit_concurrency=CONNECTIONS,
+        timeout_graceful_shutdown=math.ceil(options.timeout) + 1,
+        timeout_worker_healthcheck=PATIENCE,
+    )
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """A socket that has the port, and does not listen yet."""
+    try:
+        family, kind, protocol, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        found = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise ServingError(f"{host} is no address to listen on: {error.strerror or error}") from error
+    try:
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found.bind(place)
+        found.set_inheritable(True)
+    except (OSError, OverflowError) as error:
+        found.close()
+        raise ServingError(f"port {port} of {host} cannot be had: {error}; choose another with --port") from error
+    return found
+
+
+def _settle(application: Starlette) -> None:
+    """Make a process ready to serve: while the application runs, SIGHUP loads the gate anew."""
+    # What is loaded stays; to look through all of it for garbage would make requests wait.
+    gc.collect()
+    gc.freeze()
+    lifespan = application.router.lifespan_context
+
+    @contextlib.asynccontextmanager
+    async def listening(app: Starlette) -> AsyncIterator[None]:
+        loop, tasks = asyncio.get_running_loop(), set[asyncio.Task[None]]()
+
+        async def reload() -> None:
+            with contextlib.suppress(NormgateError):  # it is in the log
+                await app.state.service.reload()
+
+        def start() -> None:
+            tasks.add(task := loop.create_task(reload()))
+            task.add_done_callback(tasks.discard)
+
+        loop.add_signal_handler(signal.SIGHUP, start)
+        async with lifespan(app):
+            yield
+
+    application.router.lifespan_context = listening
+
+
+class _Workers(Multiprocess):
+    """uvicorn's processes; on SIGHUP each loads the gate itself, and none is replaced."""
+
+    def handle_hup(self) -> None:
+        for process in self.processes:
+            if process.pid is not None:
+                os.kill(process.pid, signal.SIGHUP)
+
+
+def _run_workers(gate: Path, options: Options, workers: int, listener: socket.socket) -> None:
+    with tempfile.TemporaryDirectory(prefix="normgate-") as shared:
+        os.environ[SHARED] = shared
+        try:
+            make = functools.partial(_in_worker, gate, options)
+            processes = _Workers(_config(make, options, workers=workers), [listener])
+            processes.run()
+        finally:
+            del os.environ[SHARED]
+    if any(process.exitcode == STARTUP_FAILURE for process in processes.processes):
+        raise ServingError("a worker could not start; it has said why")
+
+
+def _in_worker(gate: Path, options: Options) -> Starlette:
+    logging.basicConfig(level=logging.INFO, format=_FORMAT)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it is loading already
+    try:
+        application = create_application(gate, options)
+    except NormgateError as error:
+        logger.error("the gate cannot be served: %s", error)
+        sys.exit(STARTUP_FAILURE)
+    _settle(application)
+    return application

@@ -1,0 +1,167 @@
+"""The queue: what is judged together, how much it holds, and that everything taken in is answered."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import CancelledError
+from typing import Any
+
+import numpy as np
+import pytest
+
+from normgate.data.loading import PixelBatch
+from normgate.data.sources import Record
+from normgate.errors import NormgateError
+from normgate.serving.batching import Batcher
+from normgate.serving.errors import Refused
+from normgate.verdicts import Verdicts
+from samples import PREPROCESSING
+
+
+class Judge:
+    """Scores an image by its first byte; waits at the gate while it is shut."""
+
+    preprocessing = PREPROCESSING
+
+    def __init__(self) -> None:
+        self.neighbours = None
+        self.sizes: list[int] = []
+        self.entered, self.open = threading.Event(), threading.Event()
+        self.open.set()
+
+    @property
+    def judge(self) -> Judge:
+        return self
+
+    def judge_batch(self, batch: PixelBatch) -> Verdicts:
+        self.entered.set()
+        assert self.open.wait(30)
+        self.sizes.append(len(batch.records))
+        first = batch.pixels[:, 0, 0, 0].astype(float)
+        if (first == 13).any():
+            raise NormgateError("thirteen")
+        if (first == 99).any():
+            raise MemoryError
+        own = Verdicts([""] * len(first), ["cat"] * len(first), first, first, first, first > 0, [None] * len(first))
+        return own.among([record.id for record in batch.records], batch.errors)
+
+
+def image(value: int, name: str = "") -> Record:
+    return Record(name or str(value), np.full((8, 8, 3), value, np.uint8))
+
+
+@pytest.fixture
+def batcher() -> Iterator[Batcher]:
+    found = Batcher(room=40, max_pixels=100, told=lambda *_: None, batch=32, decoders=2)
+    yield found
+    found.close()
+
+
+def scores(futures: list[Any]) -> list[float]:
+    return [answer.verdict.score for future in futures for answer in future.result(30)]
+
+
+def shut(judge: Judge, batcher: Batcher) -> list[Any]:
+    """Keeps the judge busy with one image until it is opened."""
+    judge.open.clear()
+    first = batcher.submit(judge, [image(1)])
+    assert judge.entered.wait(30)
+    return first
+
+
+def test_answers_come_in_order_whatever_the_split(batcher: Batcher) -> None:
+    judge = Judge()
+    values = list(range(20, 57))
+    assert scores(batcher.submit(judge, [image(value) for value in values])) == values
+    assert batcher.held == 0
+    assert batcher.submit(judge, []) == []
+
+
+def test_what_waits_is_judged_together_up_to_a_batch(batcher: Batcher) -> None:
+    judge = Judge()
+    first = shut(judge, batcher)
+    futures = [batcher.submit(judge, [image(2)]) for _ in range(39)]
+    while len(batcher._ready) < 39:
+        threading.Event().wait(0.001)
+    judge.open.set()
+    assert scores(first) == [1]
+    assert [scores(future) for future in futures] == [[2]] * 39
+    assert judge.sizes == [1, 32, 7]
+
+
+def test_gates_do_not_mix(batcher: Batcher) -> None:
+    old, new = Judge(), Judge()
+    first = shut(old, batcher)
+    futures = [batcher.submit(judge, [image(3)]) for judge in (old, new, old)]
+    while len(batcher._ready) < 3:
+        threading.Event().wait(0.001)
+    old.open.set()
+    assert scores(first) == [1]
+    assert [scores(future) for future in futures] == [[3]] * 3
+    assert (sum(old.sizes), new.sizes) == (3, [1])
+
+
+def test_room_is_for_whole_requests_and_comes_back(batcher: Batcher) -> None:
+    judge = Judge()
+    first = shut(judge, batcher)
+    waiting = batcher.submit(judge, [image(2)] * 39)
+    with pytest.raises(Refused, match="full") as refused:
+        batcher.submit(judge, [image(2)])
+    assert (refused.value.status, batcher.held) == (429, 40)
+    judge.open.set()
+    assert len(scores(first + waiting)) == 40
+    assert scores(batcher.submit(judge, [image(2)] * 40)) == [2] * 40
+
+
+def test_what_is_cancelled_is_not_judged_and_gives_its_room_back(batcher: Batcher) -> None:
+    judge = Judge()
+    first = shut(judge, batcher)
+    (cancelled,) = batcher.submit(judge, [image(5)] * 3)
+    kept = batcher.submit(judge, [image(6)])
+    assert cancelled.cancel()
+    judge.open.set()
+    assert scores(first + kept) == [1, 6]
+    with pytest.raises(CancelledError):
+        cancelled.result(0)
+    batcher.close()
+    assert (sum(judge.sizes), batcher.held) == (2, 0)
+
+
+def test_an_image_that_cannot_be_judged_does_not_cost_the_others_theirs(batcher: Batcher) -> None:
+    (future,) = batcher.submit(Judge(), [image(7), image(13), Record("broken", b"no image"), image(8)])
+    answers = [answer.verdict for answer in future.result(30)]
+    assert [verdict.error for verdict in answers[:2]] == [None, "thirteen"]
+    assert "not an image" in str(answers[2].error)
+    assert [verdict.id for verdict in answers] == ["7", "13", "broken", "8"]
+    assert (answers[0].score, answers[3].score) == (7, 8)
+
+
+def test_a_defect_is_told_and_the_next_batch_goes_on(batcher: Batcher, caplog: pytest.LogCaptureFixture) -> None:
+    judge = Judge()
+    (future,) = batcher.submit(judge, [image(99)])
+    with pytest.raises(MemoryError):
+        future.result(30)
+    assert scores(batcher.submit(judge, [image(4)])) == [4]
+    assert "could not be judged" in caplog.text
+
+
+def test_large_images_are_errors(batcher: Batcher) -> None:
+    (future,) = batcher.submit(Judge(), [Record("large", np.zeros((11, 10, 3), np.uint8))])
+    assert "more than the limit of 100" in str(future.result(30)[0].verdict.error)
+
+
+def test_closing_answers_what_is_in(batcher: Batcher) -> None:
+    judge = Judge()
+    first = shut(judge, batcher)
+    waiting = batcher.submit(judge, [image(2)] * 10)
+    closing = threading.Thread(target=batcher.close)
+    closing.start()
+    while not batcher._closed:
+        threading.Event().wait(0.001)
+    with pytest.raises(Refused, match="shutting down") as refused:
+        batcher.submit(judge, [image(2)])
+    assert refused.value.status == 503
+    judge.open.set()
+    closing.join(30)
+    assert scores(first + waiting) == [1, *[2] * 10]

@@ -1,0 +1,174 @@
+"""The command in processes of its own: signals under load, several workers, and what keeps it from starting."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from normgate import cli
+from normgate.serving import Options, ServingError, run
+
+SECONDS = 60
+
+
+@contextlib.contextmanager
+def serving(gate: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """`normgate serve` and its port, once it is ready."""
+    command = [sys.executable, "-m", "normgate.cli", "serve", str(gate), "--port", "0", "--runtime", "torch", *options]
+    environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+    try:
+        assert process.stderr is not None
+        line = process.stderr.readline()
+        assert " at http://127.0.0.1:" in line, line + process.stderr.read()
+        port = int(line.rsplit(":", 1)[1])
+        give_up = time.monotonic() + SECONDS
+        while asked(port, "GET", "/ready")[0] != 200:
+            assert process.poll() is None
+            assert time.monotonic() < give_up
+            time.sleep(0.05)
+        yield process, port
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def asked(port: int, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
+    """Status and body of an answer; status 0 where there is none."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=SECONDS)
+    try:
+        connection.request(method, path, body)
+        response = connection.getresponse()
+        return response.status, response.read()
+    except OSError:
+        return 0, b""
+    finally:
+        connection.close()
+
+
+class Load:
+    """Clients that ask without a pause; what they sent and what they were told."""
+
+    def __init__(self, port: int, files: list[bytes], clients: int = 8) -> None:
+        self.answers: list[tuple[float, int, str]] = []
+        self._port, self._files, self._stopped = port, files, threading.Event()
+        self._threads = [threading.Thread(target=self._ask, args=(i,)) for i in range(clients)]
+
+    def _ask(self, number: int) -> None:
+        while not self._stopped.is_set():
+            sent = time.monotonic()
+            status, body = asked(self._port, "POST", "/verdicts", self._files[number])
+            self.answers.append((sent, status, json.loads(body)["gate"] if status == 200 else ""))
+
+    def wait(self, count: int) -> None:
+        """Until so many more were answered."""
+        wanted = len(self.answers) + count
+        give_up = time.monotonic() + SECONDS
+        while len(self.answers) < wanted and time.monotonic() < give_up:
+            time.sleep(0.01)
+
+    def __enter__(self) -> Load:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+        for thread in self._threads:
+            thread.join(SECONDS)
+
+
+def test_sigterm_under_load_loses_nothing_that_was_accepted(gate_folder: Path, files: list[bytes]) -> None:
+    with serving(gate_folder) as (process, port):
+        # A request whose body is still on its way is accepted, too.
+        slow = socket.create_connection(("127.0.0.1", port))
+        slow.sendall(b"POST /verdicts HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(files[0]) + files[0][:9])
+        with Load(port, files) as load:
+            load.wait(100)
+            signalled = time.monotonic()
+            process.send_signal(signal.SIGTERM)
+            time.sleep(0.5)
+            slow.sendall(files[0][9:])
+            answer = b"".join(iter(lambda: slow.recv(65536), b""))
+            code = process.wait(SECONDS)
+        assert code == 0
+        assert answer.startswith(b"HTTP/1.1 200"), answer
+        before = Counter(status for sent, status, _ in load.answers if sent < signalled)
+        assert set(before) == {200}
+        assert before[200] > 100
+
+
+def test_sighup_under_load_fails_no_request(
+    gate_folder: Path, other_folder: Path, files: list[bytes], tmp_path: Path
+) -> None:
+    folder, digests = tmp_path / "gate", set()
+    shutil.copytree(gate_folder, folder)
+    with serving(folder) as (process, port), Load(port, files) as load:
+        assert process.stderr is not None
+        load.wait(50)
+        shutil.rmtree(folder)
+        process.send_signal(signal.SIGHUP)
+        assert "goes on" in process.stderr.readline()
+        shutil.copytree(other_folder, folder)
+        process.send_signal(signal.SIGHUP)
+        assert "serving gate" in process.stderr.readline()
+        load.wait(50)
+        digests = {digest for _, _, digest in load.answers}
+        current = json.loads(asked(port, "GET", "/gate")[1])
+    assert Counter(status for _, status, _ in load.answers).keys() == {200}
+    assert len(digests) == 2
+    assert current["score"] == "knn"
+    assert load.answers[-1][2] == current["gate"]
+
+
+def test_workers_share_a_port_and_their_counts(gate_folder: Path, files: list[bytes]) -> None:
+    with serving(gate_folder, "--workers", "2", "--shift-alarm", "0.02") as (process, port):
+        with Load(port, files) as load:
+            load.wait(60)
+        assert Counter(status for _, status, _ in load.answers).keys() == {200}
+        text = asked(port, "GET", "/metrics")[1].decode()
+        assert f'normgate_requests_total{{path="/verdicts",status="200"}} {float(len(load.answers))}' in text
+        assert f"normgate_batch_images_sum {float(len(load.answers))}" in text
+        assert json.loads(asked(port, "GET", "/gate")[1])["shift"]["delta"] == 0.01
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(SECONDS) == 0
+
+
+def test_what_keeps_it_from_starting(gate_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert cli.run(["serve", str(gate_folder), "--port", port]) == cli.USAGE
+    assert "--port" in capsys.readouterr().err
+    for workers in ("1", "2"):
+        assert cli.run(["serve", str(tmp_path), "--port", "0", "--workers", workers]) == cli.USAGE
+        assert "no gate.json" in capsys.readouterr().err
+    assert cli.run(["serve", str(gate_folder), "--runtime", "abacus"]) == cli.USAGE
+    assert "'abacus'" in capsys.readouterr().err
+    assert cli.run(["serve", str(gate_folder), "--host", "no.such.host.invalid"]) == cli.USAGE
+    assert "no address" in capsys.readouterr().err
+    with pytest.raises(ServingError, match="--shift-state"):
+        run(gate_folder, Options(shift_delta=0.1, shift_state=tmp_path / "s"), workers=2)
+
+
+def test_missing_libraries_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    from importlib import util
+
+    found: Any = util.find_spec
+    monkeypatch.setattr(util, "find_spec", lambda name: None if name == "uvicorn" else found(name))
+    with pytest.raises(ServingError, match=r"needs uvicorn: pip install 'normgate\[serve\]'"):
+        from normgate.serving import create_application  # noqa: F401
