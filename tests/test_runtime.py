@@ -202,3 +202,23 @@ def test_what_cannot_be_exported_is_said(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="exists"):
         export(gate(), tmp_path / "g.onnx")
     assert (tmp_path / "g.onnx").read_text() == "mine"
+
+
+@pytest.mark.parametrize("place", ["w.bin", "../w.bin", "{here}/w.bin"])
+def test_a_graph_reads_no_other_file(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    export(gate(), tmp_path / "g.onnx")
+    model = onnx.load(tmp_path / "g.onnx")
+    largest = max(model.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+    for folder in (tmp_path, tmp_path / "in"):
+        folder.mkdir(exist_ok=True)
+        (folder / "w.bin").write_bytes(largest.raw_data)
+    entries = {"location": place.format(here=tmp_path), "offset": "0", "length": str(len(largest.raw_data))}
+    largest.ClearField("raw_data")
+    largest.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in entries.items():
+        entry = largest.external_data.add()
+        entry.key, entry.value = key, value
+    (tmp_path / "in" / "g.onnx").write_bytes(model.SerializeToString())
+    monkeypatch.chdir(tmp_path / "in")
+    with pytest.raises(RuntimeFileError):
+        PortableGate.load("g.onnx")

@@ -431,6 +431,7 @@ def screen(
     A run that was stopped at any moment goes on where it was when the same command is given again.
     """
     from normgate import console, tables
+    from normgate.data.kinds import kind_of
     from normgate.data.sources import load
     from normgate.errors import NormgateError
     from normgate.gate import Gate
@@ -445,7 +446,7 @@ def screen(
         raise NormgateError("--copy-rejected and --move-rejected exclude each other")
     of_many = (fdr, copy_rejected, move_rejected, report, shift_alarm)
     about_many = list_rejected or any(value is not None for value in of_many)
-    one = Path(incoming).is_file() and not incoming.lower().endswith((".parquet", ".pq"))
+    one = os.path.isfile(incoming) and kind_of(incoming) not in ("tables", "shards")  # noqa: PTH113 (any text)
     if output is None and one and not about_many:
         # To export a graph takes longer than to judge one image.
         judge = choose_judge(Gate.load(gate, device=device), "onnx" if runtime == "onnx" else "torch").judge

@@ -18,7 +18,7 @@ from normgate.evaluation.cache import default_folder
 from normgate.evaluation.fingerprints import network_digest
 from normgate.evaluation.results import EvaluationError
 from normgate.export import OPSET, ExportError, export
-from normgate.files import OutputError
+from normgate.files import OutputError, whole_file
 from normgate.gate.folder import describe
 from normgate.runtime import FORMAT, PortableGate, RuntimeFileError
 
@@ -134,17 +134,27 @@ def _portable(gate: Gate, graphs: Path) -> PortableGate:
     except EvaluationError:  # it cannot be told from others
         return _made(gate)
     path = graphs / f"{hashlib.sha256(made_by.encode()).hexdigest()}.onnx"
+    check = path.with_suffix(".sha256")
     with contextlib.suppress(RuntimeFileError, OSError):
-        found = PortableGate.load(path)
-        os.utime(path)  # used now
-        return found
-    try:
+        content = path.read_bytes()
+        if check.read_text(encoding="ascii") == _checksum(path.name, content):
+            os.utime(path)  # used now
+            return PortableGate.of(content)
+    made = _made(gate)
+    # A home that cannot be written to must not cost the job.
+    with contextlib.suppress(OutputError, OSError):
         graphs.mkdir(mode=0o700, parents=True, exist_ok=True)
-        export(gate, path, overwrite=True)
-    except (OutputError, OSError):  # a home that cannot be written to must not cost the job
-        return _made(gate)
-    _trim(graphs)
-    return PortableGate.load(path)
+        with whole_file(path, overwrite=True) as partial:
+            partial.write_bytes(made.content)
+        with whole_file(check, overwrite=True) as partial:
+            partial.write_text(_checksum(path.name, made.content), encoding="ascii")
+        _trim(graphs)
+    return made
+
+
+def _checksum(name: str, content: bytes) -> str:
+    """Of a graph under its name: a damaged one, or one of another gate, is made anew."""
+    return hashlib.sha256(name.encode() + b"\0" + content).hexdigest()
 
 
 def _made(gate: Gate) -> PortableGate:
@@ -159,3 +169,4 @@ def _trim(graphs: Path) -> None:
         newest_first = sorted(graphs.glob("*.onnx"), key=lambda path: -path.stat().st_mtime_ns)
         for path in newest_first[_GRAPHS:]:
             path.unlink(missing_ok=True)
+            path.with_suffix(".sha256").unlink(missing_ok=True)

@@ -111,6 +111,12 @@ class Hardware:
                     f"{self.nodes} machines find each other by {', '.join(missing)}, which are not set: the address of "
                     "the first machine, a free port there, and on each machine its number, 0 on the first"
                 )
+            number = os.environ.get("NODE_RANK", os.environ.get("GROUP_RANK", ""))
+            if not (number.isascii() and number.isdecimal() and int(number) < self.nodes):
+                raise PipelineError(
+                    f"NODE_RANK is the number of this machine, from 0 to {self.nodes - 1}, and not {number!r}: nobody "
+                    "would wait for it"
+                )
         try:
             fabric.launch()
         except (torch.distributed.DistError, ValueError) as error:

@@ -31,7 +31,7 @@ def rows(ids: list[str]) -> pa.Table:
 def run(target: Path, judged: Path, cut: float | None) -> None:
     job = {"gate": "same"}
     options = {"one_file": target.suffix == ".parquet", "overwrite": True, "part_rows": PART_ROWS}
-    with Parts(target, job, SCHEMA, **options) as parts:
+    with Parts(target, job, SCHEMA.with_metadata({"normgate.version": "1"}), **options) as parts:
         left = [record.id for record in parts.finished().remaining(Record(name, b"") for name in IDS)]
         for start in range(0, len(left), BATCH):
             ids = left[start : start + BATCH]

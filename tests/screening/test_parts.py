@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
@@ -28,6 +29,7 @@ from normgate.judging import Chosen
 from normgate.screening import ScreeningError, running
 from normgate.screening.finished import Finished
 from normgate.screening.parts import MANIFEST
+from normgate.screening.tables import part_files
 from samples import PREPROCESSING, random_records, small_network
 
 screen = functools.partial(normgate.screen, runtime="torch", batch_size=4, part_rows=8)
@@ -133,7 +135,7 @@ def test_paths_listed_twice_have_two_rows(incoming: Path, tmp_path: Path, monkey
     with pytest.raises(RuntimeError):
         screen(gate(), PathList(paths), tmp_path / "v.parquet")
     judged_by(second := CountingJudge(gate()), monkeypatch)
-    screen(gate(), PathList(iter(paths)), tmp_path / "v.parquet")
+    screen(gate(), PathList(paths), tmp_path / "v.parquet")
     assert sorted(ids(tmp_path / "v.parquet")) == sorted(path.as_posix() for path in paths)
     assert len(second.ids) == 14
 
@@ -188,6 +190,7 @@ def test_damage_is_said_and_a_torn_line_is_not_damage(
     (folder / "part-00001.parquet").write_bytes(b"")
     with pytest.raises(ScreeningError, match=r"part-00001\.parquet.*remove it to begin anew"):
         screen(gate(), incoming, tmp_path / "parts", overwrite=True)
+    (folder / "part-00001.parquet").unlink()
     (folder / MANIFEST).write_bytes(b"{}}\n")
     with pytest.raises(ScreeningError, match="remove it to begin anew"):
         screen(gate(), incoming, tmp_path / "parts", overwrite=True)
@@ -277,3 +280,89 @@ def test_verdicts_of_a_network_that_cannot_be_told_are_not_gone_on_with(
         assert resumed in (0, 16)
     finally:
         del strange.extractor.model.secret
+
+
+@pytest.mark.parametrize("name", ["v.parquet", "parts"])
+def test_a_signal_at_any_sync_doubles_nothing(
+    name: str, incoming: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced = os.fsync
+    for stop in range(1, 20):
+        count = 0
+
+        def interrupted(descriptor: int, stop: int = stop) -> None:
+            nonlocal count
+            count += 1
+            synced(descriptor)
+            if count == stop:
+                raise KeyboardInterrupt
+
+        target = tmp_path / f"{stop} {name}"
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", interrupted)
+            try:
+                screen(gate(), incoming, target)
+            except KeyboardInterrupt:
+                pass
+            else:
+                assert count < stop
+                break
+        if not target.exists():
+            screen(gate(), incoming, target)
+        assert ids(target) == sorted(path.name for path in incoming.iterdir())
+    else:
+        raise AssertionError
+
+
+def test_lists_of_paths_are_told_apart(incoming: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(incoming)
+    names = [path.name for path in sorted(incoming.iterdir())]
+    for first, second, said in (
+        (names[:25], names[20:], "another images"),
+        (iter(names[:25]), iter(names[20:]), "holds verdicts on 16 images that are not among these paths"),
+    ):
+        judged_by(CountingJudge(gate(), after=18), monkeypatch)
+        with pytest.raises(RuntimeError):
+            screen(gate(), PathList(first), tmp_path / "v.parquet", overwrite=True)
+        judged_by(CountingJudge(gate()), monkeypatch)
+        with pytest.raises(ScreeningError, match=said):
+            screen(gate(), PathList(second), tmp_path / "v.parquet")
+        assert not (tmp_path / "v.parquet").exists()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ScreeningError, match="another images"):  # the same names mean other files here
+        screen(gate(), PathList(iter(names)), tmp_path / "v.parquet")
+
+
+def test_tables_that_were_written_anew_are_another_job(
+    incoming: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"bytes": path.read_bytes(), "path": None} for path in sorted(incoming.iterdir())]
+    for some in (rows, rows[::-1]):
+        pq.write_table(pa.table({"image": some}), tmp_path / "t.parquet")
+        os.utime(tmp_path / "t.parquet", ns=(0, len(some) if some is rows else 1))
+        judged_by(CountingJudge(gate(), after=18), monkeypatch)
+        with pytest.raises(RuntimeError if some is rows else ScreeningError):
+            screen(gate(), tmp_path / "t.parquet", tmp_path / "v.parquet")
+
+
+def test_parts_and_tables_of_others_are_left_alone(incoming: Path, tmp_path: Path) -> None:
+    (tmp_path / "v.run").mkdir()
+    pq.write_table(pa.table({"x": [1]}), tmp_path / "v.run" / "part-00000.parquet")
+    with pytest.raises(ScreeningError, match="which no run has written"):
+        screen(gate(), incoming, tmp_path / "v", overwrite=True)
+    assert (tmp_path / "v.run" / "part-00000.parquet").exists()
+    (tmp_path / "w.run").symlink_to(incoming)
+    with pytest.raises(ScreeningError, match="is no folder"):
+        screen(gate(), incoming, tmp_path / "w")
+    (tmp_path / "packs").mkdir()
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    pq.write_table(pa.table({"image": pa.array([None], kind)}), tmp_path / "packs" / "a.parquet")
+    with pytest.raises(ScreeningError, match="name an output outside"):
+        screen(gate(), tmp_path / "packs", tmp_path / "packs" / "v.parquet")
+
+
+def test_parts_come_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    names = ["part-00002.parquet", "part-99999.parquet", "part-100000.parquet"]
+    for name in names:
+        (tmp_path / name).touch()
+    assert [path.name for path in part_files(tmp_path)] == names

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import http.server
 import importlib.util
 import os
+import tarfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -99,13 +103,28 @@ def test_the_table_is_the_local_engines_and_what_was_done_is_not_done_again(
     np.testing.assert_allclose(*scores, rtol=1e-5)
 
 
-def test_tables_and_lists_of_paths(gate: Gate, incoming: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def website(tmp_path: Path) -> Iterator[str]:
+    """The test's folder, served."""
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_tables_lists_tars_and_addresses(gate: Gate, incoming: Path, tmp_path: Path, website: str) -> None:
     paths = sorted(path for path in incoming.rglob("*.png") if path.name.isascii() or "☃" in path.name)
     rows = [{"bytes": path.read_bytes(), "path": None} for path in paths]
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     pq.write_table(pa.table({"image": pa.array([*rows, None], kind)}), tmp_path / "t.parquet", row_group_size=20)
+    with tarfile.open(tmp_path / "t.tar", "w") as tar:
+        for i, path in enumerate(paths):
+            tar.add(path, f"{i}.png")
+    (tmp_path / "cut.tar").write_bytes((tmp_path / "t.tar").read_bytes()[:20_000])
+    web = f"{website}/in%20coming/17%20%E2%98%83.png"
     options = {"overwrite": True, "runtime": "onnx", "batch_size": 8}
-    for images in (tmp_path / "t.parquet", paths):
+    for images in (tmp_path / "t.parquet", paths, tmp_path / "*.tar", web, [*paths[:3], "unknown://x"]):
         screen(gate, images, tmp_path / "own", **options)
         screen(gate, images, tmp_path / "ray", engine="ray", **options)
         own, there = pq.read_table(tmp_path / "own"), pq.read_table(tmp_path / "ray")

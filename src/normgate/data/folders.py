@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Sized
+from collections.abc import Sequence, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -113,7 +114,10 @@ class PathList:
 
     def __init__(self, paths: Iterable[str | os.PathLike[str]]) -> None:
         self.paths = paths
-        self.place = "paths"
+        self.place = f"paths in {utf8_name(Path.cwd())}"
+        if isinstance(paths, Sequence):
+            names = b"\0".join(map(os.fsencode, paths))
+            self.place += f" {hashlib.blake2b(names, digest_size=16).hexdigest()}"
         self.classes: tuple[str, ...] | None = None
         self.skipped = 0
 

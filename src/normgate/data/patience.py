@@ -23,8 +23,8 @@ _LASTING = (
 )
 _PASSING_STATUS = frozenset({408, 425, 429})
 _LONGEST = 300
-_USER = re.compile(r"(?<=//)[^/@\s]*@")
-_QUERY = re.compile(r"\?[^\s'\"]*=[^\s'\"]*")
+_USER = re.compile(r"(?<=//)[^/\s]*@")
+_QUERY = re.compile(r"(://[^\s'\"?#]*)[?#][^\s'\"]+|\?[^\s'\"]*=[^\s'\"]*")
 
 
 def patiently(action: Callable[[], Result]) -> Result:
@@ -54,7 +54,7 @@ def reason(error: BaseException) -> str:
 
 def shown(text: str) -> str:
     """Text without the users, passwords and queries of the addresses in it."""
-    return _QUERY.sub("?…", _USER.sub("", text))
+    return _QUERY.sub(r"\1?…", _USER.sub("", text))
 
 
 def _is_lasting(error: Exception) -> bool:

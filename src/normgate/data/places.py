@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import hashlib
 import itertools
@@ -43,10 +44,27 @@ def open_place(place: str, *, labelled: bool, image_column: str, label_column: s
         name = hashlib.blake2b(place.encode(), digest_size=16).hexdigest()
     else:
         files, query = _here(addresses.local_path(place))
-        name = utf8_name(os.path.abspath(addresses.local_path(place)))  # noqa: PTH100 (text that may be a pattern)
+        name = utf8_name(os.path.realpath(addresses.local_path(place)))
     source = _source(files, query, labelled, image_column, label_column, group_column)
-    source.place = f"{name} {image_column}"
+    source.place = f"{name} {image_column} {_mark(files)}"
     return source
+
+
+def _mark(files: Files) -> str:
+    """What changes when tables or tars are written anew, whose images keep their names; nothing for images."""
+    kind = _kind(files)
+    found = hashlib.blake2b(digest_size=16)
+    for name, place in () if kind in (None, "images") else files.of(kind):
+        found.update(f"{name} {_written(place)}\n".encode())
+    return found.hexdigest()
+
+
+def _written(place: Place | ImageError) -> tuple[int | None, ...]:
+    if isinstance(place, Path):
+        with contextlib.suppress(OSError):
+            status = place.stat()
+            return status.st_size, status.st_mtime_ns
+    return (place.size,) if isinstance(place, RemoteFile) else ()
 
 
 def _source(
@@ -75,6 +93,8 @@ def _source(
 
 def _here(place: str) -> tuple[Files, str]:
     """Files of a path or a pattern, and what selects rows of them."""
+    if not place:
+        raise SourceError("no folder is named; '.' is the one that you are in")
     path, query = Path(place), ""
     if not os.path.lexists(path):  # a file may be named with a question mark, a star or a brace
         name, query = patterns.split_query(place)
@@ -88,9 +108,16 @@ def _here(place: str) -> tuple[Files, str]:
                 raise SourceError(f"{root} is no folder{_suggestion(root)}")
             names: list[tuple[str, Place]] = [(utf8_name(text), root / text) for text in alternatives]
             return _matching(root, names, utf8_name(name)), query
-    if not path.exists():
+    if not _exists(path):
         raise SourceError(f"{path} does not exist{_suggestion(path)}")
     return _whole(path, utf8_name(path.name), path.is_dir()), query
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name that is too long
+        return False
 
 
 def _elsewhere(remote: RemoteFile) -> tuple[Files, str]:

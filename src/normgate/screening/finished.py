@@ -18,6 +18,9 @@ _BYTES = 16
 class Finished:
     """A multiset of ids in 24 bytes each: an id that was judged twice was listed twice.
 
+    Attributes:
+        unseen: how many of them the records that were run through did not hold.
+
     Args:
         ids: of all images that have been judged.
     """
@@ -27,6 +30,7 @@ class Finished:
         for name in ids:
             digests += _digest(name)
         self._digests, self._counts = np.unique(np.frombuffer(digests, f"S{_BYTES}"), return_counts=True)
+        self.unseen = 0
 
     def remaining(self, records: Iterable[Record]) -> Iterator[Record]:
         """The records that are not among them, in their order; each id is used up as often as it is here."""
@@ -37,6 +41,7 @@ class Finished:
                 left[place] -= 1
             else:
                 yield record
+        self.unseen = int(left.sum())
 
     def _place(self, name: str) -> int | None:
         wanted = np.bytes_(_digest(name))

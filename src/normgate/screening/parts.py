@@ -25,7 +25,7 @@ from filelock import FileLock, Timeout
 from normgate.files import OutputError, check_output, explained, names_in, replace_folder, sync
 from normgate.screening.finished import Finished
 from normgate.screening.summary import ScreeningError
-from normgate.screening.tables import COMPRESSION, ROW_GROUP, decided, read_tables, write_tables
+from normgate.screening.tables import COMPRESSION, ROW_GROUP, decided, is_part, read_tables, write_tables
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -37,7 +37,7 @@ FORMAT = 1
 MANIFEST = "_manifest.jsonl"
 _LOCK = "_lock"
 _BESIDE = (MANIFEST, _LOCK, "_paths-*")
-_FILES = (*_BESIDE, "part-*.parquet", ".*.partial")
+_FILES = (*_BESIDE, "part-[0-9]*.parquet", ".*.partial")
 
 
 class Parts:
@@ -142,8 +142,9 @@ class Parts:
 
     def paths(self) -> Iterator[bytes]:
         """What was noted of the files of the finished parts, in order."""
-        for file in sorted(self.folder.glob("_paths-*")):
-            yield file.read_bytes()
+        for name in self._names:
+            if (notes := self._notes_of(name)).exists():
+                yield notes.read_bytes()
 
     def publish(self, cut: float | None) -> None:
         """Put the verdicts in the output's place.
@@ -175,7 +176,7 @@ class Parts:
         lines = self._manifest()
         if lines and self._job is not None and lines[0] == self._header():
             if not any("complete" in line for line in lines) or not self._is_published():
-                self._names = [line["part"] for line in lines if "part" in line]
+                self._names = list(dict.fromkeys(line["part"] for line in lines if "part" in line))
         elif lines and lines[0].get("job") is not None and not self._overwrite:
             raise ScreeningError(
                 f"{self.folder} holds verdicts of an unfinished run of another job ({self._difference(lines[0])}); "
@@ -231,19 +232,20 @@ class Parts:
         return ScreeningError(f"{self.folder} is damaged ({what}); remove it to begin anew")
 
     def _finish_part(self) -> None:
-        number = len(self._names)
-        name = f"part-{number:05d}.parquet"
-        table = pa.concat_tables([*self._pending, self._schema.empty_table()])
-        if self._names and not len(table):
-            return
+        # A signal may be raised anywhere: what is taken out here is never written twice.
+        taken, self._pending = self._pending, []
+        notes, self._paths = self._paths, []
+        name = f"part-{len(self._names):05d}.parquet"
+        table = pa.concat_tables([*taken, self._schema.empty_table()])
         self._write_part(name, table)
-        if paths := b"".join(self._paths):
+        if paths := b"".join(notes):
             with explained(self.folder):
-                (self.folder / f"_paths-{number:05d}").write_bytes(paths)
-        self._append({"part": name, "rows": len(table)})
+                self._notes_of(name).write_bytes(paths)
         self._names.append(name)
-        self._pending.clear()
-        self._paths.clear()
+        self._append({"part": name, "rows": len(table)})
+
+    def _notes_of(self, name: str) -> Path:
+        return self.folder / name.replace("part-", "_paths-").removesuffix(".parquet")
 
     def _write_part(self, name: str, table: pa.Table) -> None:
         whole = table.replace_schema_metadata(self._schema.metadata).combine_chunks()
@@ -269,6 +271,13 @@ class Parts:
             os.fsync(file.fileno())
 
 
+def _is_ours(path: Path, manifest: bytes) -> bool:
+    """Whether a run has written a file; others name parts alike."""
+    if not any(fnmatch.fnmatchcase(path.name, own) for own in _FILES):
+        return False
+    return path.suffix != ".parquet" or f'"{path.name}"'.encode() in manifest or is_part(path)
+
+
 def is_beside(name: str) -> bool:
     """Whether a file of this name may lie beside the parts in a folder that a run has written."""
     return any(fnmatch.fnmatchcase(name, own) for own in _BESIDE)
@@ -276,10 +285,12 @@ def is_beside(name: str) -> bool:
 
 def _check_own(folder: Path) -> None:
     """Refuse a folder that holds anything but what a run writes."""
-    if os.path.lexists(folder) and not folder.is_dir():
-        raise ScreeningError(f"{folder} is a file, and a run would keep its parts there; choose another output")
+    if os.path.lexists(folder) and (folder.is_symlink() or not folder.is_dir()):
+        raise ScreeningError(f"{folder} is no folder, and a run would keep its parts there; choose another output")
+    manifest = folder / MANIFEST
+    listed = manifest.read_bytes() if manifest.is_file() else b""
     names = names_in(folder) if folder.is_dir() else []
-    if other := [name for name in names if not any(fnmatch.fnmatchcase(name, own) for own in _FILES)]:
+    if other := [name for name in names if not _is_ours(folder / name, listed)]:
         raise ScreeningError(
             f"{folder} holds {other[0]}, which no run has written, so it is left alone; choose another output"
         )

@@ -6,6 +6,7 @@ are busy, and repeats what was lost with a worker. Workers find the images under
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.util
 import itertools
@@ -19,6 +20,7 @@ import pyarrow as pa
 from normgate.data.decoding import ImageError
 from normgate.data.remote import RemoteFile
 from normgate.data.sources import Record
+from normgate.errors import NormgateError
 from normgate.runtime import PortableGate
 from normgate.screening.judged import judged
 from normgate.screening.summary import ScreeningError
@@ -105,11 +107,12 @@ def judged_by_ray(
         pool = workers or max(1, int(resources.get("GPU" if gpus else "CPU", 1)))
         # In a list, so that a worker that is started again finds it still there.
         sent = [ray.put(_sent(judge))]
+        here = Path.cwd()
         with DataContext.current(context):
             # The reader takes no core: where workers have taken them all, it could not begin.
-            table = read_datasource(_reader(source, finished), override_num_blocks=1, num_cpus=0).map_batches(
+            table = read_datasource(_reader(source, finished, here), override_num_blocks=1, num_cpus=0).map_batches(
                 _Worker,
-                fn_constructor_args=(sent, batch_size, max_pixels),
+                fn_constructor_args=(sent, here, batch_size, max_pixels),
                 batch_size=batch_size,
                 batch_format="pyarrow",
                 compute=ActorPoolStrategy(min_size=1, max_size=pool, initial_size=pool),
@@ -119,18 +122,29 @@ def judged_by_ray(
         for found in table.iter_batches(batch_size=None, batch_format="pyarrow"):
             yield _paths(found), found.drop_columns([_PATH])
     except (ray.exceptions.RayError, ConnectionError) as error:
-        raise ScreeningError(f"Ray could not do it: {error}") from error
+        raise ScreeningError(f"Ray could not do it: {_reason(error)}") from error
     finally:
         if mine:
             ray.shutdown()
 
 
+def _reason(error: BaseException) -> str:
+    """What happened in a worker, without the ways that Ray took."""
+    inner: BaseException | None = error
+    while inner is not None:
+        if isinstance(inner, NormgateError):
+            return str(inner)
+        inner = getattr(inner, "cause", None) or inner.__cause__
+    return str(error)
+
+
 class _Worker:
     """Decodes and judges, in a process of its own."""
 
-    def __init__(self, sent: list[ObjectRef[bytes | Gate]], batch_size: int, max_pixels: int) -> None:
+    def __init__(self, sent: list[ObjectRef[bytes | Gate]], here: Path, batch_size: int, max_pixels: int) -> None:
         import ray
 
+        _enter(here)
         judge = ray.get(sent[0])
         self.judge: Judge = PortableGate.of(judge, threads=1) if isinstance(judge, bytes) else judge
         self.batch_size, self.max_pixels = batch_size, max_pixels
@@ -148,7 +162,13 @@ def _sent(judge: Gate | PortableGate) -> bytes | Gate:
     return dataclasses.replace(judge, kept={}, digests={})
 
 
-def _reader(source: Source, finished: Finished) -> Datasource:
+def _enter(folder: Path) -> None:
+    """Go where the driver is, so that relative paths mean the same."""
+    with contextlib.suppress(OSError):
+        os.chdir(folder)
+
+
+def _reader(source: Source, finished: Finished, here: Path) -> Datasource:
     """One task that streams the records of a source."""
     from ray.data import Datasource, ReadTask
     from ray.data.block import BlockMetadata
@@ -158,7 +178,11 @@ def _reader(source: Source, finished: Finished) -> Datasource:
             return None
 
         def get_read_tasks(self, parallelism: int, *_: Any, **__: Any) -> list[ReadTask]:
-            return [ReadTask(lambda: _packed(finished.remaining(source)), BlockMetadata(None, None, None))]
+            return [ReadTask(read, BlockMetadata(None, None, None))]
+
+    def read() -> Iterator[pa.Table]:
+        _enter(here)
+        yield from _packed(finished.remaining(source))
 
     return Reader()
 
@@ -181,7 +205,7 @@ def _packed(records: Iterable[Record]) -> Iterator[pa.Table]:
 def _row(record: Record) -> dict[str, Any]:
     payload = record.payload
     if isinstance(payload, ImageError):
-        return {"id": record.id, "error": str(payload)}
+        return {"id": record.id, "path": b"", "error": str(payload)}
     if isinstance(payload, bytes):
         return {"id": record.id, "bytes": payload}
     if isinstance(payload, str | os.PathLike):
@@ -207,5 +231,6 @@ def _unpacked(table: pa.Table) -> Iterator[Record]:
 
 
 def _paths(found: pa.Table) -> list[Payload]:
-    """The files of the images; something else where they have none."""
-    return [b"" if path is None else Path(os.fsdecode(path)) for path in found[_PATH].to_pylist()]
+    """The files of the images; bytes where they have none, an error where a folder could not be read."""
+    paths = found[_PATH].to_pylist()
+    return [b"" if path is None else Path(os.fsdecode(path)) if path else ImageError("") for path in paths]

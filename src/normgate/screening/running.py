@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from normgate import __version__
 from normgate.calibration import smallest_p_value
 from normgate.calibration.conformal import check_share
 from normgate.carrying import Carrier, noted, paths_of
 from normgate.data.decoding import DEFAULT_MAX_PIXELS
+from normgate.data.folders import PathList
 from normgate.data.loading import count
-from normgate.data.sources import load, open_source
+from normgate.data.parquet import ParquetImages
+from normgate.data.sources import open_source
 from normgate.evaluation.results import EvaluationError
 from normgate.files import check_output, names_in
 from normgate.judging import check_runtime, choose_judge, gate_digest
@@ -27,7 +28,7 @@ from normgate.screening.judged import judged
 from normgate.screening.parts import Parts, is_beside
 from normgate.screening.ray_engine import check_ray, judged_by_ray
 from normgate.screening.summary import ScreeningError, Shift, Summary
-from normgate.screening.tables import SCHEMA, decided, read_tables
+from normgate.screening.tables import SCHEMA, decided, is_part, read_tables
 
 if TYPE_CHECKING:
     import os
@@ -119,8 +120,8 @@ def screen(
     check_engine(engine, address)
     alarm = None if shift_delta is None else gate.shift_alarm(delta=shift_delta, seed=shift_seed)
     source = open_source(data, labelled=False)
-    if engine == "ray" and count(source) is None:
-        source = load(source)  # lines of a pipe cannot be read elsewhere
+    if engine == "ray" and isinstance(source, PathList):
+        source = PathList(list(source.paths))  # lines of a pipe cannot be read elsewhere
     _check_apart(target, source)
     place = None if rejected_to is None else Path(rejected_to)
     carrier = None if rejected is None else Carrier(rejected, source, place)
@@ -145,6 +146,11 @@ def screen(
         for payloads, table in batches:
             parts.write(table, b"" if carrier is None else noted(payloads))
             progress("screening", parts.rows, total)
+        if isinstance(source, PathList) and finished.unseen:
+            raise ScreeningError(
+                f"{parts.folder} holds verdicts on {finished.unseen} images that are not among these paths; remove it, "
+                "or choose another output"
+            )
         parts.close()
         cut = None if fdr is None else _cut(gate, fdr, parts.tables())
         to_carry = [] if carrier is None else list(_rejected_paths(parts, cut))
@@ -266,20 +272,16 @@ def _metadata(gate: Gate, fdr: float | None, chosen: Chosen) -> dict[str, str]:
 def _check_apart(target: Path, source: Source) -> None:
     """Refuse to put verdicts in the place of the images, or of a folder that holds them."""
     place = getattr(source, "path", getattr(source, "root", None))
+    inside = place is not None and Path(place).resolve() in target.resolve().parents
+    if inside and isinstance(source, ParquetImages):
+        raise ScreeningError(f"{target} would be one of the tables to screen; name an output outside of {place}")
     if place is not None and target.resolve() in (Path(place).resolve(), *Path(place).resolve().parents):
         raise ScreeningError(f"the images to screen are in {target}; name another output")
 
 
 def _foreign(folder: Path) -> str | None:
     """The name of something in a folder that is not a part of a table of verdicts; None where there is nothing else."""
-    return next((name for name in names_in(folder) if not (is_beside(name) or _is_part(folder / name))), None)
-
-
-def _is_part(path: Path) -> bool:
-    try:
-        return b"normgate.version" in (pq.read_schema(path).metadata or {})
-    except (OSError, pa.ArrowException):
-        return False
+    return next((name for name in names_in(folder) if not (is_beside(name) or is_part(folder / name))), None)
 
 
 def _is_one_file(target: Path) -> bool:

@@ -66,7 +66,16 @@ def read_tables(path: Path) -> Iterator[pa.Table]:
 
 def part_files(path: Path) -> list[Path]:
     """The Parquet files of a table, in its order."""
-    return sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+    # By their numbers, also where these have more digits than others.
+    return sorted(path.glob("*.parquet"), key=lambda file: (len(file.name), file.name)) if path.is_dir() else [path]
+
+
+def is_part(path: Path) -> bool:
+    """Whether a file is a table of verdicts."""
+    try:
+        return b"normgate.version" in (pq.read_schema(path).metadata or {})
+    except (OSError, pa.ArrowException):
+        return False
 
 
 def write_tables(tables: Iterable[pa.Table], path: Path, schema: pa.Schema) -> None:
