@@ -67,8 +67,7 @@ def run(
         told: called with the address.
 
     Raises:
-        NormgateError: the gate cannot be served, the port is taken, or the state of the alarm could not be written at the
-            end.
+        NormgateError: the gate cannot be served, the port is taken, or the alarm's state could not be kept at the end.
     """
     if workers < 1:
         raise ServingError(f"workers are at least 1, not {workers}")
