@@ -216,7 +216,7 @@ class _Workers(Multiprocess):
             if process.process.exitcode == STARTUP_FAILURE:
                 self.should_exit.set()
                 return
-            logger.warning("worker %s has died; another takes its place, with a new shift alarm", process.pid)
+            logger.warning("worker %s has died; another takes its place", process.pid)
             if process.pid is not None:
                 forget(process.pid)
             self.processes[place] = self._started()
