@@ -36,7 +36,7 @@ class Options:
         timeout: seconds from the head of a request to its answer.
         token: that requests must bear; None asks for none.
         shift_delta: the chance, at most, of a false shift alarm; None watches for no shift.
-        shift_state: file from which the shift alarm goes on, and where it is kept when the server stops.
+        shift_state: file from which the shift alarm goes on, and where it is kept on the way and when the server stops.
         neighbours: the images that the gate was trained on, if visitors may see those that are nearest to theirs.
         image_column: of `neighbours` in Parquet.
 
