@@ -17,6 +17,7 @@ import io
 import json
 import os
 import random
+import re
 import signal
 import statistics
 import subprocess
@@ -57,9 +58,13 @@ TICKS = os.sysconf("SC_CLK_TCK")
 def serving(gate: Path, *options: str) -> Iterator[tuple[int, int]]:
     """Process and port of `normgate serve`."""
     command = [sys.executable, "-m", "normgate.cli", "serve", str(gate), "--port", "0", *options]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    port = int(process.stderr.readline().rsplit(":", 1)[1])
+    with tempfile.TemporaryFile() as log:  # a pipe that nobody reads would fill
+        process = subprocess.Popen(command, stderr=log)
+        while not (told := re.search(rb"http://\S+:(\d+)\s", os.pread(log.fileno(), 1 << 16, 0))):
+            if process.poll() is not None:
+                raise RuntimeError(os.pread(log.fileno(), 1 << 16, 0).decode())
+            time.sleep(0.05)
+    port = int(told[1])
     try:
         while asked(port, "/ready")[0] != 200:
             time.sleep(0.05)

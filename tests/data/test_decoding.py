@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile, features
 
-from normgate.data.decoding import ImageError, decode, digest
+from normgate.data.decoding import ImageError, declared_pixels, decode, digest
 
 FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000"]
 FORMATS += ["AVIF"] if features.check("avif") else []
@@ -125,6 +125,21 @@ def test_16_bit_grey_is_scaled_and_not_clipped(encode, file_format):
     found = pixels(encode(Image.fromarray(values), file_format))
     np.testing.assert_array_equal(found[0, :, 0], [0, 0, 1, 1, 128, 254, 255])
     np.testing.assert_array_equal(found[..., 0], found[..., 2])
+
+
+def test_every_16_bit_grey_is_rounded_to_the_nearest_8_bit_one(encode):
+    values = np.arange(1 << 16)
+    expected = [(value * 255 + 32767) // 65535 for value in values.tolist()]
+    for shape in ((256, 256), (1 << 16, 1), (1, 1 << 16)):
+        found = pixels(encode(Image.fromarray(values.astype(np.uint16).reshape(shape)), "PNG"))
+        np.testing.assert_array_equal(found[..., 1].ravel(), expected)
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_pixels_that_a_header_declares(encode, noise, file_format):
+    data = encode(noise(9, 7, 3), file_format)
+    assert declared_pixels(data) == 63
+    assert declared_pixels(data[:4]) == declared_pixels(b"") == declared_pixels(b"no image") == 0
 
 
 def test_16_bit_grey_in_memory_and_in_any_byte_order():

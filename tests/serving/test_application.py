@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import dataclasses
 import io
 import json
@@ -24,8 +25,9 @@ from starlette.testclient import TestClient
 from normgate import Gate
 from normgate.data.loading import PixelBatch
 from normgate.errors import NormgateError
+from normgate.files import OutputError
 from normgate.judging import choose_judge
-from normgate.serving import Options, ServingError, create_application, read_token
+from normgate.serving import Options, ServingError, create_application, read_token, service
 from normgate.serving.options import BODIES
 from normgate.verdicts import Verdicts
 
@@ -109,6 +111,7 @@ def test_limits_and_statuses(serve: Serve, files: list[bytes]) -> None:
         assert "neighbours" in error(ask("/verdicts", params={"neighbours": wrong}, content=files[0], headers=PNG), 422)
     assert error(client.get("/verdicts"), 405)
     assert error(client.get("/nothing"), 404)
+    assert error(client.get("/gate/", follow_redirects=False), 404)
     assert client.get("/health").json() == {"status": "alive"}
     assert client.get("/ready").json() == {"status": "ready"}
 
@@ -135,6 +138,7 @@ def test_a_full_queue_refuses_before_it_reads(serve: Serve, files: list[bytes]) 
     asking = threading.Thread(target=lambda: answers.append(client.post("/verdicts", files=form(files[:2]))))
     asking.start()
     assert shut.entered.wait(30)
+    assert "normgate_queue_images 2.0" in client.get("/metrics").text
 
     def unread() -> Any:
         raise AssertionError("the body was read")
@@ -194,6 +198,12 @@ def test_bodies_share_one_limit_of_memory(serve: Serve) -> None:
         assert (status, b"as many bytes" in body) == (429, True)
         assert memory.held == 1000 * BODIES - 500
     assert memory.held == 0
+    with memory.body() as one:
+        one.take(10)
+        one.hold()  # as whoever decodes one of its images does
+    assert memory.held == 10
+    one.release()
+    assert memory.held == 0
 
 
 def test_a_client_that_goes_away_leaves_nothing(serve: Serve) -> None:
@@ -245,6 +255,9 @@ def test_tokens_come_from_files_and_are_long(tmp_path: Path, monkeypatch: pytest
     assert read_token(None) == "from-the-environment"
     monkeypatch.delenv("NORMGATE_TOKEN")
     assert read_token(None) is None
+    monkeypatch.setenv("NORMGATE_TOKEN", "")
+    with pytest.raises(ServingError, match="at least 16"):
+        Options(token=read_token(None))
     with pytest.raises(ServingError, match="cannot be read"):
         read_token(tmp_path / "none")
     for bad in ("", "short", "with spaces in between", "täglich-ein-neues-wort"):
@@ -259,6 +272,9 @@ def test_tokens_come_from_files_and_are_long(tmp_path: Path, monkeypatch: pytest
         ({"queue": 5}, "--queue"),
         ({"timeout": math.inf}, "timeout"),
         ({"timeout": 0}, "timeout"),
+        ({"queue": 600.5}, "queue"),
+        ({"max_images": True}, "max_images"),
+        ({"shift_delta": math.nan}, "shift_delta"),
         ({"shift_state": Path("state.json")}, "--shift-alarm"),
     ],
 )
@@ -295,6 +311,30 @@ def test_reload(serve: Serve, gate_folder: Path, other_folder: Path, files: list
     assert 'normgate_reloads_total{outcome="failed"} 1.0' in text
     assert f'normgate_score_count{{gate="{second[:12]}"}} 2.0' in text
     assert first[:12] not in text
+
+
+def test_a_reload_that_fails_in_any_way_is_counted(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = serve(token=TOKEN)
+    client.headers["Authorization"] = f"Bearer {TOKEN}"
+
+    def fails(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(service.Served, "load", fails)
+    assert "log" in error(client.post("/reload"), 500)
+    assert 'normgate_reloads_total{outcome="failed"} 1.0' in client.get("/metrics").text
+
+
+def test_the_last_images_of_an_older_gate_leave_the_gauges_alone(serve: Serve, files: list[bytes]) -> None:
+    client = serve(shift_delta=0.01)
+    counts, current = client.app.state.service.metrics, client.app.state.service.served
+    older = dataclasses.replace(current, digest="older", alarm=copy.deepcopy(current.alarm))
+    older.alarm.update(np.full(500, -1e9))
+    assert older.alarm.raised
+    counts.judged(older, [], 0.1)
+    assert "normgate_shift_alarm 0.0" in client.get("/metrics").text
+    counts.reloaded(older)
+    assert "normgate_shift_alarm 1.0" in client.get("/metrics").text
 
 
 def test_reload_needs_a_token(serve: Serve) -> None:
@@ -343,7 +383,12 @@ def test_metrics(serve: Serve, files: list[bytes]) -> None:
 
 
 def test_the_alarm_is_raised_by_a_shift_and_goes_on_after_a_stop(
-    serve: Serve, gate_folder: Path, other_folder: Path, files: list[bytes], tmp_path: Path
+    serve: Serve,
+    gate_folder: Path,
+    other_folder: Path,
+    files: list[bytes],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     state = tmp_path / "state.json"
     flat = [png(np.full((8, 8, 3), value, np.uint8)) for value in range(64)]
@@ -357,12 +402,62 @@ def test_the_alarm_is_raised_by_a_shift_and_goes_on_after_a_stop(
         assert told["raised"] > len(files)
         assert "normgate_shift_alarm 1.0" in client.get("/metrics").text
     assert serve(shift_delta=0.01, shift_state=state).get("/gate").json()["shift"] == told
-    for folder, delta in ((other_folder, 0.01), (gate_folder, 0.02)):
-        with pytest.raises(ServingError, match="another"):
-            create_application(folder, Options(**options | {"shift_delta": delta}))
+    text = serve(shift_delta=0.01, shift_state=state).get("/metrics").text
+    assert "normgate_shift_alarm 1.0" in text
+    assert f"normgate_shift_log_martingale {told['log_martingale']}" in text
+    with pytest.raises(ServingError, match="another DELTA"):
+        create_application(gate_folder, Options(**options | {"shift_delta": 0.02}))
+    anew = serve(other_folder, shift_delta=0.01, shift_state=state)
+    assert anew.get("/gate").json()["shift"]["seen"] == 0
+    assert "normgate_shift_alarm 0.0" in anew.get("/metrics").text
+    assert "another gate's alarm" in caplog.text
     state.write_text("{}")
     with pytest.raises(ServingError, match="no state"):
         create_application(gate_folder, Options(**options))
+    with pytest.raises(ServingError, match="--shift-state"):
+        create_application(gate_folder, Options(**options | {"shift_state": tmp_path / "none" / "state.json"}))
+
+
+def test_the_state_of_the_alarm_is_kept_on_the_way(
+    serve: Serve, files: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "KEPT_EVERY", 4)
+    state = tmp_path / "state.json"
+
+    def kept() -> Any:
+        return json.loads(state.read_text())["alarm"] if state.exists() else None
+
+    client = serve(shift_delta=1e-3, shift_state=state)
+    found = []
+    for image in files[:9]:
+        client.post("/verdicts", content=image, headers=PNG)
+        found.append(kept() and kept()["seen"])
+    assert found == [None] * 3 + [4] * 4 + [8] * 2
+    monkeypatch.setattr(service, "KEPT_EVERY", 10**9)
+    client.post("/verdicts", files=form([png(np.full((8, 8, 3), value, np.uint8)) for value in range(64)]))
+    assert kept()["raised"] == client.get("/gate").json()["shift"]["raised"] > 9
+
+
+def test_a_state_that_cannot_be_written_fails_the_end_and_no_request(
+    gate_folder: Path,
+    files: list[bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(service, "KEPT_EVERY", 1)
+    folder = tmp_path / "states"
+    folder.mkdir()
+    options = Options(runtime="torch", shift_delta=0.01, shift_state=folder / "state.json")
+    with (
+        pytest.raises(OutputError),
+        TestClient(create_application(gate_folder, options), raise_server_exceptions=False) as client,
+    ):
+        folder.rmdir()
+        folder.write_text("in the way")
+        assert client.post("/verdicts", content=files[0], headers=PNG).status_code == 200
+        assert "is not kept" in caplog.text
+    assert "is lost" in caplog.text
 
 
 def test_neighbours_are_shown_where_the_images_are_named(serve: Serve, photo_gate: Path, class_folders: Path) -> None:

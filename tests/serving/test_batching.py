@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import threading
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
@@ -9,11 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from normgate.data.loading import PixelBatch
+from normgate.data.loading import PixelBatch, load_batches
 from normgate.data.sources import Record
 from normgate.errors import NormgateError
-from normgate.serving.batching import Batcher
+from normgate.serving import batching
+from normgate.serving.batching import BATCH, Batcher
 from normgate.serving.errors import Refused
 from normgate.verdicts import Verdicts
 from samples import PREPROCESSING
@@ -149,6 +152,92 @@ def test_a_defect_is_told_and_the_next_batch_goes_on(batcher: Batcher, caplog: p
 def test_large_images_are_errors(batcher: Batcher) -> None:
     (future,) = batcher.submit(Judge(), [Record("large", np.zeros((11, 10, 3), np.uint8))])
     assert "more than the limit of 100" in str(future.result(30)[0].verdict.error)
+
+
+class Body:
+    """Who holds a body."""
+
+    def __init__(self) -> None:
+        self.holders, self.free = 0, threading.Event()
+
+    def hold(self) -> None:
+        self.holders += 1
+
+    def release(self) -> None:
+        self.holders -= 1
+        if not self.holders:
+            self.free.set()
+
+
+def zeros(side: int) -> bytes:
+    encoded = io.BytesIO()
+    Image.fromarray(np.zeros((side, side), np.uint16)).save(encoded, "PNG")
+    return encoded.getvalue()
+
+
+def test_large_images_are_decoded_by_one_thread_and_the_others_go_on(
+    batcher: Batcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge, threads, go_on = Judge(), set(), threading.Event()
+    monkeypatch.setattr(batching, "LARGE", 60)
+
+    def decoded(records: Any, *rest: Any, **options: Any) -> Any:
+        name = threading.current_thread().name
+        for batch in load_batches(records, *rest, **options):
+            if "large" in name:
+                assert go_on.wait(30)
+            threads.add((name.rpartition("_")[0], batch.records[0].id))
+            yield batch
+
+    monkeypatch.setattr(batching, "load_batches", decoded)
+    large = [batcher.submit(judge, [Record("large", zeros(8))]) for _ in range(5)]
+    small = batcher.submit(judge, [Record("small", zeros(7))])
+    assert scores(small) == [0]
+    go_on.set()
+    assert [scores(future) for future in large] == [[0]] * 5
+    assert threads == {("normgate-decode-large", "large"), ("normgate-decode", "small")}
+
+
+def test_images_that_nobody_waits_for_are_not_decoded_and_their_bytes_are_held_until_then(
+    batcher: Batcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body, decoded, first, go_on = Body(), [], threading.Event(), threading.Event()
+
+    def slow(records: Any, *rest: Any, **options: Any) -> Any:
+        for batch in load_batches(records, *rest, **options):
+            decoded.append(batch)
+            first.set()
+            assert go_on.wait(30)
+            yield batch
+
+    monkeypatch.setattr(batching, "load_batches", slow)
+    (future,) = batcher.submit(Judge(), [image(1)] * 16, body=body)
+    assert first.wait(30)
+    assert future.cancel()
+    assert body.holders == 1
+    go_on.set()
+    assert body.free.wait(30)
+    assert (len(decoded), batcher.held) == (1, 0)
+
+
+def test_batches_grow_with_the_load_and_nothing_waits_for_one_to_fill() -> None:
+    judge, held = Judge(), []
+    batcher = Batcher(room=1000, max_pixels=100, told=lambda *_: None, holds=held.append, decoders=2)
+    try:
+        for _ in range(3):  # the judge is free: each is judged alone
+            assert scores(batcher.submit(judge, [image(1)])) == [1]
+        judge.entered.clear()
+        futures = shut(judge, batcher)
+        for _ in range(300):
+            futures += batcher.submit(judge, [image(2)])
+        while len(batcher._ready) < 300:
+            threading.Event().wait(0.001)
+        judge.open.set()
+        assert len(scores(futures)) == 301
+    finally:
+        batcher.close()
+    assert judge.sizes == [1, 1, 1, 1, BATCH, BATCH, 300 - 2 * BATCH]
+    assert (max(held), held[-1]) == (301, 0)
 
 
 def test_closing_answers_what_is_in(batcher: Batcher) -> None:

@@ -55,6 +55,13 @@ def test_replicas_answer_as_the_gate_does(ray_port: int, gate_folder: Path, file
     assert asked(ray_port, b"no image")[0] == 422
 
 
+def test_replicas_keep_no_alarm_in_one_file(tmp_path: Path) -> None:
+    options = Options(shift_delta=0.1, shift_state=tmp_path / "state.json")
+    for settings in ({"num_replicas": 2}, {"num_replicas": "auto"}, {"autoscaling_config": {}}):
+        with pytest.raises(ServingError, match="shift_state"):
+            ray_application(tmp_path, options, **settings)
+
+
 def test_without_ray_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch, gate_folder: Path) -> None:
     found: Any = util.find_spec
     monkeypatch.setattr(util, "find_spec", lambda name: None if name == "ray" else found(name))

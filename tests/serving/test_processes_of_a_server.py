@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import http.client
 import json
@@ -21,7 +22,8 @@ from typing import Any
 import pytest
 
 from normgate import cli
-from normgate.serving import Options, ServingError, run
+from normgate.serving import Options, ServingError, create_application, run, running
+from normgate.serving.running import PATIENCE
 
 SECONDS = 60
 
@@ -145,8 +147,106 @@ def test_workers_share_a_port_and_their_counts(gate_folder: Path, files: list[by
         assert f'normgate_requests_total{{path="/verdicts",status="200"}} {float(len(load.answers))}' in text
         assert f"normgate_batch_images_sum {float(len(load.answers))}" in text
         assert json.loads(asked(port, "GET", "/gate")[1])["shift"]["delta"] == 0.01
+        process.send_signal(signal.SIGTTIN)  # their number stays
+        # One is silent and the other dies: the parent waits for neither.
+        silent, dead = workers_of(process)
+        os.kill(silent, signal.SIGSTOP)
+        time.sleep(1)
+        os.kill(dead, signal.SIGKILL)
+        give_up = time.monotonic() + PATIENCE / 2
+        while len(workers_of(process) - {silent, dead}) != 1:
+            assert time.monotonic() < give_up
+            time.sleep(0.05)
+        os.kill(silent, signal.SIGCONT)
+        assert asked(port, "POST", "/verdicts", files[0])[0] == 200
         process.send_signal(signal.SIGTERM)
         assert process.wait(SECONDS) == 0
+
+
+def workers_of(process: subprocess.Popen[str]) -> set[int]:
+    found = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return {int(child) for child in found if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()}
+
+
+def test_sigterm_as_soon_as_the_address_is_told_ends_it_in_good_order(gate_folder: Path) -> None:
+    command = [sys.executable, "-m", "normgate.cli", "serve", str(gate_folder), "--port", "0", "--runtime", "torch"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stderr is not None
+        assert " at http://127.0.0.1:" in process.stderr.readline()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(SECONDS) == 0
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_signals_before_uvicorn_has_its_handlers_are_not_lost(
+    gate_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running.gc, "freeze", lambda: None)
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)]
+
+    def told(address: str) -> None:
+        with socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2]))):  # it listens
+            signal.raise_signal(signal.SIGHUP)
+            signal.raise_signal(signal.SIGTERM)
+
+    run(gate_folder, Options(runtime="torch"), port=0, told=told)
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)] == before
+
+
+def test_a_state_that_cannot_be_kept_is_a_failure(
+    gate_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running.gc, "freeze", lambda: None)
+    state = tmp_path / "state.json"
+    options = Options(runtime="torch", shift_delta=0.1, shift_state=state)
+
+    def told(_: str) -> None:
+        state.mkdir()
+        signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(ServingError, match="good order"):
+        run(gate_folder, options, port=0, told=told)
+
+
+def test_a_storm_of_sighup_loads_once_now_and_once_after(gate_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running.gc, "freeze", lambda: None)
+    application = create_application(gate_folder, Options(runtime="torch"))
+    running._settle(application)
+    service, loads, go_on = application.state.service, [], threading.Event()
+
+    def load(*_: object) -> Any:
+        loads.append(1)
+        assert go_on.wait(30)
+        return service.served
+
+    monkeypatch.setattr("normgate.serving.service.Served.load", load)
+
+    async def storm() -> None:
+        async with application.router.lifespan_context(application):
+            for _ in range(20):
+                signal.raise_signal(signal.SIGHUP)
+                await asyncio.sleep(0.001)
+            go_on.set()
+            while len(loads) < 2 or service._reloading.locked():
+                await asyncio.sleep(0.001)
+
+    asyncio.run(storm())
+    assert len(loads) == 2
+
+
+def test_without_a_token_others_are_warned_of(
+    gate_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(running.gc, "freeze", lambda: None)
+    for host, warned in (("0.0.0.0", True), ("127.0.0.1", False)):
+        caplog.clear()
+        run(
+            gate_folder, Options(runtime="torch"), host=host, port=0, told=lambda _: signal.raise_signal(signal.SIGTERM)
+        )
+        assert ("no token" in caplog.text) == warned
 
 
 def test_what_keeps_it_from_starting(gate_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

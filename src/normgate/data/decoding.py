@@ -102,6 +102,16 @@ def decode(source: Payload, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Image
     )
 
 
+def declared_pixels(data: bytes) -> int:
+    """Pixels of an encoded image as its header has it, and nothing is decoded; 0 where no header can be read."""
+    try:
+        with _pillows_limit_lifted:
+            width, height = _opened(BytesIO(data)).size
+    except ImageError:
+        return 0
+    return int(width * height)
+
+
 def digest(image: Image.Image) -> bytes:
     """16 bytes that are equal for images of equal size and RGB pixels, whatever file they came from."""
     image = image if image.mode == "RGB" else image.convert("RGB")
@@ -155,6 +165,10 @@ def _from_path(path: Path, max_pixels: int) -> Image.Image:
 
 
 def _from_file(file: IO[bytes], max_pixels: int) -> Image.Image:
+    return _finished(_opened(file), max_pixels)
+
+
+def _opened(file: IO[bytes]) -> Any:
     try:
         prefix = file.read(16)
     except OSError as error:
@@ -166,10 +180,9 @@ def _from_file(file: IO[bytes], max_pixels: int) -> Image.Image:
         raise ImageError(f"not an image in a format that is read ({', '.join(_PLUGINS)})")
     file.seek(0)
     try:
-        image = factory(file, "")
+        return factory(file, "")
     except Exception as error:
         raise _damaged(error) from error
-    return _finished(image, max_pixels)
 
 
 def _factory(prefix: bytes) -> Any:
@@ -252,14 +265,19 @@ def _to_rgb(image: Image.Image, full_scale: int | None) -> Image.Image:
 
 
 def _from_deep_grey(image: Image.Image, full_scale: int) -> Image.Image:
-    values = np.asarray(image).astype(np.int64)
-    white = abs(full_scale)
-    grey = (values * 255 + white // 2) // white
+    values, white = np.asarray(image), abs(full_scale)
+    levels = np.arange(1 << 16)
+    table = ((levels * 255 + white // 2) // white).clip(0, 255).astype(np.uint8)
     if full_scale < 0:
-        grey = 255 - grey
+        table = 255 - table
     if (key := image.info.get("transparency")) is not None:
-        grey[values == key] = 255
-    return Image.fromarray(grey.clip(0, 255).astype(np.uint8))
+        table[levels == key] = 255
+    grey = np.empty(values.shape, np.uint8)
+    # Some rows at a time, since NumPy widens indices to 8 bytes each.
+    step = max(1, (1 << 20) // values.shape[1])
+    for row in range(0, len(values), step):
+        grey[row : row + step] = table[values[row : row + step].clip(0, levels[-1])]
+    return Image.fromarray(grey)
 
 
 def _from_array(array: np.ndarray) -> Image.Image:

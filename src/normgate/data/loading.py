@@ -77,7 +77,7 @@ def load_batches(
     def load(batch: tuple[Record, ...]) -> PixelBatch:
         return _load(fetched(batch, fetching, ahead), preprocessing, max_pixels, digests)
 
-    batches = _batched(records, batch_size)
+    batches = batched(records, batch_size)
     if workers == 0:
         with fetching:
             yield from map(load, batches)
@@ -104,7 +104,8 @@ def count(source: Source) -> int | None:
         return None
 
 
-def _batched(records: Iterable[Record], size: int) -> Iterator[tuple[Record, ...]]:
+def batched(records: Iterable[Record], size: int) -> Iterator[tuple[Record, ...]]:
+    """Consecutive records, so many at a time; the last may be fewer."""
     iterator = iter(records)
     while batch := tuple(itertools.islice(iterator, size)):
         yield batch

@@ -7,7 +7,6 @@ import contextlib
 import hmac
 import json
 import logging
-import math
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +23,7 @@ from normgate.serving import metrics, openapi, page
 from normgate.serving.errors import Refused
 from normgate.serving.neighbours import MOST
 from normgate.serving.options import Options
+from normgate.serving.served import finite
 from normgate.serving.service import Service
 from normgate.serving.uploads import memory, read_images
 
@@ -76,6 +76,7 @@ def create_application(gate: str | os.PathLike[str], options: Options | None = N
         exception_handlers={Refused: _refused, HTTPException: _http_error, 500: _failed},
         lifespan=lifespan,
     )
+    application.router.redirect_slashes = False
     application.state.service = service
     application.state.memory = memory(options)
     return application
@@ -141,7 +142,7 @@ async def _verdicts(request: Request) -> Response:
             with request.app.state.memory.body() as body:
                 records, is_form = await read_images(request, options, body)
                 uploading = False
-                gate, answers = await service.judge(records, wanted)
+                gate, answers = await service.judge(records, wanted, body)
     except TimeoutError:
         if uploading:
             return _error(408, f"the body did not arrive within {options.timeout:g} seconds")
@@ -176,7 +177,7 @@ async def _reload(request: Request) -> Response:
 
 async def _metrics(request: Request) -> Response:
     service: Service = request.app.state.service
-    return Response(service.metrics.text(service.batcher.held), media_type=metrics.CONTENT_TYPE)
+    return Response(service.metrics.text(), media_type=metrics.CONTENT_TYPE)
 
 
 async def _health(_: Request) -> Response:
@@ -227,14 +228,10 @@ def _plain(answer: Answer, *, named: bool) -> dict[str, Any]:
     plain = {
         "id": verdict.id,
         "label": verdict.label,
-        "probability": _finite(verdict.probability),
-        "score": _finite(verdict.score),
-        "p_value": _finite(verdict.p_value),
+        "probability": finite(verdict.probability),
+        "score": finite(verdict.score),
+        "p_value": finite(verdict.p_value),
         "accepted": None if verdict.error is not None else verdict.accepted,
         "error": verdict.error,
     }
     return {**plain, "neighbours": [vars(near) for near in answer.neighbours]} if named else plain
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

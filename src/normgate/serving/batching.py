@@ -14,10 +14,11 @@ import threading
 import time
 from collections import deque
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
 
+from normgate.data.decoding import declared_pixels
 from normgate.data.loading import PixelBatch, default_workers, load_batches
 from normgate.errors import NormgateError
 from normgate.serving.errors import Refused
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 BATCH = 128
 _TOGETHER = 16
 """Images of a request that one thread decodes, so that a large request is decoded by all."""
+LARGE = 16_000_000
+"""Pixels beyond which images are decoded one after another, so that the memory of all that decode is bounded."""
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +53,18 @@ class Answer:
     neighbours: Sequence[Neighbour] = ()
 
 
+class Holder(Protocol):
+    """Counts who holds something."""
+
+    def hold(self) -> None:
+        """One more does."""
+        ...
+
+    def release(self) -> None:
+        """One fewer does; called in any thread."""
+        ...
+
+
 @dataclasses.dataclass(eq=False)
 class _Job:
     """Images of one request that are decoded and judged together, by the gate that was served when they came."""
@@ -57,6 +72,7 @@ class _Job:
     served: Served
     records: Sequence[Record]
     neighbours: int
+    body: Holder | None
     answers: Future[list[Answer]] = dataclasses.field(default_factory=Future)
     batch: PixelBatch | None = None
 
@@ -71,14 +87,24 @@ class Batcher:
         room: images that are taken in and not yet answered, at most.
         max_pixels: larger images are errors.
         told: called after each batch, in the judging thread, with the gate, the verdicts and the seconds it took.
+        holds: called with the number of images that are taken in and not yet answered, as it changes.
         batch: images that are judged together, at most.
-        decoders: decoding threads; by default one a core.
+        decoders: decoding threads; by default one a core. One more decodes requests with images of more than `LARGE`
+            pixels, so that there is never more than one such image in memory, and the others go on.
     """
 
     def __init__(
-        self, *, room: int, max_pixels: int, told: Told, batch: int = BATCH, decoders: int | None = None
+        self,
+        *,
+        room: int,
+        max_pixels: int,
+        told: Told,
+        holds: Callable[[int], None] = lambda _: None,
+        batch: int = BATCH,
+        decoders: int | None = None,
     ) -> None:
         self._room, self._max_pixels, self._told, self._batch = room, max_pixels, told, batch
+        self._holds = holds
         self._changed = threading.Condition()
         self._ready: deque[_Job] = deque()
         self._held = 0
@@ -86,6 +112,7 @@ class Batcher:
         self._decoders = concurrent.futures.ThreadPoolExecutor(
             decoders or default_workers(), thread_name_prefix="normgate-decode"
         )
+        self._large = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="normgate-decode-large")
         self._judging = threading.Thread(target=self._judge_all, name="normgate-judge", daemon=True)
         self._judging.start()
 
@@ -105,13 +132,16 @@ class Batcher:
         if self._held + images > self._room:
             raise Refused(429, f"the queue is full ({self._room} images); try again later")
 
-    def submit(self, served: Served, records: Sequence[Record], neighbours: int = 0) -> list[Future[list[Answer]]]:
+    def submit(
+        self, served: Served, records: Sequence[Record], neighbours: int = 0, body: Holder | None = None
+    ) -> list[Future[list[Answer]]]:
         """Take images in, all or none.
 
         Args:
             served: the gate that judges.
             records: the images.
             neighbours: how many training images to name with each, where the gate may show any.
+            body: held for as long as any of the images is in memory, be it that they were cancelled.
 
         Returns:
             Futures whose lists of answers, one after another, are those of the images, in order. What is cancelled
@@ -123,9 +153,12 @@ class Batcher:
         with self._changed:
             self.check(len(records))
             self._held += len(records)
+            self._holds(self._held)
         starts = range(0, len(records), _TOGETHER)
-        jobs = [_Job(served, records[start : start + _TOGETHER], neighbours) for start in starts]
+        jobs = [_Job(served, records[start : start + _TOGETHER], neighbours, body) for start in starts]
         for job in jobs:
+            if body is not None:
+                body.hold()
             self._decoders.submit(self._decode, job)
         return [job.answers for job in jobs]
 
@@ -136,18 +169,18 @@ class Batcher:
             self._changed.notify()
         self._judging.join()
         self._decoders.shutdown()
+        self._large.shutdown()
 
-    def _decode(self, job: _Job) -> None:
+    def _decode(self, job: _Job, *, large: bool = False) -> None:
         try:
-            if not job.answers.cancelled():
-                batches = load_batches(
-                    job.records,
-                    job.served.judge.preprocessing,
-                    batch_size=len(job.records),
-                    workers=0,
-                    max_pixels=self._max_pixels,
-                )
-                job.batch = next(batches)
+            if not large and any(map(_is_large, job.records)):
+                self._large.submit(self._decode, job, large=True)
+                return
+            # One by one, since images that nobody waits for any more are left alone.
+            wanted = itertools.takewhile(lambda _: not job.answers.cancelled(), job.records)
+            preprocessing = job.served.judge.preprocessing
+            found = list(load_batches(wanted, preprocessing, batch_size=1, workers=0, max_pixels=self._max_pixels))
+            job.batch = _joined(found) if len(found) == len(job.records) else None
         except Exception as error:
             logger.exception("images could not be decoded")
             self._release([job])
@@ -201,7 +234,15 @@ class Batcher:
     def _release(self, jobs: Sequence[_Job]) -> None:
         with self._changed:
             self._held -= sum(len(job.records) for job in jobs)
+            self._holds(self._held)
             self._changed.notify()
+        for job in jobs:
+            if job.body is not None:
+                job.body.release()
+
+
+def _is_large(record: Record) -> bool:
+    return isinstance(record.payload, bytes) and declared_pixels(record.payload) > LARGE
 
 
 def _answers(served: Served, job: _Job, verdicts: Sequence[Verdict]) -> list[Answer]:

@@ -83,9 +83,11 @@ class Metrics:
         if served.digest == digest:  # the last images of an older gate are in the counts of verdicts alone
             for verdict in readable:
                 scores.observe(verdict.score)
-        if served.alarm is not None:
-            self._shift.set(served.alarm.log_martingale)
-            self._alarm.set(served.alarm.raised is not None)
+            self._watched(served)
+
+    def holds(self, images: int) -> None:
+        """So many images are not yet answered by this worker."""
+        self._queue.set(images)
 
     def reloaded(self, served: Served | None) -> None:
         """A new gate is served, or, with None, could not be."""
@@ -96,13 +98,8 @@ class Metrics:
             self._registry.unregister(self._gate)
             self._serve(served)
 
-    def text(self, queue: int) -> bytes:
-        """All counts, those of other workers included.
-
-        Args:
-            queue: images not yet answered by this worker.
-        """
-        self._queue.set(queue)
+    def text(self) -> bytes:
+        """All counts, those of other workers included."""
         if SHARED not in os.environ:
             return generate_latest(self._registry)
         registry = CollectorRegistry()
@@ -111,8 +108,7 @@ class Metrics:
 
     def close(self) -> None:
         """Take what is of this worker alone out of the counts of all."""
-        if SHARED in os.environ:
-            mark_process_dead(os.getpid())  # type: ignore[no-untyped-call]
+        forget(os.getpid())
 
     def _serve(self, served: Served) -> None:
         short = served.digest[:12]
@@ -134,5 +130,19 @@ class Metrics:
         )
         self._gate_labels = (short, served.about["score"], served.about["runtime"])
         self._gate.labels(*self._gate_labels).set(1)
-        self._shift.set(0)
-        self._alarm.set(0)
+        self._watched(served)
+
+    def _watched(self, served: Served) -> None:
+        alarm = served.alarm
+        self._shift.set(0 if alarm is None else alarm.log_martingale)
+        self._alarm.set(alarm is not None and alarm.raised is not None)
+
+
+def forget(worker: int) -> None:
+    """Take what is of one worker alone, which has ended, out of the counts of all.
+
+    Args:
+        worker: its process id.
+    """
+    if SHARED in os.environ:
+        mark_process_dead(worker)  # type: ignore[no-untyped-call]

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
-import itertools
 from typing import TYPE_CHECKING
 
 from normgate.data.decoding import DEFAULT_MAX_PIXELS, ImageError, decode, digest
-from normgate.data.loading import default_workers
+from normgate.data.loading import batched, default_workers
 from normgate.data.thumbnails import thumbnail
 from normgate.serving.errors import ServingError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     import numpy as np
 
@@ -99,11 +98,6 @@ def _thumbnails(source: Source, wanted: set[str], known: frozenset[bytes]) -> Ma
     found: dict[str, str] = {}
     records = (record for record in source if record.id in wanted)
     with concurrent.futures.ThreadPoolExecutor(default_workers()) as pool:
-        for some in _batched(records, 256):
+        for some in batched(records, 256):
             found.update(filter(None, pool.map(made, some)))
     return found
-
-
-def _batched(records: Iterator[Record], size: int) -> Iterator[tuple[Record, ...]]:
-    while some := tuple(itertools.islice(records, size)):
-        yield some

@@ -24,8 +24,11 @@ def ray_application(gate: str | os.PathLike[str], options: Options | None = None
         settings: of Ray's deployment, such as `num_replicas` and `ray_actor_options`.
 
     Raises:
-        ServingError: Ray Serve is not installed.
+        ServingError: Ray Serve is not installed, or several replicas were to keep their alarms in one file.
     """
+    several = settings.get("num_replicas") not in (None, 1) or settings.get("autoscaling_config") is not None
+    if options is not None and options.shift_state is not None and several:
+        raise ServingError("replicas have an alarm each, and one file cannot keep them: leave out shift_state")
     if importlib.util.find_spec("ray") is None or importlib.util.find_spec("ray.serve") is None:
         raise ServingError("more than one machine needs Ray Serve: pip install 'normgate[ray]'")
     from ray import serve

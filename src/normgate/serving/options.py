@@ -36,7 +36,7 @@ class Options:
         timeout: seconds from the head of a request to its answer.
         token: that requests must bear; None asks for none.
         shift_delta: the chance, at most, of a false shift alarm; None watches for no shift.
-        shift_state: file from which the shift alarm goes on, and where it is kept when the server stops.
+        shift_state: file from which the shift alarm goes on, and where it is kept on the way and when the server stops.
         neighbours: the images that the gate was trained on, if visitors may see those that are nearest to theirs.
         image_column: of `neighbours` in Parquet.
 
@@ -59,8 +59,9 @@ class Options:
 
     def __post_init__(self) -> None:
         for name in ("max_bytes", "max_pixels", "max_images", "queue"):
-            if getattr(self, name) < 1:
-                raise ServingError(f"{name} is at least 1, not {getattr(self, name)}")
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ServingError(f"{name} is a whole number of at least 1, not {value!r}")
         if self.queue < self.max_images:
             raise ServingError(
                 f"a request may hold {self.max_images} images and the queue {self.queue}; "
@@ -70,6 +71,8 @@ class Options:
             raise ServingError(f"timeout is a number of seconds above 0, not {self.timeout}")
         if self.token is not None:
             _check_token(self.token)
+        if self.shift_delta is not None and not 0 < self.shift_delta < 1:
+            raise ServingError(f"shift_delta, the chance of a false alarm, is between 0 and 1, not {self.shift_delta}")
         if self.shift_state is not None and self.shift_delta is None:
             raise ServingError("a state of the shift alarm is kept only with an alarm: pass --shift-alarm DELTA")
 
@@ -77,11 +80,13 @@ class Options:
 def read_token(path: Path | None) -> str | None:
     """The token in a file, else in the variable NORMGATE_TOKEN, else None; a command line is seen by everyone.
 
+    What is there and empty is no token, and `Options` refuses it.
+
     Raises:
         ServingError: the file cannot be read.
     """
     if path is None:
-        return os.environ.get(TOKEN_VARIABLE) or None
+        return os.environ.get(TOKEN_VARIABLE)
     try:
         return path.read_text(encoding="utf-8").strip()
     except (OSError, ValueError) as error:

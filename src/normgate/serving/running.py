@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import functools
 import gc
+import ipaddress
 import logging
 import math
 import os
@@ -14,17 +15,19 @@ import signal
 import socket
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
+from uvicorn.supervisors.multiprocess import Process
 
 from normgate.errors import NormgateError
 from normgate.serving.application import create_application
 from normgate.serving.errors import ServingError
-from normgate.serving.metrics import SHARED
+from normgate.serving.metrics import SHARED, forget
 from normgate.serving.served import Served
 
 if TYPE_CHECKING:
@@ -52,7 +55,8 @@ def run(
 ) -> None:
     """Serve a gate until SIGTERM or SIGINT, then answer what was accepted; SIGHUP loads the gate anew.
 
-    The port takes no connection before the gate is loaded.
+    The port takes no connection before the gate is loaded. One process has told its address once the port listens;
+    several still load the gate then, and /ready says when one of them has.
 
     Args:
         gate: its folder.
@@ -63,7 +67,7 @@ def run(
         told: called with the address.
 
     Raises:
-        NormgateError: the gate cannot be served, or the port is taken.
+        NormgateError: the gate cannot be served, the port is taken, or the alarm's state could not be kept at the end.
     """
     if workers < 1:
         raise ServingError(f"workers are at least 1, not {workers}")
@@ -73,19 +77,38 @@ def run(
         options = dataclasses.replace(options, shift_delta=options.shift_delta / workers)
     logging.basicConfig(level=logging.INFO, format=_FORMAT)
     with _bound(host, port) as listener:
+        if options.token is None and not ipaddress.ip_address(listener.getsockname()[0]).is_loopback:
+            logger.warning("everyone who reaches %s can ask: there is no token (--token-file)", host)
         address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
         if workers == 1:
             application = create_application(gate, options)
             _settle(application)
-            told(address)
-            # uvicorn ends as the signals it caught would have it; drained in good order is no failure.
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, signal.SIG_IGN)
-            uvicorn.Server(_config(application, options)).run([listener])
+            _serve_alone(application, options, listener, functools.partial(told, address))
         else:
             Served.load(Path(gate), options)  # what is wrong is said once, and a graph is exported once
             told(address)
             _run_workers(Path(gate), options, workers, listener)
+
+
+def _serve_alone(application: Starlette, options: Options, listener: socket.socket, told: Callable[[], None]) -> None:
+    server = uvicorn.Server(_config(application, options))
+
+    def stop(*_: object) -> None:
+        server.should_exit = True
+
+    # Before uvicorn has its own handlers and after: it ends as the signals it caught would have it, but to drain in
+    # good order is no failure. SIGHUP is for when the application runs.
+    handlers: dict[int, Any] = {signal.SIGTERM: stop, signal.SIGINT: stop, signal.SIGHUP: signal.SIG_IGN}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        listener.listen(server.config.backlog)
+        told()
+        server.run([listener])
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if server.lifespan.should_exit:
+        raise ServingError("the server did not end in good order; its log says why")
 
 
 _FORMAT = "%(asctime)s %(levelname)s %(message)s"
@@ -104,7 +127,6 @@ def _config(application: Any, options: Options, *, workers: int = 1) -> uvicorn.
         server_header=False,
         limit_concurrency=CONNECTIONS,
         timeout_graceful_shutdown=math.ceil(options.timeout) + 1,
-        timeout_worker_healthcheck=PATIENCE,
     )
 
 
@@ -137,10 +159,12 @@ def _settle(application: Starlette) -> None:
         loop, tasks = asyncio.get_running_loop(), set[asyncio.Task[None]]()
 
         async def reload() -> None:
-            with contextlib.suppress(NormgateError):  # it is in the log
+            with contextlib.suppress(Exception):  # it is in the log
                 await app.state.service.reload()
 
         def start() -> None:
+            if len(tasks) > 1:  # one loads and one waits, which will find what a third would
+                return
             tasks.add(task := loop.create_task(reload()))
             task.add_done_callback(tasks.discard)
 
@@ -151,13 +175,67 @@ def _settle(application: Starlette) -> None:
     application.router.lifespan_context = listening
 
 
+class _Worker(Process):
+    """uvicorn's process, asked for a sign of life without waiting for it."""
+
+    def __init__(self, config: uvicorn.Config, sockets: list[socket.socket]) -> None:
+        super().__init__(config, sockets)
+        self._asked: float | None = None
+
+    def is_alive(self, timeout: float = PATIENCE) -> bool:
+        """Whether it runs, and has not been silent for so many seconds."""
+        if not self.process.is_alive():
+            return False
+        now = time.monotonic()
+        try:
+            if self._asked is None or self.parent_conn.poll():
+                if self._asked is not None:
+                    self.parent_conn.recv_bytes()
+                self.parent_conn.send(b"ping")
+                self._asked = now
+        except (OSError, EOFError):
+            return False
+        return now - self._asked < timeout
+
+
 class _Workers(Multiprocess):
-    """uvicorn's processes; on SIGHUP each loads the gate itself, and none is replaced."""
+    """uvicorn's processes; on SIGHUP each loads the gate itself, and none is replaced.
+
+    Their number stays, since they share the chance of a false alarm.
+    """
+
+    def init_processes(self) -> None:
+        self.processes = [self._started() for _ in range(self.processes_num)]
+
+    def keep_subprocess_alive(self) -> None:
+        for place, process in enumerate(self.processes):
+            if process.is_alive():
+                continue
+            process.kill()
+            process.join()
+            if process.process.exitcode == STARTUP_FAILURE:
+                self.should_exit.set()
+                return
+            logger.warning("worker %s has died; another takes its place", process.pid)
+            if process.pid is not None:
+                forget(process.pid)
+            self.processes[place] = self._started()
 
     def handle_hup(self) -> None:
         for process in self.processes:
             if process.pid is not None:
                 os.kill(process.pid, signal.SIGHUP)
+
+    def handle_ttin(self) -> None:
+        pass
+
+    def handle_ttou(self) -> None:
+        pass
+
+    def _started(self) -> _Worker:
+        process = _Worker(self.config, self.sockets)
+        process.start()
+        return process
 
 
 def _run_workers(gate: Path, options: Options, workers: int, listener: socket.socket) -> None:

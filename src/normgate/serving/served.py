@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from normgate.serving.options import Options
 
 BARS = 60
+logger = logging.getLogger(__name__)
 _SHARES = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
 
 
@@ -80,7 +82,7 @@ class Served:
                 "runtime": chosen.runtime,
                 "false_alarm_rate": gate.calibration.alpha,
                 "by_class": gate.calibration.by_class,
-                "thresholds": [_finite(value) for value in gate.calibration.thresholds.tolist()],
+                "thresholds": [finite(value) for value in gate.calibration.thresholds.tolist()],
                 "calibration": _histogram(gate.calibration),
                 "size": list(gate.preprocessing.size),
                 "neighbours": neighbours is not None,
@@ -109,6 +111,8 @@ def _alarm(gate: Gate, digest: str, options: Options, *, resumed: bool) -> Shift
     if path is None:
         return alarm
     check_output(path, overwrite=True)
+    if not path.parent.is_dir():
+        raise ServingError(f"{path.parent} is no folder; make it, or name another file with --shift-state")
     if not (resumed and path.exists()):
         return alarm
     try:
@@ -116,11 +120,14 @@ def _alarm(gate: Gate, digest: str, options: Options, *, resumed: bool) -> Shift
         found, of_gate = ShiftAlarm.from_dict(state["alarm"]), state["gate"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError, MonitorError) as error:
         raise ServingError(f"{path} holds no state of a shift alarm: {error}; name another file") from error
-    if of_gate != digest or found.delta != options.shift_delta or not np.array_equal(found.edges, alarm.edges):
+    if found.delta != options.shift_delta:
         raise ServingError(
-            f"{path} holds the state of another gate's alarm, or of one with another DELTA; name another file, or "
-            "remove it to begin anew"
+            f"{path} holds the state of an alarm with another DELTA ({found.delta:g}); name another file, or remove it "
+            "to begin anew"
         )
+    if of_gate != digest or not np.array_equal(found.edges, alarm.edges):
+        logger.warning("%s holds the state of another gate's alarm; a new one begins", path)
+        return alarm
     return found
 
 
@@ -142,5 +149,6 @@ def _levels(calibration: Calibration) -> tuple[float, ...]:
     return tuple(np.unique(np.quantile(finite, _SHARES)).tolist()) if len(finite) else ()
 
 
-def _finite(value: float) -> float | None:
+def finite(value: float) -> float | None:
+    """A value as JSON has it: None for what it has no number for."""
     return value if math.isfinite(value) else None

@@ -16,10 +16,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from normgate.data.sources import Record
-    from normgate.serving.batching import Answer
+    from normgate.serving.batching import Answer, Holder
     from normgate.serving.options import Options
     from normgate.verdicts import Verdict
 
+KEPT_EVERY = 1000
+"""Scores after which the state of the shift alarm is written again: what a crash loses, at most."""
 logger = logging.getLogger(__name__)
 
 
@@ -40,7 +42,10 @@ class Service:
         self._reloading = asyncio.Lock()
         self.served = Served.load(path, options)
         self.metrics = Metrics(self.served)
-        self.batcher = Batcher(room=options.queue, max_pixels=options.max_pixels, told=self._told)
+        self.batcher = Batcher(
+            room=options.queue, max_pixels=options.max_pixels, told=self._told, holds=self.metrics.holds
+        )
+        self._unkept = 0
 
     def about(self) -> dict[str, Any]:
         """What is served, in JSON's own types."""
@@ -57,14 +62,21 @@ class Service:
             }
         return {**served.about, "limits": limits, "shift": shift}
 
-    async def judge(self, records: Sequence[Record], neighbours: int = 0) -> tuple[str, list[Answer]]:
+    async def judge(
+        self, records: Sequence[Record], neighbours: int = 0, body: Holder | None = None
+    ) -> tuple[str, list[Answer]]:
         """The digest of the gate that judged, and an answer an image, in order.
+
+        Args:
+            records: the images.
+            neighbours: how many training images to name with each.
+            body: see `Batcher.submit`.
 
         Raises:
             Refused: there is no room for the images, or the service is closed.
         """
         served = self.served
-        futures = self.batcher.submit(served, records, neighbours)
+        futures = self.batcher.submit(served, records, neighbours, body)
         parts = await asyncio.gather(*map(asyncio.wrap_future, futures))
         return served.digest, [answer for part in parts for answer in part]
 
@@ -72,14 +84,18 @@ class Service:
         """Read the gate's folder again, and serve what is there from then on; images that are in finish with theirs.
 
         Raises:
-            NormgateError: it cannot be served; the gate from before goes on.
+            NormgateError: it cannot be served; the gate from before goes on, as it does after any other error.
         """
         async with self._reloading:
             try:
                 new = await asyncio.to_thread(Served.load, self._path, self.options, self.served)
-            except NormgateError as error:
+            except Exception as error:
                 self.metrics.reloaded(None)
-                logger.error("the gate from before goes on, since the new one cannot be served: %s", error)
+                logger.error(
+                    "the gate from before goes on, since the new one cannot be served: %s",
+                    error,
+                    exc_info=not isinstance(error, NormgateError),
+                )
                 raise
             self.served = new
             self.metrics.reloaded(new)
@@ -87,17 +103,39 @@ class Service:
             return new
 
     def close(self) -> None:
-        """Answer what is in, and keep the state of the shift alarm where that was asked for."""
+        """Answer what is in, and keep the state of the shift alarm where that was asked for.
+
+        Raises:
+            OutputError: the state cannot be written.
+        """
         self.batcher.close()
-        if self.options.shift_state is not None:
-            self.served.keep_alarm(self.options.shift_state)
-        self.metrics.close()
+        try:
+            if self.options.shift_state is not None:
+                self.served.keep_alarm(self.options.shift_state)
+        except NormgateError as error:
+            logger.error("the state of the shift alarm is lost: %s", error)
+            raise
+        finally:
+            self.metrics.close()
 
     def _told(self, served: Served, verdicts: Sequence[Verdict], seconds: float) -> None:
         alarm = served.alarm
         if alarm is not None:
             quiet = alarm.raised is None
-            alarm.update([verdict.score for verdict in verdicts if verdict.error is None])
-            if quiet and alarm.raised is not None:
+            scores = [verdict.score for verdict in verdicts if verdict.error is None]
+            alarm.update(scores)
+            raised = quiet and alarm.raised is not None
+            if raised:
                 logger.warning("shift alarm: images no longer come like the calibration images (delta %g)", alarm.delta)
+            self._unkept += len(scores)
+            if served is self.served and (raised or self._unkept >= KEPT_EVERY):
+                self._keep(served)
         self.metrics.judged(served, verdicts, seconds)
+
+    def _keep(self, served: Served) -> None:
+        self._unkept = 0
+        if self.options.shift_state is not None:
+            try:
+                served.keep_alarm(self.options.shift_state)
+            except NormgateError as error:  # images are judged all the same
+                logger.error("the state of the shift alarm is not kept: %s", error)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import threading
 from typing import TYPE_CHECKING
 
 from starlette.datastructures import UploadFile
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 _FORM = "multipart/form-data"
 _BINARY = "application/octet-stream"
 _FIELD_BYTES = 4096
+# It warns of each bad form; the client is told, and nobody is to fill the log.
+logging.getLogger("python_multipart").setLevel(logging.ERROR)
 
 
 class Memory:
@@ -33,16 +37,18 @@ class Memory:
 
     def __init__(self, most: int) -> None:
         self._most = most
+        self._lock = threading.Lock()
         self.held = 0
 
     @contextlib.contextmanager
     def body(self) -> Iterator[Body]:
-        """Room for one body, which is free again when the block ends."""
+        """Room for one body, which is free again when the block has ended and nobody else holds it."""
         body = Body(self)
+        body.hold()
         try:
             yield body
         finally:
-            self.held -= body.size
+            body.release()
 
     def take(self, size: int) -> None:
         """Hold more.
@@ -50,22 +56,43 @@ class Memory:
         Raises:
             Refused: with 429, there is no room.
         """
-        if self.held + size > self._most:
-            raise Refused(429, "the server holds as many bytes as it may; try again later")
-        self.held += size
+        with self._lock:
+            if self.held + size > self._most:
+                raise Refused(429, "the server holds as many bytes as it may; try again later")
+            self.held += size
+
+    def free(self, size: int) -> None:
+        """Hold less."""
+        with self._lock:
+            self.held -= size
 
 
 class Body:
-    """The bytes of one body that are held."""
+    """The bytes of one body, and how many hold them: the request, and whoever decodes and judges its images."""
 
     def __init__(self, memory: Memory) -> None:
         self._memory = memory
+        self._lock = threading.Lock()
+        self._holders = 0
         self.size = 0
 
     def take(self, size: int) -> None:
-        """Hold more."""
+        """Hold more bytes."""
         self._memory.take(size)
         self.size += size
+
+    def hold(self) -> None:
+        """One more holds them."""
+        with self._lock:
+            self._holders += 1
+
+    def release(self) -> None:
+        """One fewer holds them; the last gives the room back."""
+        with self._lock:
+            self._holders -= 1
+            last = self._holders == 0
+        if last:
+            self._memory.free(self.size)
 
 
 def memory(options: Options) -> Memory:
@@ -108,16 +135,14 @@ async def _chunks(request: Request, options: Options, body: Body) -> AsyncGenera
 
 
 async def _read_form(request: Request, options: Options, body: Body) -> list[Record]:
-    class InMemory(MultiPartParser):
-        spool_max_size = options.max_bytes + 1  # nothing is written to disk
-
-    parser = InMemory(
+    parser = MultiPartParser(
         request.headers,
         _chunks(request, options, body),
         max_files=options.max_images,
         max_fields=1,
         max_part_size=_FIELD_BYTES,
     )
+    parser.spool_max_size = options.max_bytes + 1  # nothing is written to disk
     try:
         form = await parser.parse()
     except MultiPartException as error:
