@@ -24,7 +24,7 @@ _LASTING = (
 _PASSING_STATUS = frozenset({408, 425, 429})
 _LONGEST = 300
 _USER = re.compile(r"(?<=//)[^/\s]*@")
-_QUERY = re.compile(r"(://[^\s'\"?#]*)[?#][^\s'\"]+|\?[^\s'\"]*=[^\s'\"]*")
+_QUERY = re.compile(r"(https?://[^\s'\"?#]*)[?#][^\s'\"]+|\?[^\s'\"]*=[^\s'\"]*")
 
 
 def patiently(action: Callable[[], Result]) -> Result:
