@@ -688,7 +688,7 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8000,
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
-    runtime: Annotated[str, typer.Option(help="auto, onnx or torch.")] = "auto",
+    runtime: RuntimeName = "auto",
     device: Device = None,
     max_bytes: Annotated[int, typer.Option(min=1, help="Of a request.")] = 32 * 2**20,
     max_pixels: Annotated[int, typer.Option(min=1, help="Of an image.")] = 50_000_000,
@@ -716,7 +716,7 @@ def serve(
     from normgate.serving import Options, read_token, run
 
     options = Options(
-        runtime=runtime,  # type: ignore[arg-type]  # checked when the gate is loaded
+        runtime=cast("Runtime", runtime),  # checked when the gate is loaded
         device=device,
         max_bytes=max_bytes,
         max_pixels=max_pixels,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import tempfile
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +22,6 @@ from normgate.errors import NormgateError
 from normgate.verdicts import EMPTY, Verdicts, concatenate
 
 if TYPE_CHECKING:
-    import os
-
     from normgate.data.loading import PixelBatch
     from normgate.data.sources import Data
 
@@ -85,13 +83,12 @@ class PortableGate:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if threads is not None:
             options.intra_op_num_threads = threads
-        # Weights may be said to lie in other files; these are looked for in an empty folder.
-        with tempfile.TemporaryDirectory(prefix="normgate-") as empty:
-            options.add_session_config_entry("session.model_external_initializers_file_folder_path", empty)
-            try:
-                session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-            except Exception as error:  # whatever else a file from elsewhere may hold
-                raise RuntimeFileError(f"{name} is no graph that ONNX Runtime can load: {error}") from error
+        # Weights may be said to lie in other files; these are looked for where there can be none.
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
+        try:
+            session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # whatever else a file from elsewhere may hold
+            raise RuntimeFileError(f"{name} is no graph that ONNX Runtime can load: {error}") from error
         try:
             about = json.loads(session.get_modelmeta().custom_metadata_map[KEY])
             if about["format"] != FORMAT:

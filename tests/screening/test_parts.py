@@ -120,7 +120,8 @@ def test_what_remains_is_the_difference_of_multisets(done: list[str], listed: li
     remaining = [record.id for record in Finished(done).remaining(Record(name, b"") for name in listed)]
     for name in "abcdeé":
         assert remaining.count(name) == max(0, listed.count(name) - done.count(name))
-    assert [name for name in listed if name in remaining] or not remaining
+    rest = iter(listed)
+    assert all(name in rest for name in remaining)  # in their order
 
 
 def test_every_id_of_many_is_found_again() -> None:
@@ -270,14 +271,13 @@ def test_verdicts_of_a_network_that_cannot_be_told_are_not_gone_on_with(
     incoming: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     strange = dataclasses.replace(gate())
-    strange.extractor.model.secret = lambda: 1
+    strange.extractor.model.secret = (i for i in ())
     try:
         judged_by(CountingJudge(strange, after=18), monkeypatch)
         with pytest.raises(RuntimeError):
             screen(strange, incoming, tmp_path / "v.parquet")
         monkeypatch.undo()
-        resumed = screen(strange, incoming, tmp_path / "v.parquet").resumed
-        assert resumed in (0, 16)
+        assert screen(strange, incoming, tmp_path / "v.parquet").resumed == 0
     finally:
         del strange.extractor.model.secret
 
