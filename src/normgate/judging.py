@@ -63,11 +63,13 @@ class Chosen:
         judge: gives the verdicts.
         runtime: what it computes with.
         reason: why "auto" did not come to ONNX Runtime although it is installed; else None.
+        digest: `gate_digest` of the gate; None where its network holds something whose content cannot be seen.
     """
 
     judge: Gate | PortableGate
     runtime: Literal["onnx", "torch"]
     reason: str | None = None
+    digest: str | None = None
 
 
 def check_runtime(runtime: str) -> None:
@@ -95,14 +97,18 @@ def choose_judge(gate: Gate, runtime: Runtime = "auto", *, graphs: Path | None =
         ExportError: with "onnx", the gate cannot be exported.
     """
     check_runtime(runtime)
-    if runtime == "torch" or (runtime == "auto" and (gate.extractor.device.type != "cpu" or _missing())):
-        return Chosen(gate, "torch")
     try:
-        return Chosen(_portable(gate, graphs or default_folder() / "graphs"), "onnx")
+        digest = gate_digest(gate)
+    except EvaluationError:
+        digest = None
+    if runtime == "torch" or (runtime == "auto" and (gate.extractor.device.type != "cpu" or _missing())):
+        return Chosen(gate, "torch", digest=digest)
+    try:
+        return Chosen(_portable(gate, digest, graphs or default_folder() / "graphs"), "onnx", digest=digest)
     except (ExportError, RuntimeFileError) as error:
         if runtime == "onnx":
             raise
-        return Chosen(gate, "torch", str(error))
+        return Chosen(gate, "torch", str(error), digest)
 
 
 def gate_digest(gate: Gate) -> str:
@@ -127,12 +133,11 @@ def _missing() -> list[str]:
     return [name for name in _NEEDED if importlib.util.find_spec(name) is None]
 
 
-def _portable(gate: Gate, graphs: Path) -> PortableGate:
+def _portable(gate: Gate, digest: str | None, graphs: Path) -> PortableGate:
     """The gate's graph from the folder, or made anew where it is not there or is damaged."""
-    try:
-        made_by = f"{gate_digest(gate)} {__version__} {FORMAT} {OPSET}"
-    except EvaluationError:  # it cannot be told from others
+    if digest is None:  # it cannot be told from others
         return _made(gate)
+    made_by = f"{digest} {__version__} {FORMAT} {OPSET}"
     path = graphs / f"{hashlib.sha256(made_by.encode()).hexdigest()}.onnx"
     check = path.with_suffix(".sha256")
     with contextlib.suppress(RuntimeFileError, OSError):

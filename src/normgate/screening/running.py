@@ -20,9 +20,8 @@ from normgate.data.folders import PathList
 from normgate.data.loading import count
 from normgate.data.parquet import ParquetImages
 from normgate.data.sources import open_source
-from normgate.evaluation.results import EvaluationError
 from normgate.files import check_output, names_in
-from normgate.judging import check_runtime, choose_judge, gate_digest
+from normgate.judging import check_runtime, choose_judge
 from normgate.progress import silent
 from normgate.screening.judged import judged
 from normgate.screening.parts import Parts, is_beside
@@ -126,7 +125,7 @@ def screen(
     place = None if rejected_to is None else Path(rejected_to)
     carrier = None if rejected is None else Carrier(rejected, source, place)
     chosen = choose_judge(gate, runtime)
-    job = _job(gate, source, chosen.runtime, fdr, max_pixels, carrying=carrier is not None)
+    job = _job(chosen, source, fdr, max_pixels, carrying=carrier is not None)
     total = count(source)
     with Parts(
         target,
@@ -196,20 +195,16 @@ def _gpus(gate: Gate) -> int:
 
 
 def _job(
-    gate: Gate, source: Source, runtime: str, fdr: float | None, max_pixels: int, *, carrying: bool
+    chosen: Chosen, source: Source, fdr: float | None, max_pixels: int, *, carrying: bool
 ) -> dict[str, Any] | None:
     """What the verdicts of a run depend on; None where the images or the network cannot be told from others."""
     place = getattr(source, "place", None)
-    try:
-        digest = gate_digest(gate)
-    except EvaluationError:
-        return None
-    if place is None:
+    if chosen.digest is None or place is None:
         return None
     return {
-        "gate": digest,
+        "gate": chosen.digest,
         "images": place,
-        "runtime": runtime,
+        "runtime": chosen.runtime,
         "fdr": fdr,
         "max_pixels": max_pixels,
         "carrying": carrying,
