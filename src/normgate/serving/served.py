@@ -62,8 +62,8 @@ class Served:
             NormgateError: it cannot be served; the message says why.
         """
         gate = Gate.load(path, device=options.device)
-        digest = gate_digest(gate)
         chosen = choose_judge(gate, options.runtime)
+        digest = chosen.digest or gate_digest(gate)  # which says what cannot be seen
         neighbours = None
         if options.neighbours is not None:
             source = open_source(options.neighbours, labelled=False, image_column=options.image_column)
