@@ -38,9 +38,12 @@ RECIPES = {
     "slim": {"epochs": 20, "batch_size": 32, "learning_rate": 0.05},
 }
 SCRIPT = """
-import json, sys
+import atexit, json, sys
+import torch
 import normgate
 from normgate.pipeline import Hardware
+
+atexit.register(lambda: print("together" if torch.distributed.is_initialized() else "parted"))
 
 photos, place, networks, recipes = sys.argv[1], sys.argv[2], *map(json.loads, sys.argv[3:])
 for name, options in networks.items():
@@ -77,6 +80,7 @@ def gates(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[s
     command = [sys.executable, place / "train.py", photos, place, json.dumps(networks), json.dumps(RECIPES)]
     done = subprocess.run(command, env=QUIET, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["parted", "parted"]
 
     def pair(name: str) -> tuple[Gate, Gate]:
         alone = normgate.train(photos, recipe=Recipe(**RECIPES[name]), hardware=Hardware("cpu"), **networks[name])

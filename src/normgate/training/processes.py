@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import datetime as dt
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,17 @@ _PATIENCE = dt.timedelta(days=7)
 
 class ProcessError(NormgateError):
     """The processes of a run cannot work together, or one of them is gone."""
+
+
+def parted_at_exit() -> None:
+    """Part this process from the others as it exits: threads of gloo that outlive the interpreter abort it."""
+    atexit.unregister(_part)
+    atexit.register(_part)
+
+
+def _part() -> None:
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def patient(fabric: Fabric) -> ProcessGroup | None:
