@@ -84,13 +84,16 @@ def check_runtime(runtime: str) -> None:
         raise JudgingError(f"the runtime 'onnx' needs {', '.join(missing)}: pip install 'normgate[export]'")
 
 
-def choose_judge(gate: Gate, runtime: Runtime = "auto", *, graphs: Path | None = None) -> Chosen:
+def choose_judge(
+    gate: Gate, runtime: Runtime = "auto", *, graphs: Path | None = None, threads: int | None = None
+) -> Chosen:
     """Who judges for a gate.
 
     Args:
         gate: in memory.
         runtime: "onnx" or "torch"; "auto" is ONNX Runtime on a CPU, where it is installed and the gate can be exported.
         graphs: folder where exported graphs are kept under their gates' digests; by default the user's own cache.
+        threads: of ONNX Runtime; by default one a core. With 1 it computes in the thread that asks, and many may.
 
     Raises:
         JudgingError: there is no such runtime, or it is not installed.
@@ -104,7 +107,7 @@ def choose_judge(gate: Gate, runtime: Runtime = "auto", *, graphs: Path | None =
     if runtime == "torch" or (runtime == "auto" and (gate.extractor.device.type != "cpu" or _missing())):
         return Chosen(gate, "torch", digest=digest)
     try:
-        return Chosen(_portable(gate, digest, graphs or default_folder() / "graphs"), "onnx", digest=digest)
+        return Chosen(_portable(gate, digest, graphs or default_folder() / "graphs", threads), "onnx", digest=digest)
     except (ExportError, RuntimeFileError) as error:
         if runtime == "onnx":
             raise
@@ -133,10 +136,10 @@ def _missing() -> list[str]:
     return [name for name in _NEEDED if importlib.util.find_spec(name) is None]
 
 
-def _portable(gate: Gate, digest: str | None, graphs: Path) -> PortableGate:
+def _portable(gate: Gate, digest: str | None, graphs: Path, threads: int | None) -> PortableGate:
     """The gate's graph from the folder, or made anew where it is not there or is damaged."""
     if digest is None:  # it cannot be told from others
-        return _made(gate)
+        return _made(gate, threads)
     made_by = f"{digest} {__version__} {FORMAT} {OPSET}"
     path = graphs / f"{hashlib.sha256(made_by.encode()).hexdigest()}.onnx"
     check = path.with_suffix(".sha256")
@@ -144,8 +147,8 @@ def _portable(gate: Gate, digest: str | None, graphs: Path) -> PortableGate:
         content = path.read_bytes()
         if check.read_text(encoding="ascii") == _checksum(path.name, content):
             os.utime(path)  # used now
-            return PortableGate.of(content)
-    made = _made(gate)
+            return PortableGate.of(content, threads=threads)
+    made = _made(gate, threads)
     # A home that cannot be written to must not cost the job.
     with contextlib.suppress(OutputError, OSError):
         graphs.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -162,10 +165,10 @@ def _checksum(name: str, content: bytes) -> str:
     return hashlib.sha256(name.encode() + b"\0" + content).hexdigest()
 
 
-def _made(gate: Gate) -> PortableGate:
+def _made(gate: Gate, threads: int | None) -> PortableGate:
     with tempfile.TemporaryDirectory(prefix="normgate-") as name:
         export(gate, Path(name) / "gate.onnx")
-        return PortableGate.load(Path(name) / "gate.onnx")
+        return PortableGate.load(Path(name) / "gate.onnx", threads=threads)
 
 
 def _trim(graphs: Path) -> None:

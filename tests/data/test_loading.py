@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from normgate.data.decoding import digest
-from normgate.data.loading import LoadingError, PixelBatch, count, load_batches
+from normgate.data.loading import LoadingError, PixelBatch, count, load_batches, use_batches
 from normgate.data.preprocessing import Preprocessing
 from normgate.data.sources import Record, Records
 
@@ -120,6 +120,18 @@ def test_a_defect_while_decoding_travels(records: Records, monkeypatch: pytest.M
         with pytest.raises(ZeroDivisionError, match="a defect"):
             loaded(records, workers)
     assert decoding_threads() == []
+
+
+def test_batches_are_used_where_they_were_decoded_and_told_in_order(records: Records) -> None:
+    meeting = threading.Barrier(2, timeout=60)
+
+    def use(batch: PixelBatch) -> tuple[str, str]:
+        meeting.wait()  # two threads use a batch at the same time, or this fails
+        return batch.records[0].id, threading.current_thread().name
+
+    found = list(use_batches(list(records)[:10], PREPROCESSING, use, batch_size=1, workers=2))
+    assert [name for name, _ in found] == [f"i{i}" for i in range(10)]
+    assert {name for _, name in found} == {"normgate-decode_0", "normgate-decode_1"}
 
 
 def test_threads_are_gone_when_whoever_consumes_stops(records: Records) -> None:

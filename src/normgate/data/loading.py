@@ -7,7 +7,7 @@ import concurrent.futures
 import dataclasses
 import itertools
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -16,11 +16,14 @@ from normgate.data.fetching import FETCHES, fetched, fetchers
 from normgate.errors import NormgateError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from normgate.data.decoding import Payload
     from normgate.data.preprocessing import Preprocessing
     from normgate.data.sources import Record, Source
+
+
+T = TypeVar("T")
 
 
 class LoadingError(NormgateError):
@@ -44,7 +47,12 @@ class PixelBatch:
 
 def default_workers() -> int:
     """Decoding threads by default: one for each core that this process may use, at most 8."""
-    return min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    return min(8, cores())
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def load_batches(
@@ -66,6 +74,28 @@ def load_batches(
         max_pixels: larger images are errors (decompression bombs).
         digests: also fingerprint each decoded image, to find duplicates.
     """
+    return use_batches(
+        records,
+        preprocessing,
+        lambda batch: batch,
+        batch_size=batch_size,
+        workers=workers,
+        max_pixels=max_pixels,
+        digests=digests,
+    )
+
+
+def use_batches(
+    records: Iterable[Record],
+    preprocessing: Preprocessing,
+    use: Callable[[PixelBatch], T],
+    *,
+    batch_size: int = 128,
+    workers: int | None = None,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    digests: bool = False,
+) -> Iterator[T]:
+    """What `use` makes of each batch, in order: called in the thread that decoded it; else as `load_batches`."""
     workers = default_workers() if workers is None else workers
     for name, value, least in (("batch_size", batch_size, 1), ("workers", workers, 0), ("max_pixels", max_pixels, 1)):
         if not isinstance(value, int) or value < least:
@@ -74,8 +104,8 @@ def load_batches(
     fetching = fetchers()
     ahead = max(2, FETCHES // max(1, workers))
 
-    def load(batch: tuple[Record, ...]) -> PixelBatch:
-        return _load(fetched(batch, fetching, ahead), preprocessing, max_pixels, digests)
+    def load(batch: tuple[Record, ...]) -> T:
+        return use(_load(fetched(batch, fetching, ahead), preprocessing, max_pixels, digests))
 
     batches = batched(records, batch_size)
     if workers == 0:
@@ -83,7 +113,7 @@ def load_batches(
             yield from map(load, batches)
         return
     pool = concurrent.futures.ThreadPoolExecutor(workers, thread_name_prefix="normgate-decode")
-    pending: collections.deque[concurrent.futures.Future[PixelBatch]] = collections.deque()
+    pending: collections.deque[concurrent.futures.Future[T]] = collections.deque()
     try:
         for batch in batches:
             pending.append(pool.submit(load, batch))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from normgate.data.loading import load_batches
+from normgate.data.loading import cores, load_batches, use_batches
+from normgate.runtime import PortableGate
 from normgate.screening.tables import verdict_table
 
 if TYPE_CHECKING:
@@ -13,23 +14,41 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from normgate.data.decoding import Payload
+    from normgate.data.loading import PixelBatch
     from normgate.data.sources import Record
     from normgate.judging import Judge
+
+_FEWEST = 8
+"""Images in a forward pass of one thread among many: fewer cost more by themselves."""
 
 
 def judged(
     judge: Judge, records: Iterable[Record], *, batch_size: int, workers: int | None, max_pixels: int
 ) -> Iterator[tuple[list[Payload], pa.Table]]:
-    """Batches of images, undecoded, and their verdicts, in order; images are decoded ahead while others are judged.
+    """Batches of images, undecoded, and their verdicts, in order.
+
+    With PyTorch, images are decoded ahead while others are judged. A portable gate, whose session is to compute in the
+    thread that asks, judges in the threads that decode: so no core waits for another within a network of small layers.
 
     Args:
         judge: gives the verdicts.
         records: of the images.
-        batch_size: images in a forward pass.
-        workers: decoding threads.
+        batch_size: images in a forward pass; threads that judge share them out.
+        workers: threads that decode; by default one a core.
         max_pixels: larger images are errors.
     """
-    for batch in load_batches(
-        records, judge.preprocessing, batch_size=batch_size, workers=workers, max_pixels=max_pixels
-    ):
-        yield [record.payload for record in batch.records], verdict_table(judge.judge_batch(batch))
+
+    def verdicts(batch: PixelBatch) -> tuple[list[Payload], pa.Table]:
+        return [record.payload for record in batch.records], verdict_table(judge.judge_batch(batch))
+
+    if not isinstance(judge, PortableGate):
+        batches = load_batches(
+            records, judge.preprocessing, batch_size=batch_size, workers=workers, max_pixels=max_pixels
+        )
+        yield from map(verdicts, batches)
+        return
+    workers = cores() + 1 if workers is None else workers  # one more, since some wait for images
+    share = min(batch_size, max(_FEWEST, batch_size // max(1, workers)))
+    yield from use_batches(
+        records, judge.preprocessing, verdicts, batch_size=share, workers=workers, max_pixels=max_pixels
+    )

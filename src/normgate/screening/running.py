@@ -85,8 +85,9 @@ def screen(
         engine: "local", or "ray" for Ray Data on this machine or a cluster, whose workers find the images under the
             names that they have here.
         address: of a running Ray cluster; by default one is started on this machine.
-        batch_size: images in a forward pass.
-        workers: decoding threads; with Ray, processes that decode and judge, by default one a core or one a GPU.
+        batch_size: images in a forward pass; with ONNX Runtime, in those that go on at a time.
+        workers: decoding threads, which judge, too, with ONNX Runtime; with Ray, processes that decode and judge, by
+            default one a core or one a GPU.
         max_pixels: larger images are errors.
         part_rows: images after which a part is finished.
         shift_delta: ask the shift alarm whether these images come like the calibration images, at this chance of a
@@ -124,7 +125,7 @@ def screen(
     _check_apart(target, source)
     place = None if rejected_to is None else Path(rejected_to)
     carrier = None if rejected is None else Carrier(rejected, source, place)
-    chosen = choose_judge(gate, runtime)
+    chosen = choose_judge(gate, runtime, threads=1)
     job = _job(chosen, source, fdr, max_pixels, carrying=carrier is not None)
     total = count(source)
     with Parts(
