@@ -36,12 +36,14 @@ from PIL import Image
 
 import normgate
 from load import Running, load, request
+from normgate.data.decoding import DEFAULT_MAX_PIXELS
 from normgate.data.demo import demo_set
 from normgate.data.loading import load_batches
 from normgate.data.preprocessing import Preprocessing
 from normgate.data.sources import load as records
 from normgate.data.sources import open_source
 from normgate.judging import Judge, choose_judge
+from normgate.screening.judged import judged
 from normgate.serving.batching import BATCH
 from provenance import write
 
@@ -98,11 +100,11 @@ def resident(process: int) -> int:
 
 
 def offline(judge: Judge, images: list[bytes], seconds: float) -> tuple[float, float]:
-    """Images a second, and CPU seconds an image, from encoded images to verdicts."""
+    """Images a second, and CPU seconds an image, from encoded images to verdicts, as `screen` judges them."""
     count, started, cpu = 0, time.perf_counter(), time.process_time()
+    options = {"batch_size": BATCH, "workers": None, "max_pixels": DEFAULT_MAX_PIXELS}
     while time.perf_counter() < started + seconds:
-        for batch in load_batches(open_source(images, labelled=False), judge.preprocessing, batch_size=BATCH):
-            count += len(judge.judge_batch(batch))
+        count += sum(len(table) for _, table in judged(judge, open_source(images, labelled=False), **options))
     return count / (time.perf_counter() - started), (time.process_time() - cpu) / count
 
 
@@ -277,9 +279,10 @@ def resnet18(folder: Path, images: list[bytes]) -> Path:
 
 def measured(gate: Path, images: list[bytes], seconds: float) -> dict[str, Any]:
     """Throughput and latency of one gate."""
-    chosen = choose_judge(normgate.Gate.load(gate, device="cpu"), "auto")
+    loaded = normgate.Gate.load(gate, device="cpu")
+    chosen, alone = choose_judge(loaded, "auto"), choose_judge(loaded, "auto", threads=1)
     with serving(gate, "--queue", "2048") as (process, port):
-        rates = throughput(chosen.judge, images, process, port, seconds)
+        rates = throughput(alone.judge, images, process, port, seconds)
         saturation = rates["1 a request"]["images_per_second"]
         return {
             "runtime": chosen.runtime,
