@@ -26,6 +26,7 @@ class Judge:
     """Scores an image by its first byte; waits at the gate while it is shut."""
 
     preprocessing = PREPROCESSING
+    beside: Judge | None = None
 
     def __init__(self) -> None:
         self.neighbours = None
@@ -56,7 +57,7 @@ def image(value: int, name: str = "") -> Record:
 
 @pytest.fixture
 def batcher() -> Iterator[Batcher]:
-    found = Batcher(room=40, max_pixels=100, told=lambda *_: None, batch=32, decoders=2)
+    found = Batcher(room=40, max_pixels=100, told=lambda *_: None, batch=32, decoders=2, judges=2)
     yield found
     found.close()
 
@@ -91,6 +92,80 @@ def test_what_waits_is_judged_together_up_to_a_batch(batcher: Batcher) -> None:
     assert scores(first) == [1]
     assert [scores(future) for future in futures] == [[2]] * 39
     assert judge.sizes == [1, 32, 7]
+
+
+def ready(batcher: Batcher, images: int) -> None:
+    """Wait until so many images are decoded and wait for a judge."""
+    while batcher._waiting < images:
+        threading.Event().wait(0.001)
+
+
+def test_another_judge_takes_what_waits_where_the_gate_can_be_asked_by_many(batcher: Batcher) -> None:
+    judge = Judge()
+    judge.beside = Judge()
+    first = shut(judge, batcher)
+    few = [batcher.submit(judge, [image(2)]) for _ in range(15)]
+    ready(batcher, 15)
+    assert batcher._judged == 1  # they are too few
+    few.append(batcher.submit(judge, [image(3)]))
+    assert [scores(future) for future in few] == [[2]] * 15 + [[3]]
+    assert not first[0].done()
+    judge.open.set()
+    assert scores(first) == [1]
+    assert (judge.sizes, judge.beside.sizes) == ([1], [16])
+    assert scores(batcher.submit(judge, [image(4)])) == [4]
+    assert judge.sizes == [1, 1]  # alone again, and by all cores
+
+
+def test_judges_leave_each_other_a_share() -> None:
+    batcher = Batcher(room=100, max_pixels=100, told=lambda *_: None, batch=32, decoders=2, judges=2)
+    judge = Judge()
+    judge.beside = Judge()
+    judge.beside.open.clear()
+    futures = [*shut(judge, batcher), *batcher.submit(judge, [image(2)] * 16)]
+    assert judge.beside.entered.wait(30)
+    futures += [future for _ in range(32) for future in batcher.submit(judge, [image(3)])]
+    ready(batcher, 32)
+    judge.beside.open.set()
+    assert scores(futures[1:]) == [2] * 16 + [3] * 32
+    assert judge.beside.sizes == [16, 16, 16]
+    judge.open.set()
+    assert scores(futures[:1]) == [1]
+    batcher.close()
+
+
+def test_a_gate_that_takes_one_batch_at_a_time_is_given_one(batcher: Batcher) -> None:
+    judge = Judge()
+    first = shut(judge, batcher)
+    rest = [batcher.submit(judge, [image(2)]) for _ in range(30)]
+    ready(batcher, 30)
+    assert batcher._judged == 1
+    judge.open.set()
+    assert [scores(future) for future in [first, *rest]] == [[1], *[[2]] * 30]
+    assert judge.sizes == [1, 30]
+
+
+def test_batches_are_told_one_at_a_time() -> None:
+    telling, second = threading.Lock(), threading.Event()
+
+    def told(_: Any, verdicts: Any, __: float) -> None:
+        assert telling.acquire(blocking=False), "two tell at a time"
+        if len(verdicts) == 1:
+            second.wait(0.2)  # long enough for another to come in between, if it could
+        else:
+            second.set()
+        telling.release()
+
+    batcher = Batcher(room=40, max_pixels=100, told=told, batch=32, decoders=2, judges=2)
+    judge = Judge()
+    judge.beside = Judge()
+    judge.beside.open.clear()
+    futures = [*shut(judge, batcher), *batcher.submit(judge, [image(2)] * 16)]
+    assert judge.beside.entered.wait(30)
+    judge.open.set()
+    judge.beside.open.set()
+    assert scores(futures) == [1] + [2] * 16
+    batcher.close()
 
 
 def test_gates_do_not_mix(batcher: Batcher) -> None:

@@ -1,7 +1,9 @@
-"""The queue in front of a gate: decoding in threads, judging in one, in batches of whatever waits.
+"""The queue in front of a gate: decoding in threads, judging in others, in batches of whatever waits.
 
-While a batch is judged, the images for the next are decoded and wait; once the judge is free, it takes all that wait,
-up to a full batch. So nothing ever waits for a batch to fill, and batches are as large as the load makes them.
+While batches are judged, the images for the next are decoded and wait; once a judge is free, it takes its share of all
+that wait, up to a full batch. So nothing ever waits for a batch to fill, and batches are as large as the load makes
+them. A batch that is alone has all cores, which makes its answer quick; many side by side have one core each, which
+makes most of the cores. Where a gate takes one batch at a time, as PyTorch does, there is one judge.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 import numpy as np
 
 from normgate.data.decoding import declared_pixels
-from normgate.data.loading import PixelBatch, default_workers, load_batches
+from normgate.data.loading import PixelBatch, cores, default_workers, load_batches
 from normgate.errors import NormgateError
 from normgate.serving.errors import Refused
 from normgate.verdicts import Verdict
@@ -28,12 +30,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from normgate.data.sources import Record
+    from normgate.judging import Judge
     from normgate.serving.neighbours import Neighbour
     from normgate.serving.served import Served
 
 BATCH = 128
 _TOGETHER = 16
-"""Images of a request that one thread decodes, so that a large request is decoded by all."""
+"""Images that one thread takes at a time: so large requests are shared by all, and threads are not woken for a few."""
 LARGE = 16_000_000
 """Pixels beyond which images are decoded one after another, so that the memory of all that decode is bounded."""
 
@@ -86,11 +89,13 @@ class Batcher:
     Args:
         room: images that are taken in and not yet answered, at most.
         max_pixels: larger images are errors.
-        told: called after each batch, in the judging thread, with the gate, the verdicts and the seconds it took.
+        told: called after each batch, in the thread that judged it and one at a time, with the gate, the verdicts and
+            the seconds it took.
         holds: called with the number of images that are taken in and not yet answered, as it changes.
         batch: images that are judged together, at most.
         decoders: decoding threads; by default one a core. One more decodes requests with images of more than `LARGE`
             pixels, so that there is never more than one such image in memory, and the others go on.
+        judges: judging threads; by default one a core.
     """
 
     def __init__(
@@ -102,19 +107,25 @@ class Batcher:
         holds: Callable[[int], None] = lambda _: None,
         batch: int = BATCH,
         decoders: int | None = None,
+        judges: int | None = None,
     ) -> None:
         self._room, self._max_pixels, self._told, self._batch = room, max_pixels, told, batch
         self._holds = holds
         self._changed = threading.Condition()
         self._ready: deque[_Job] = deque()
+        self._waiting = 0  # images that are ready
+        self._judged = 0  # batches that are being judged
         self._held = 0
         self._closed = False
+        self._telling = threading.Lock()
         self._decoders = concurrent.futures.ThreadPoolExecutor(
             decoders or default_workers(), thread_name_prefix="normgate-decode"
         )
         self._large = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="normgate-decode-large")
-        self._judging = threading.Thread(target=self._judge_all, name="normgate-judge", daemon=True)
-        self._judging.start()
+        names = [f"normgate-judge_{number}" for number in range(judges or cores())]
+        self._judges = [threading.Thread(target=self._judge_all, name=name, daemon=True) for name in names]
+        for thread in self._judges:
+            thread.start()
 
     @property
     def held(self) -> int:
@@ -166,8 +177,9 @@ class Batcher:
         """Take no more images in, answer those that are, and end the threads."""
         with self._changed:
             self._closed = True
-            self._changed.notify()
-        self._judging.join()
+            self._changed.notify_all()
+        for thread in self._judges:
+            thread.join()
         self._decoders.shutdown()
         self._large.shutdown()
 
@@ -183,19 +195,21 @@ class Batcher:
             job.batch = _joined(found) if len(found) == len(job.records) else None
         except Exception as error:
             logger.exception("images could not be decoded")
-            self._release([job])
+            self._release([job], were_judged=False)
             if job.answers.set_running_or_notify_cancel():
                 job.answers.set_exception(error)
             return
         with self._changed:
             self._ready.append(job)
+            self._waiting += len(job.records)
             self._changed.notify()
 
     def _judge_all(self) -> None:
-        while jobs := self._next():
+        while (taken := self._next()) is not None:
+            jobs, judge = taken
             live = [job for job in jobs if job.answers.set_running_or_notify_cancel()]
             try:
-                found = self._judge(live) if live else []
+                found = self._judge(live, judge) if live else []
             except Exception as error:
                 logger.exception("a batch could not be judged")
                 self._release(jobs)
@@ -206,36 +220,53 @@ class Batcher:
                 for job, answers in zip(live, found, strict=True):
                     job.answers.set_result(answers)
 
-    def _next(self) -> list[_Job]:
-        """Decoded jobs of one gate, up to a batch; none once closed and empty."""
+    def _next(self) -> tuple[list[_Job], Judge] | None:
+        """Decoded jobs of one gate, up to a judge's share, and who judges them; None once closed and empty."""
         with self._changed:
-            self._changed.wait_for(lambda: self._ready or (self._closed and not self._held))
+            self._changed.wait_for(lambda: self._can_begin() or (self._closed and not self._held))
+            if not self._ready:
+                return None
+            served = self._ready[0].served
+            share = self._batch
+            if served.beside is not None:
+                share = min(share, max(_TOGETHER, -(-self._waiting // len(self._judges))))
             jobs: list[_Job] = []
             images = 0
-            while self._ready and (not jobs or self._ready[0].served is jobs[0].served):
+            while self._ready and (not jobs or self._ready[0].served is served):
                 images += len(self._ready[0].records)
-                if jobs and images > self._batch:
+                if jobs and images > share:
                     break
                 jobs.append(self._ready.popleft())
-            return jobs
+                self._waiting -= len(jobs[-1].records)
+            is_alone = not self._judged and not self._ready
+            self._judged += 1
+            return jobs, served.judge if is_alone or served.beside is None else served.beside
 
-    def _judge(self, jobs: Sequence[_Job]) -> list[list[Answer]]:
+    def _can_begin(self) -> bool:
+        """Whether something waits and nothing is judged, or what waits can be judged beside it and is worth it."""
+        if not (self._ready and self._judged):
+            return bool(self._ready)
+        return self._ready[0].served.beside is not None and self._waiting >= _TOGETHER
+
+    def _judge(self, jobs: Sequence[_Job], judge: Judge) -> list[list[Answer]]:
         served = jobs[0].served
         started = time.perf_counter()
         batch = _joined([job.batch for job in jobs if job.batch is not None])
         try:
-            verdicts = list(served.judge.judge_batch(batch))
+            verdicts = list(judge.judge_batch(batch))
         except NormgateError:  # one image, such as one with an infinite score, must not cost the others theirs
-            verdicts = [_judged_alone(served, one) for one in _singles(batch)]
-        self._told(served, verdicts, time.perf_counter() - started)
+            verdicts = [_judged_alone(judge, one) for one in _singles(batch)]
+        with self._telling:
+            self._told(served, verdicts, time.perf_counter() - started)
         rows = iter(verdicts)
         return [_answers(served, job, list(itertools.islice(rows, len(job.records)))) for job in jobs]
 
-    def _release(self, jobs: Sequence[_Job]) -> None:
+    def _release(self, jobs: Sequence[_Job], *, were_judged: bool = True) -> None:
         with self._changed:
+            self._judged -= were_judged
             self._held -= sum(len(job.records) for job in jobs)
             self._holds(self._held)
-            self._changed.notify()
+            self._changed.notify_all()
         for job in jobs:
             if job.body is not None:
                 job.body.release()
@@ -277,9 +308,9 @@ def _singles(batch: PixelBatch) -> list[PixelBatch]:
     return found
 
 
-def _judged_alone(served: Served, batch: PixelBatch) -> Verdict:
+def _judged_alone(judge: Judge, batch: PixelBatch) -> Verdict:
     try:
-        return served.judge.judge_batch(batch)[0]
+        return judge.judge_batch(batch)[0]
     except NormgateError as error:
         nothing = float("nan")
         return Verdict(batch.records[0].id, None, nothing, nothing, nothing, False, str(error))

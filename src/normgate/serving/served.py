@@ -15,6 +15,7 @@ from normgate.files import check_output, whole_file
 from normgate.gate import Gate
 from normgate.judging import Judge, choose_judge, gate_digest
 from normgate.monitor import MonitorError, ShiftAlarm
+from normgate.runtime import PortableGate
 from normgate.serving.errors import ServingError
 from normgate.serving.neighbours import Neighbours
 
@@ -35,7 +36,8 @@ class Served:
 
     Attributes:
         digest: of everything that its verdicts depend on.
-        judge: gives the verdicts.
+        judge: gives the verdicts, one batch at a time.
+        beside: the same, by one core and for many threads at a time; None where that cannot be.
         about: what it is, in JSON's own types.
         score_levels: scores at which a histogram of scores is divided: quantiles of the calibration scores.
         alarm: watches the scores; None where nothing does.
@@ -44,6 +46,7 @@ class Served:
 
     digest: str
     judge: Judge
+    beside: Judge | None
     about: dict[str, Any]
     score_levels: tuple[float, ...]
     alarm: ShiftAlarm | None
@@ -75,6 +78,7 @@ class Served:
         return cls(
             digest=digest,
             judge=chosen.judge,
+            beside=PortableGate.of(chosen.judge.content, threads=1) if isinstance(chosen.judge, PortableGate) else None,
             about={
                 "gate": digest,
                 "classes": list(gate.classes),
