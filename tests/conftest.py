@@ -29,6 +29,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--screenshots", type=Path, help="folder for pictures of the report; by default a temporary one")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Several processes that run the tests share them out by file, and all tests of the demo's run go to one."""
+    for item in items:
+        with_demo = "demo_run" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("demo" if with_demo else item.path.as_posix()))
+
+
 @pytest.fixture
 def screenshots(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """Where tests leave their pictures."""

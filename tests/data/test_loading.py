@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from normgate.data.decoding import digest
-from normgate.data.loading import LoadingError, PixelBatch, count, load_batches, use_batches
+from normgate.data.loading import LoadingError, PixelBatch, batched, count, load_batches, use_batches
 from normgate.data.preprocessing import Preprocessing
 from normgate.data.sources import Record, Records
 
@@ -129,7 +129,8 @@ def test_batches_are_used_where_they_were_decoded_and_told_in_order(records: Rec
         meeting.wait()  # two threads use a batch at the same time, or this fails
         return batch.records[0].id, threading.current_thread().name
 
-    found = list(use_batches(list(records)[:10], PREPROCESSING, use, batch_size=1, workers=2))
+    batches = batched(list(records)[:10], 1)
+    found = list(use_batches(batches, PREPROCESSING, use, workers=2))
     assert [name for name, _ in found] == [f"i{i}" for i in range(10)]
     assert {name for _, name in found} == {"normgate-decode_0", "normgate-decode_1"}
 

@@ -74,11 +74,11 @@ def load_batches(
         max_pixels: larger images are errors (decompression bombs).
         digests: also fingerprint each decoded image, to find duplicates.
     """
+    check_whole("batch_size", batch_size, 1)
     return use_batches(
-        records,
+        batched(records, batch_size),
         preprocessing,
         lambda batch: batch,
-        batch_size=batch_size,
         workers=workers,
         max_pixels=max_pixels,
         digests=digests,
@@ -86,28 +86,33 @@ def load_batches(
 
 
 def use_batches(
-    records: Iterable[Record],
+    batches: Iterable[tuple[Record, ...]],
     preprocessing: Preprocessing,
     use: Callable[[PixelBatch], T],
     *,
-    batch_size: int = 128,
     workers: int | None = None,
     max_pixels: int = DEFAULT_MAX_PIXELS,
     digests: bool = False,
 ) -> Iterator[T]:
-    """What `use` makes of each batch, in order: called in the thread that decoded it; else as `load_batches`."""
-    workers = default_workers() if workers is None else workers
-    for name, value, least in (("batch_size", batch_size, 1), ("workers", workers, 0), ("max_pixels", max_pixels, 1)):
-        if not isinstance(value, int) or value < least:
-            raise LoadingError(f"{name} is a whole number of at least {least}, not {value!r}")
+    """What is made of batches, in order.
 
+    Args:
+        batches: of undecoded records.
+        preprocessing: as in `load_batches`, as are the others.
+        use: called with each loaded batch, in the thread that has decoded it.
+        workers: decoding threads.
+        max_pixels: larger images are errors.
+        digests: also fingerprint each image.
+    """
+    workers = default_workers() if workers is None else workers
+    check_whole("workers", workers, 0)
+    check_whole("max_pixels", max_pixels, 1)
     fetching = fetchers()
     ahead = max(2, FETCHES // max(1, workers))
 
     def load(batch: tuple[Record, ...]) -> T:
         return use(_load(fetched(batch, fetching, ahead), preprocessing, max_pixels, digests))
 
-    batches = batched(records, batch_size)
     if workers == 0:
         with fetching:
             yield from map(load, batches)
@@ -124,6 +129,16 @@ def use_batches(
     finally:
         fetching.shutdown(wait=True, cancel_futures=True)  # first, so that no batch waits for images to come
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def check_whole(name: str, value: int, least: int) -> None:
+    """Refuse a number that makes no sense.
+
+    Raises:
+        LoadingError: it is no whole number, or smaller than `least`.
+    """
+    if not isinstance(value, int) or value < least:
+        raise LoadingError(f"{name} is a whole number of at least {least}, not {value!r}")
 
 
 def count(source: Source) -> int | None:

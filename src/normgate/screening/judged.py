@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from normgate.data.loading import cores, load_batches, use_batches
+from normgate.data.loading import batched, check_whole, cores, load_batches, use_batches
 from normgate.runtime import PortableGate
 from normgate.screening.tables import verdict_table
 
@@ -42,13 +42,18 @@ def judged(
         return [record.payload for record in batch.records], verdict_table(judge.judge_batch(batch))
 
     if not isinstance(judge, PortableGate):
-        batches = load_batches(
+        loaded = load_batches(
             records, judge.preprocessing, batch_size=batch_size, workers=workers, max_pixels=max_pixels
         )
-        yield from map(verdicts, batches)
+        yield from map(verdicts, loaded)
         return
     workers = cores() + 1 if workers is None else workers  # one more, since some wait for images
-    share = min(batch_size, max(_FEWEST, batch_size // max(1, workers)))
-    yield from use_batches(
-        records, judge.preprocessing, verdicts, batch_size=share, workers=workers, max_pixels=max_pixels
-    )
+    check_whole("batch_size", batch_size, 1)
+    batches = _shared_out(records, batch_size, max(1, workers))
+    yield from use_batches(batches, judge.preprocessing, verdicts, workers=workers, max_pixels=max_pixels)
+
+
+def _shared_out(records: Iterable[Record], batch_size: int, threads: int) -> Iterator[tuple[Record, ...]]:
+    """Each batch in as many parts as there are threads, so that the images of a short source go to all of them."""
+    for batch in batched(records, batch_size):
+        yield from batched(batch, max(_FEWEST, -(-len(batch) // threads)))
