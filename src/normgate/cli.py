@@ -56,7 +56,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, mps, …; by default what is there.")]
 BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Images in a forward pass.")]
 Workers = Annotated[
-    int | None, typer.Option("--workers", min=0, help="Decoding threads (with Ray: processes); by default one a core.")
+    int | None, typer.Option("--workers", min=0, help="Threads that decode, and with ONNX Runtime judge (with Ray: processes).")
 ]
 MaxPixels = Annotated[int, typer.Option("--max-pixels", min=1, help="Larger images are errors.")]
 DropDuplicates = Annotated[

@@ -10,7 +10,7 @@ import pytest
 
 from normgate import Gate
 from normgate.judging import choose_judge
-from normgate.runtime import PortableGate
+from normgate.runtime import PortableGate, RuntimeFileError
 from normgate.screening.judged import judged
 from normgate.verdicts import Verdicts
 from samples import CLASSES, PREPROCESSING, random_records, small_network
@@ -55,3 +55,22 @@ def test_in_torch_batches_are_as_large_as_asked(gate: Gate) -> None:
     found = list(judged(gate, IMAGES, batch_size=20, workers=2, max_pixels=10**6))
     assert [len(table) for _, table in found] == [20, 20, 20, 15]
     assert np.concatenate([table["score"].to_numpy() for _, table in found]).tolist() == gate(IMAGES).score.tolist()
+
+
+def test_an_error_of_the_judge_comes_after_what_was_judged_before(
+    gate: Gate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge = choose_judge(gate, "onnx", graphs=tmp_path, threads=1).judge
+    assert isinstance(judge, PortableGate)
+    batches, whole = iter(range(100)), PortableGate.judge
+
+    def third_fails(self: PortableGate, pixels: np.ndarray) -> Verdicts:
+        if next(batches) == 2:
+            raise RuntimeFileError("scores are not finite")
+        return whole(self, pixels)
+
+    monkeypatch.setattr(PortableGate, "judge", third_fails)
+    found = judged(judge, IMAGES, batch_size=8, workers=1, max_pixels=10**6)
+    assert [len(table) for _, table in (next(found), next(found))] == [8, 8]
+    with pytest.raises(RuntimeFileError, match="not finite"):
+        next(found)

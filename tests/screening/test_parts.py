@@ -25,7 +25,7 @@ from normgate import Gate
 from normgate.data.folders import PathList
 from normgate.data.sources import Record
 from normgate.files import OutputError
-from normgate.judging import choose_judge
+from normgate.judging import Chosen, choose_judge
 from normgate.screening import ScreeningError, running
 from normgate.screening.finished import Finished
 from normgate.screening.parts import MANIFEST
@@ -69,9 +69,10 @@ def incoming(tmp_path: Path) -> Path:
 
 
 def judged_by(judge: CountingJudge, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        running, "choose_judge", lambda gate, runtime: dataclasses.replace(choose_judge(gate, "torch"), judge=judge)
-    )
+    def chosen(gate: Gate, runtime: str, *, threads: int) -> Chosen:
+        return dataclasses.replace(choose_judge(gate, "torch"), judge=judge)
+
+    monkeypatch.setattr(running, "choose_judge", chosen)
 
 
 def ids(path: Path) -> list[str]:
