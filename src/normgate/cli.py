@@ -56,7 +56,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, mps, …; by default what is there.")]
 BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Images in a forward pass.")]
 Workers = Annotated[
-    int | None, typer.Option("--workers", min=0, help="Threads that decode, and with ONNX Runtime judge (with Ray: processes).")
+    int | None, typer.Option("--workers", min=0, help="Decoding threads; by default one a core, up to 8.")
 ]
 MaxPixels = Annotated[int, typer.Option("--max-pixels", min=1, help="Larger images are errors.")]
 DropDuplicates = Annotated[
@@ -412,7 +412,14 @@ def screen(
     runtime: RuntimeName = "auto",
     device: Device = None,
     batch_size: BatchSize = 128,
-    workers: Workers = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers",
+            min=0,
+            help="Threads that decode and, in ONNX Runtime, judge (with Ray: processes); by default about one a core.",
+        ),
+    ] = None,
     max_pixels: MaxPixels = PIXELS,
     engine: Annotated[str, typer.Option("--engine", help="local, or ray: Ray Data, on one machine or many.")] = "local",
     address: Annotated[
