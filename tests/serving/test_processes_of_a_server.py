@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvicorn
 
 from normgate import cli
 from normgate.serving import Options, ServingError, create_application, run, running
@@ -50,11 +51,19 @@ def serving(gate: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], 
         process.communicate()
 
 
-def asked(port: int, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
+FORM = "multipart/form-data; boundary=border"
+
+
+def form(images: list[bytes]) -> bytes:
+    head = b'--border\r\nContent-Disposition: form-data; name="images"; filename="x"\r\n\r\n'
+    return b"".join(head + image + b"\r\n" for image in images) + b"--border--\r\n"
+
+
+def asked(port: int, method: str, path: str, body: bytes | None = None, kind: str = "") -> tuple[int, bytes]:
     """Status and body of an answer; status 0 where there is none."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=SECONDS)
     try:
-        connection.request(method, path, body)
+        connection.request(method, path, body, {"Content-Type": kind})
         response = connection.getresponse()
         return response.status, response.read()
     except OSError:
@@ -66,15 +75,15 @@ def asked(port: int, method: str, path: str, body: bytes | None = None) -> tuple
 class Load:
     """Clients that ask without a pause; what they sent and what they were told."""
 
-    def __init__(self, port: int, files: list[bytes], clients: int = 8) -> None:
+    def __init__(self, port: int, bodies: list[bytes], kind: str = "", clients: int = 8) -> None:
         self.answers: list[tuple[float, int, str]] = []
-        self._port, self._files, self._stopped = port, files, threading.Event()
+        self._port, self._bodies, self._kind, self._stopped = port, bodies, kind, threading.Event()
         self._threads = [threading.Thread(target=self._ask, args=(i,)) for i in range(clients)]
 
     def _ask(self, number: int) -> None:
         while not self._stopped.is_set():
             sent = time.monotonic()
-            status, body = asked(self._port, "POST", "/verdicts", self._files[number])
+            status, body = asked(self._port, "POST", "/verdicts", self._bodies[number], self._kind)
             self.answers.append((sent, status, json.loads(body)["gate"] if status == 200 else ""))
 
     def wait(self, count: int) -> None:
@@ -95,12 +104,15 @@ class Load:
             thread.join(SECONDS)
 
 
-def test_sigterm_under_load_loses_nothing_that_was_accepted(gate_folder: Path, files: list[bytes]) -> None:
-    with serving(gate_folder) as (process, port):
+@pytest.mark.parametrize(("runtime", "images"), [("torch", 1), ("onnx", 12)])
+def test_sigterm_under_load_loses_nothing_that_was_accepted(
+    gate_folder: Path, files: list[bytes], runtime: str, images: int
+) -> None:
+    with serving(gate_folder, "--runtime", runtime) as (process, port):
         # A request whose body is still on its way is accepted, too.
         slow = socket.create_connection(("127.0.0.1", port))
         slow.sendall(b"POST /verdicts HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(files[0]) + files[0][:9])
-        with Load(port, files) as load:
+        with Load(port, [form(files[i : i + images]) for i in range(8)], FORM) as load:
             load.wait(100)
             signalled = time.monotonic()
             process.send_signal(signal.SIGTERM)
@@ -113,6 +125,25 @@ def test_sigterm_under_load_loses_nothing_that_was_accepted(gate_folder: Path, f
         before = Counter(status for sent, status, _ in load.answers if sent < signalled)
         assert set(before) == {200}
         assert before[200] > 100
+
+
+def test_who_waits_at_the_port_is_let_in_before_it_closes() -> None:
+    async def answer(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body"})
+
+    async def told() -> bytes:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            server = running._Server(uvicorn.Config(answer, lifespan="off", log_config=None))
+            server.config.load()
+            server.lifespan = server.config.lifespan_class(server.config)
+            await server.startup([listener])
+            with socket.create_connection(listener.getsockname()) as client:  # the application has not seen it yet
+                client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+                await server.shutdown([listener])
+                return client.recv(100)
+
+    assert asyncio.run(told()).startswith(b"HTTP/1.1 200")
 
 
 def test_sighup_under_load_fails_no_request(

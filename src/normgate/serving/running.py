@@ -41,6 +41,8 @@ CONNECTIONS = 800
 """Open connections of a process beyond which 503 is answered, below the usual limit of 1,024 open files."""
 PATIENCE = 60
 """Seconds that a worker may be silent before it is taken for dead."""
+_LAST = 0.5
+"""Seconds for which the port stays open after a signal, so that whoever connected before it is let in."""
 logger = logging.getLogger(__name__)
 
 
@@ -90,8 +92,17 @@ def run(
             _run_workers(Path(gate), options, workers, listener)
 
 
+class _Server(uvicorn.Server):
+    """uvicorn's server, which would reset the connections that the port has taken and the application has not."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if not self.force_exit:
+            await asyncio.sleep(_LAST)
+        await super().shutdown(sockets)
+
+
 def _serve_alone(application: Starlette, options: Options, listener: socket.socket, told: Callable[[], None]) -> None:
-    server = uvicorn.Server(_config(application, options))
+    server = _Server(_config(application, options))
 
     def stop(*_: object) -> None:
         server.should_exit = True
@@ -181,6 +192,13 @@ class _Worker(Process):
     def __init__(self, config: uvicorn.Config, sockets: list[socket.socket]) -> None:
         super().__init__(config, sockets)
         self._asked: float | None = None
+
+    @property
+    def server(self) -> uvicorn.Server:
+        """What runs in the process."""
+        if self._server is None:
+            self._server = _Server(self.config)
+        return self._server
 
     def is_alive(self, timeout: float = PATIENCE) -> bool:
         """Whether it runs, and has not been silent for so many seconds."""
