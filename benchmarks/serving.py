@@ -38,7 +38,6 @@ import normgate
 from load import Running, load, request
 from normgate.data.decoding import DEFAULT_MAX_PIXELS
 from normgate.data.demo import demo_set
-from normgate.data.loading import load_batches
 from normgate.data.preprocessing import Preprocessing
 from normgate.data.sources import load as records
 from normgate.data.sources import open_source
@@ -112,11 +111,11 @@ def batch_seconds(judge: Judge, images: list[bytes]) -> float:
     """The time of one full batch, from encoded images to verdicts, with nothing beside it."""
     one = (images * (BATCH // len(images) + 1))[:BATCH]
     source = open_source(one, labelled=False)
+    options = {"batch_size": BATCH, "workers": None, "max_pixels": DEFAULT_MAX_PIXELS}
     taken = []
     for _ in range(ROUNDS):
         started = time.perf_counter()
-        for batch in load_batches(source, judge.preprocessing, batch_size=BATCH // 8):
-            judge.judge_batch(batch)
+        assert sum(len(table) for _, table in judged(judge, source, **options)) == BATCH
         taken.append(time.perf_counter() - started)
     return statistics.median(taken)
 
@@ -287,7 +286,7 @@ def measured(gate: Path, images: list[bytes], seconds: float) -> dict[str, Any]:
         return {
             "runtime": chosen.runtime,
             "throughput": rates,
-            "latency": latency(chosen.judge, images, port, seconds, saturation),
+            "latency": latency(alone.judge, images, port, seconds, saturation),
         }
 
 

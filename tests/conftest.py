@@ -30,10 +30,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Several processes that run the tests share them out by file, and all tests of the demo's run go to one."""
+    """Processes that share the tests take them by file; one takes all of the demo's run, and one all of Ray's."""
     for item in items:
-        with_demo = "demo_run" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("demo" if with_demo else item.path.as_posix()))
+        name = item.path.relative_to(ROOT).as_posix()
+        if "demo_run" in getattr(item, "fixturenames", ()):
+            name = "demo"
+        elif item.path.name in ("test_ray_engine.py", "test_on_ray.py"):
+            name = "ray"
+        item.add_marker(pytest.mark.xdist_group(name))
 
 
 @pytest.fixture

@@ -47,6 +47,7 @@ class PortableGate:
         score: its name.
         about: what else the file says of the gate, as plain data.
         content: of the file, so that the gate can be sent elsewhere.
+        threads: of the computation; None for one a core. With 1 it computes in the thread that asks, and many may.
     """
 
     session: Any
@@ -55,6 +56,7 @@ class PortableGate:
     score: str
     about: dict[str, Any]
     content: bytes
+    threads: int | None = None
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, threads: int | None = None) -> PortableGate:
@@ -100,7 +102,7 @@ class PortableGate:
                 raise ValueError("its input is not what its preprocessing makes")
             if tuple(output.name for output in session.get_outputs()) != OUTPUTS:
                 raise ValueError("its outputs are others")
-            return cls(session, classes, preprocessing, str(about["score"]), about, content)
+            return cls(session, classes, preprocessing, str(about["score"]), about, content, threads)
         except (KeyError, TypeError, ValueError, NormgateError) as error:
             if isinstance(error, RuntimeFileError):
                 raise

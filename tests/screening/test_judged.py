@@ -40,7 +40,7 @@ def test_a_portable_gate_judges_in_the_threads_that_decode(
 
     monkeypatch.setattr(PortableGate, "judge", noted)
     expected = gate(IMAGES).score
-    for workers, batch_size, share in ((0, 20, 20), (2, 20, 10), (4, 20, 8), (2, 5, 5), (2, 200, 38)):
+    for workers, batch_size, share in ((0, 20, 20), (2, 20, 10), (4, 20, 5), (2, 5, 2), (2, 200, 38), (4, 1, 1)):
         seen.clear()
         found = list(judged(judge, IMAGES, batch_size=batch_size, workers=workers, max_pixels=10**6))
         scores = np.concatenate([table["score"].to_numpy() for _, table in found])

@@ -11,7 +11,9 @@ import math
 import re
 import shutil
 import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ from normgate.files import OutputError
 from normgate.judging import choose_judge
 from normgate.serving import Options, ServingError, create_application, read_token, service
 from normgate.serving.options import BODIES
+from normgate.serving.served import Served
 from normgate.verdicts import Verdicts
 
 Serve = Callable[..., TestClient]
@@ -458,6 +461,32 @@ def test_a_state_that_cannot_be_written_fails_the_end_and_no_request(
         assert client.post("/verdicts", content=files[0], headers=PNG).status_code == 200
         assert "is not kept" in caplog.text
     assert "is lost" in caplog.text
+
+
+class Narrow:
+    """An extractor that takes one batch at a time."""
+
+    def __init__(self, extractor: Any) -> None:
+        self._extractor, self._lock = extractor, threading.Lock()
+
+    def __call__(self, pixels: np.ndarray) -> Any:
+        assert self._lock.acquire(blocking=False), "two batches at a time"
+        time.sleep(0.05)  # long enough for another to come in between, if it could
+        found = self._extractor(pixels)
+        self._lock.release()
+        return found
+
+
+def test_neighbours_are_looked_for_one_batch_at_a_time(
+    photo_gate: Path, class_folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    neighbours = Served.load(photo_gate, Options(neighbours=str(class_folders))).neighbours
+    assert neighbours is not None
+    monkeypatch.setattr(neighbours, "_extractor", Narrow(neighbours._extractor))
+    size = Gate.load(photo_gate, device="cpu").preprocessing.size
+    with ThreadPoolExecutor(2) as pool:
+        one, other = pool.map(neighbours.nearest, [np.zeros((1, *size, 3), np.uint8)] * 2, [1, 1])
+    assert one == other
 
 
 def test_neighbours_are_shown_where_the_images_are_named(serve: Serve, photo_gate: Path, class_folders: Path) -> None:

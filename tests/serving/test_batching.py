@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from typing import Any
 
@@ -74,6 +75,18 @@ def shut(judge: Judge, batcher: Batcher) -> list[Any]:
     return first
 
 
+def until(condition: Callable[[], bool]) -> None:
+    give_up = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < give_up
+        time.sleep(0.001)
+
+
+def ready(batcher: Batcher, images: int) -> None:
+    """Wait until so many images are decoded and wait for a judge."""
+    until(lambda: batcher._waiting >= images)
+
+
 def test_answers_come_in_order_whatever_the_split(batcher: Batcher) -> None:
     judge = Judge()
     values = list(range(20, 57))
@@ -86,18 +99,11 @@ def test_what_waits_is_judged_together_up_to_a_batch(batcher: Batcher) -> None:
     judge = Judge()
     first = shut(judge, batcher)
     futures = [batcher.submit(judge, [image(2)]) for _ in range(39)]
-    while len(batcher._ready) < 39:
-        threading.Event().wait(0.001)
+    ready(batcher, 39)
     judge.open.set()
     assert scores(first) == [1]
     assert [scores(future) for future in futures] == [[2]] * 39
     assert judge.sizes == [1, 32, 7]
-
-
-def ready(batcher: Batcher, images: int) -> None:
-    """Wait until so many images are decoded and wait for a judge."""
-    while batcher._waiting < images:
-        threading.Event().wait(0.001)
 
 
 def test_another_judge_takes_what_waits_where_the_gate_can_be_asked_by_many(batcher: Batcher) -> None:
@@ -115,6 +121,20 @@ def test_another_judge_takes_what_waits_where_the_gate_can_be_asked_by_many(batc
     assert (judge.sizes, judge.beside.sizes) == ([1], [16])
     assert scores(batcher.submit(judge, [image(4)])) == [4]
     assert judge.sizes == [1, 1]  # alone again, and by all cores
+
+
+def test_what_one_judge_leaves_wakes_another() -> None:
+    batcher = Batcher(room=100, max_pixels=100, told=lambda *_: None, batch=32, decoders=1, judges=3)
+    judge = Judge()
+    judge.beside = Judge()
+    judge.beside.open.clear()
+    first = shut(judge, batcher)
+    rest = [*batcher.submit(judge, [image(2)] * 15), *batcher.submit(judge, [image(3)] * 16)]
+    until(lambda: batcher._judged == 3)
+    judge.beside.open.set()
+    judge.open.set()
+    assert scores(first + rest) == [1] + [2] * 15 + [3] * 16
+    batcher.close()
 
 
 def test_judges_leave_each_other_a_share() -> None:
@@ -172,8 +192,7 @@ def test_gates_do_not_mix(batcher: Batcher) -> None:
     old, new = Judge(), Judge()
     first = shut(old, batcher)
     futures = [batcher.submit(judge, [image(3)]) for judge in (old, new, old)]
-    while len(batcher._ready) < 3:
-        threading.Event().wait(0.001)
+    ready(batcher, 3)
     old.open.set()
     assert scores(first) == [1]
     assert [scores(future) for future in futures] == [[3]] * 3
@@ -222,6 +241,20 @@ def test_a_defect_is_told_and_the_next_batch_goes_on(batcher: Batcher, caplog: p
         future.result(30)
     assert scores(batcher.submit(judge, [image(4)])) == [4]
     assert "could not be judged" in caplog.text
+
+
+def test_a_defect_in_decoding_is_told_and_the_next_batch_goes_on(
+    batcher: Batcher, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any, **__: Any) -> Any:
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(batching, "load_batches", broken)
+        with pytest.raises(ZeroDivisionError):
+            scores(batcher.submit(Judge(), [image(1)]))
+    assert scores(batcher.submit(Judge(), [image(4)])) == [4]
+    assert "could not be decoded" in caplog.text
 
 
 def test_large_images_are_errors(batcher: Batcher) -> None:

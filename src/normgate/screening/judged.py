@@ -18,30 +18,27 @@ if TYPE_CHECKING:
     from normgate.data.sources import Record
     from normgate.judging import Judge
 
-_FEWEST = 8
-"""Images in a forward pass of one thread among many: fewer cost more by themselves."""
-
 
 def judged(
     judge: Judge, records: Iterable[Record], *, batch_size: int, workers: int | None, max_pixels: int
 ) -> Iterator[tuple[list[Payload], pa.Table]]:
     """Batches of images, undecoded, and their verdicts, in order.
 
-    With PyTorch, images are decoded ahead while others are judged. A portable gate, whose session is to compute in the
-    thread that asks, judges in the threads that decode: so no core waits for another within a network of small layers.
+    Images are decoded ahead while others are judged. A portable gate with one thread judges in the threads that decode:
+    so no core waits for another within a network of small layers.
 
     Args:
         judge: gives the verdicts.
         records: of the images.
-        batch_size: images in a forward pass; threads that judge share them out.
-        workers: threads that decode; by default one a core.
+        batch_size: images in the forward passes that go on at a time.
+        workers: threads that decode; by default one a core, up to 8, and where they judge one a core and one more.
         max_pixels: larger images are errors.
     """
 
     def verdicts(batch: PixelBatch) -> tuple[list[Payload], pa.Table]:
         return [record.payload for record in batch.records], verdict_table(judge.judge_batch(batch))
 
-    if not isinstance(judge, PortableGate):
+    if not (isinstance(judge, PortableGate) and judge.threads == 1):
         loaded = load_batches(
             records, judge.preprocessing, batch_size=batch_size, workers=workers, max_pixels=max_pixels
         )
@@ -49,11 +46,13 @@ def judged(
         return
     workers = cores() + 1 if workers is None else workers  # one more, since some wait for images
     check_whole("batch_size", batch_size, 1)
-    batches = _shared_out(records, batch_size, max(1, workers))
-    yield from use_batches(batches, judge.preprocessing, verdicts, workers=workers, max_pixels=max_pixels)
+    check_whole("workers", workers, 0)
+    threads = min(workers, batch_size)
+    batches = _shared_out(records, batch_size, max(1, threads))
+    yield from use_batches(batches, judge.preprocessing, verdicts, workers=threads, max_pixels=max_pixels)
 
 
 def _shared_out(records: Iterable[Record], batch_size: int, threads: int) -> Iterator[tuple[Record, ...]]:
-    """Each batch in as many parts as there are threads, so that the images of a short source go to all of them."""
+    """Batches in shares, as many as there are threads, so that the images of a short source go to all of them, too."""
     for batch in batched(records, batch_size):
-        yield from batched(batch, max(_FEWEST, -(-len(batch) // threads)))
+        yield from batched(batch, min(batch_size // threads, -(-len(batch) // threads)))

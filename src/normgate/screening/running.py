@@ -86,8 +86,8 @@ def screen(
             names that they have here.
         address: of a running Ray cluster; by default one is started on this machine.
         batch_size: images in a forward pass; with ONNX Runtime, in those that go on at a time.
-        workers: decoding threads, which judge, too, with ONNX Runtime; with Ray, processes that decode and judge, by
-            default one a core or one a GPU.
+        workers: decoding threads, each of which judges, too, with ONNX Runtime, by one core; with Ray, processes that
+            decode and judge, by default one a core or one a GPU.
         max_pixels: larger images are errors.
         part_rows: images after which a part is finished.
         shift_delta: ask the shift alarm whether these images come like the calibration images, at this chance of a

@@ -240,6 +240,8 @@ class Batcher:
                 self._waiting -= len(jobs[-1].records)
             is_alone = not self._judged and not self._ready
             self._judged += 1
+            if self._can_begin():
+                self._changed.notify()  # of those, nobody else would be told
             return jobs, served.judge if is_alone or served.beside is None else served.beside
 
     def _can_begin(self) -> bool:
@@ -256,8 +258,9 @@ class Batcher:
             verdicts = list(judge.judge_batch(batch))
         except NormgateError:  # one image, such as one with an infinite score, must not cost the others theirs
             verdicts = [_judged_alone(judge, one) for one in _singles(batch)]
+        seconds = time.perf_counter() - started
         with self._telling:
-            self._told(served, verdicts, time.perf_counter() - started)
+            self._told(served, verdicts, seconds)
         rows = iter(verdicts)
         return [_answers(served, job, list(itertools.islice(rows, len(job.records)))) for job in jobs]
 

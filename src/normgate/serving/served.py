@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from normgate.data.loading import cores
 from normgate.data.sources import open_source
 from normgate.files import check_output, whole_file
 from normgate.gate import Gate
@@ -37,7 +38,7 @@ class Served:
     Attributes:
         digest: of everything that its verdicts depend on.
         judge: gives the verdicts, one batch at a time.
-        beside: the same, by one core and for many threads at a time; None where that cannot be.
+        beside: the same, by one core and for many threads at a time; None where that cannot be, or there is one core.
         about: what it is, in JSON's own types.
         score_levels: scores at which a histogram of scores is divided: quantiles of the calibration scores.
         alarm: watches the scores; None where nothing does.
@@ -78,7 +79,7 @@ class Served:
         return cls(
             digest=digest,
             judge=chosen.judge,
-            beside=PortableGate.of(chosen.judge.content, threads=1) if isinstance(chosen.judge, PortableGate) else None,
+            beside=_by_one_core(chosen.judge),
             about={
                 "gate": digest,
                 "classes": list(gate.classes),
@@ -106,6 +107,12 @@ class Served:
             with whole_file(path, overwrite=True) as partial:
                 state = {"gate": self.digest, "alarm": self.alarm.to_dict()}
                 partial.write_text(json.dumps(state, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _by_one_core(judge: Judge) -> Judge | None:
+    if not isinstance(judge, PortableGate) or cores() == 1:
+        return None
+    return PortableGate.of(judge.content, threads=1)
 
 
 def _alarm(gate: Gate, digest: str, options: Options, *, resumed: bool) -> ShiftAlarm:
