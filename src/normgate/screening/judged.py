@@ -54,5 +54,5 @@ def judged(
 
 def _shared_out(records: Iterable[Record], batch_size: int, threads: int) -> Iterator[tuple[Record, ...]]:
     """Batches in shares, as many as there are threads, so that the images of a short source go to all of them, too."""
-    for batch in batched(records, batch_size):
-        yield from batched(batch, min(batch_size // threads, -(-len(batch) // threads)))
+    for batch in batched(records, threads * (batch_size // threads)):
+        yield from batched(batch, -(-len(batch) // threads))
