@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 BOUNDARY = "normgate-load"
+IDLE = 2.0
+"""Seconds after which a client opens a new connection: the server closes idle ones, which may cross with a request."""
 
 
 @dataclasses.dataclass
@@ -63,14 +65,18 @@ class Client:
         self._port, self._outcome = port, outcome
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
+        self._used = 0.0
 
     async def ask(self, data: bytes, due: float) -> int:
         """Send a request and wait for its answer; its status, or 0 where there is none."""
         sent = time.time()
         try:
+            if self._writer is not None and sent > self._used + IDLE:
+                self._writer.close()
             if self._writer is None or self._writer.is_closing():
                 self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port)
             status = await self._answered(data)
+            self._used = time.time()
         except (OSError, asyncio.IncompleteReadError):
             self._outcome.unanswered.append(sent)
             self._outcome.statuses[0] += 1
