@@ -27,7 +27,7 @@ from normgate.progress import silent
 from normgate.training import Recipe, fit
 from normgate.training.geometry_log import GeometryLog, sample
 from normgate.training.images import ResidentImages, StreamedImages
-from normgate.training.processes import agreed, check_same, noticing_loss, parted_at_exit, patient
+from normgate.training.processes import agreed, check_same, noticing_loss, part_at_exit, patient
 from normgate.training.reading import channel_statistics, check_enough, fingerprint, geometry, read, separated
 from normgate.training.run_folder import check_run, remove_leftover, run_folder, running
 from normgate.training.splitting import split
@@ -122,7 +122,7 @@ class Hardware:
         except (torch.distributed.DistError, ValueError) as error:
             raise PipelineError(f"the processes of this run do not find each other: {error}") from error
         if fabric.world_size > 1:
-            parted_at_exit()
+            part_at_exit()
         return fabric
 
 

@@ -112,7 +112,7 @@ def test_another_judge_takes_what_waits_where_the_gate_can_be_asked_by_many(batc
     first = shut(judge, batcher)
     few = [batcher.submit(judge, [image(2)]) for _ in range(15)]
     ready(batcher, 15)
-    assert batcher._judged == 1  # they are too few
+    assert batcher._judging == 1  # they are too few
     few.append(batcher.submit(judge, [image(3)]))
     assert [scores(future) for future in few] == [[2]] * 15 + [[3]]
     assert not first[0].done()
@@ -130,7 +130,7 @@ def test_what_one_judge_leaves_wakes_another() -> None:
     judge.beside.open.clear()
     first = shut(judge, batcher)
     rest = [*batcher.submit(judge, [image(2)] * 15), *batcher.submit(judge, [image(3)] * 16)]
-    until(lambda: batcher._judged == 3)
+    until(lambda: batcher._judging == 3)
     judge.beside.open.set()
     judge.open.set()
     assert scores(first + rest) == [1] + [2] * 15 + [3] * 16
@@ -159,7 +159,7 @@ def test_a_gate_that_takes_one_batch_at_a_time_is_given_one(batcher: Batcher) ->
     first = shut(judge, batcher)
     rest = [batcher.submit(judge, [image(2)]) for _ in range(30)]
     ready(batcher, 30)
-    assert batcher._judged == 1
+    assert batcher._judging == 1
     judge.open.set()
     assert [scores(future) for future in [first, *rest]] == [[1], *[[2]] * 30]
     assert judge.sizes == [1, 30]

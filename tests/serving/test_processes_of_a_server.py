@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import http.client
+import importlib.util
 import json
 import os
 import shutil
@@ -297,9 +298,7 @@ def test_what_keeps_it_from_starting(gate_folder: Path, tmp_path: Path, capsys: 
 
 
 def test_missing_libraries_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    from importlib import util
-
-    found: Any = util.find_spec
-    monkeypatch.setattr(util, "find_spec", lambda name: None if name == "uvicorn" else found(name))
+    found: Any = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "uvicorn" else found(name))
     with pytest.raises(ServingError, match=r"needs uvicorn: pip install 'normgate\[serve\]'"):
-        from normgate.serving import create_application  # noqa: F401
+        _ = importlib.import_module("normgate.serving").create_application

@@ -114,7 +114,7 @@ class Batcher:
         self._changed = threading.Condition()
         self._ready: deque[_Job] = deque()
         self._waiting = 0  # images that are ready
-        self._judged = 0  # batches that are being judged
+        self._judging = 0  # batches that are being judged
         self._held = 0
         self._closed = False
         self._telling = threading.Lock()
@@ -238,15 +238,15 @@ class Batcher:
                     break
                 jobs.append(self._ready.popleft())
                 self._waiting -= len(jobs[-1].records)
-            is_alone = not self._judged and not self._ready
-            self._judged += 1
+            is_alone = not self._judging and not self._ready
+            self._judging += 1
             if self._can_begin():
                 self._changed.notify()  # of those, nobody else would be told
             return jobs, served.judge if is_alone or served.beside is None else served.beside
 
     def _can_begin(self) -> bool:
         """Whether something waits and nothing is judged, or what waits can be judged beside it and is worth it."""
-        if not (self._ready and self._judged):
+        if not (self._ready and self._judging):
             return bool(self._ready)
         return self._ready[0].served.beside is not None and self._waiting >= _TOGETHER
 
@@ -266,7 +266,7 @@ class Batcher:
 
     def _release(self, jobs: Sequence[_Job], *, were_judged: bool = True) -> None:
         with self._changed:
-            self._judged -= were_judged
+            self._judging -= were_judged
             self._held -= sum(len(job.records) for job in jobs)
             self._holds(self._held)
             self._changed.notify_all()

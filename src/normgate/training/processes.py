@@ -24,7 +24,7 @@ class ProcessError(NormgateError):
     """The processes of a run cannot work together, or one of them is gone."""
 
 
-def parted_at_exit() -> None:
+def part_at_exit() -> None:
     """Part this process from the others as it exits: threads of gloo that outlive the interpreter abort it."""
     atexit.unregister(_part)
     atexit.register(_part)
