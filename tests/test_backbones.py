@@ -180,6 +180,7 @@ def test_stages_are_empty_where_a_model_does_not_tell():
         ({"args": {"cache_dir": "x"}}, "cannot set"),
         ({"args": {"features_only": True}}, "cannot set"),
         ({"args": {"num_classes": 3}}, "cannot set"),
+        ({"head_bias": 0}, "head_bias is true or false"),
     ],
 )
 def test_a_backbone_is_checked_when_it_is_made(changes, message):
@@ -209,6 +210,7 @@ def test_nothing_is_ever_downloaded(monkeypatch):
         (Backbone("convnext_atto", 4, width=8), "not one of timm's ResNets"),
         (Backbone("resnet18", 4, args={"no_such_argument": 1}), "no_such_argument"),
         (Backbone("resnet18", 4, args={"act_layer": "no_such_activation"}), "cannot be built"),
+        (Backbone("deit_tiny_distilled_patch16_224", 4, head_bias=False), "no single linear head whose bias"),
     ],
 )
 def test_what_cannot_be_built_says_why(backbone, message):
@@ -228,6 +230,19 @@ def test_a_backbone_goes_through_json():
     for damaged in ({**backbone.to_dict(), "more": 1}, {"name": "resnet18"}, []):
         with pytest.raises(BackboneError, match="exactly the entries"):
             Backbone.from_dict(damaged)
+
+
+def test_a_head_without_a_bias():
+    backbone = tiny(head_bias=False)
+    model = backbone.build()
+    assert model.get_classifier().bias is None
+    assert "fc.bias" not in model.state_dict()
+    assert model.state_dict().keys() | {"fc.bias"} == tiny().build().state_dict().keys()
+    again = Backbone.from_dict(json.loads(json.dumps(backbone.to_dict())))
+    assert again == backbone
+    assert again.build().get_classifier().bias is None
+    older = {key: value for key, value in tiny().to_dict().items() if key != "head_bias"}
+    assert Backbone.from_dict(older) == tiny()
 
 
 # --------------------------------------------------------------------------------------------- weights

@@ -21,6 +21,7 @@ import normgate
 from normgate import Gate, Recipe, pipeline
 from normgate.errors import NormgateError
 from normgate.training import TrainingError
+from normgate.training.radial import FAMILIES
 from normgate.training.run_folder import RunFolderError
 from samples import CLASSES
 
@@ -52,6 +53,30 @@ def test_a_gate_from_class_folders(class_folders: Path, tmp_path: Path) -> None:
     same = normgate.train(class_folders, recipe=QUICK, **OPTIONS)
     assert equal(weights(same), weights(gate))
     assert not equal(weights(normgate.train(class_folders, recipe=QUICK, seed=1, **OPTIONS)), weights(gate))
+
+
+def test_a_recipe_with_everything(class_folders: Path, tmp_path: Path) -> None:
+    recipe = Recipe(
+        epochs=2,
+        batch_size=8,
+        learning_rate=0.05,
+        head_bias=False,
+        head_decay=False,
+        descent="linear",
+        averaging=0.5,
+        patterns=0.5,
+        temperature_start=0.1,
+        rotations=0.5,
+        radial=0.5,
+    )
+    gate = normgate.train(class_folders, tmp_path / "gate", recipe=recipe, **OPTIONS)
+    again = Gate.load(tmp_path / "gate")
+    assert (again(class_folders).score == gate(class_folders).score).all()
+    assert again.extractor.head.bias is None
+    assert Recipe.from_dict(again.provenance["run"]["recipe"]) == recipe
+    assert again.probes.trained_on == FAMILIES
+    resumed = normgate.train(class_folders, tmp_path / "gate", recipe=recipe, resume=True, **OPTIONS)
+    assert equal(weights(resumed), weights(gate))
 
 
 def test_streamed_images_train_the_same_weights(class_folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:

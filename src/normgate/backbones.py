@@ -35,6 +35,7 @@ class Backbone:
         stem: stride, 1 or 2, of a single 3×3 first convolution without pooling after it, for small images;
             ResNets only. None: as timm has it.
         args: further arguments of the timm model, in JSON's types, such as ``{"layers": [1, 1, 1, 1]}``.
+        head_bias: whether the linear head has a bias.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Backbone:
     width: int | None = None
     stem: int | None = None
     args: Mapping[str, Any] = field(default_factory=dict)
+    head_bias: bool = True
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not re.fullmatch(r"\w+", self.name):
@@ -55,6 +57,8 @@ class Backbone:
             raise BackboneError(f"width must be an even whole number above 0, not {self.width!r}")
         if self.stem is not None and (type(self.stem) is not int or self.stem not in (1, 2)):
             raise BackboneError(f"stem is the stride of the first convolution, 1 or 2, not {self.stem!r}")
+        if not isinstance(self.head_bias, bool):
+            raise BackboneError(f"head_bias is true or false, not {self.head_bias!r}")
         object.__setattr__(self, "args", _plain(self.args))
         if self.width is not None and (said := {"channels", "stem_width"} & set(self.args)):
             raise BackboneError(f"width already says the channels: leave {', '.join(sorted(said))} out of args")
@@ -84,18 +88,24 @@ class Backbone:
             _unpool(model, self.stem)
         elif self.width is not None and not deep:
             _replace_stem(model, kernel_size=7, stride=2)
+        if not self.head_bias:
+            head = getattr(model, "get_classifier", lambda: None)()
+            if not isinstance(head, nn.Linear):
+                raise BackboneError(f"{self.name} has no single linear head whose bias could be left out")
+            head.register_parameter("bias", None)
         return model
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         values = {"name": self.name, "num_classes": self.num_classes, "width": self.width, "stem": self.stem}
-        return {**values, "args": _plain(self.args)}
+        return {**values, "args": _plain(self.args), "head_bias": self.head_bias}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Backbone:
         """The inverse of :meth:`to_dict`; unknown or missing entries are an error."""
-        expected = {"name", "num_classes", "width", "stem", "args"}
-        if not isinstance(values, Mapping) or set(values) != expected:
+        expected = {"name", "num_classes", "width", "stem", "args", "head_bias"}
+        # Gates that were made before heads could be without a bias do not say it.
+        if not isinstance(values, Mapping) or {*values, "head_bias"} != expected:
             raise BackboneError(f"a backbone has exactly the entries {sorted(expected)}, not {values!r}")
         return cls(**values)
 

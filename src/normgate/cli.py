@@ -146,6 +146,10 @@ def train(
     standardize: Annotated[
         bool | None, typer.Option("--standardize", help="Bring each image to its own mean and contrast.")
     ] = None,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="NAME=JSON, any other setting of the recipe, such as averaging=3; repeatable."),
+    ] = None,
     model: Annotated[str, typer.Option(help="A timm network.")] = "resnet18",
     width: Annotated[int | None, typer.Option(help="Channels of the first stage of a slim ResNet.")] = None,
     stem: Annotated[str, typer.Option(help="ResNets: 'auto' by image size, 'standard', or stride 1 or 2.")] = "auto",
@@ -170,6 +174,9 @@ def train(
     precision: Annotated[
         str | None, typer.Option(help="Of Lightning Fabric; bf16-mixed on CUDA and 32-true elsewhere.")
     ] = None,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Let torch.compile write the training step; for long runs on a GPU.")
+    ] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the unfinished run of the same arguments.")
     ] = False,
@@ -191,6 +198,7 @@ def train(
     from lightning_fabric.utilities.rank_zero import rank_zero_only
 
     from normgate import console, pipeline
+    from normgate.errors import NormgateError
     from normgate.training import Recipe
 
     changes = {
@@ -202,6 +210,9 @@ def train(
     chosen = {key: value for key, value in changes.items() if value is not None}
     if temperature is not None:
         chosen["temperature"] = _temperature(temperature)
+    settings = _json_arguments(setting or [], "--set", "averaging=3")
+    if twice := sorted(chosen.keys() & settings):
+        raise NormgateError(f"{', '.join(twice)} is set twice: by an option of its own and by --set; leave one out")
 
     def opened(place: str, labelled: bool) -> Source:
         return _open(place, labelled, image_column, label_column, group_column)
@@ -210,7 +221,7 @@ def train(
         gate = pipeline.train(
             opened(data, True),
             output,
-            recipe=Recipe.named(recipe, **chosen),
+            recipe=Recipe.named(recipe, **chosen, **settings),
             model=model,
             width=width,
             stem=_stem(stem),
@@ -223,7 +234,7 @@ def train(
             false_alarm_rate=alpha,
             by_class=by_class,
             seed=seed,
-            hardware=pipeline.Hardware(device or "auto", devices, nodes, strategy, precision),
+            hardware=pipeline.Hardware(device or "auto", devices, nodes, strategy, precision, compiled),
             resume=resume,
             overwrite=overwrite,
             drop_duplicates=drop_duplicates,
@@ -868,7 +879,7 @@ def _stem(text: str) -> Any:
     return stems[text]
 
 
-def _json_arguments(pairs: list[str]) -> dict[str, Any]:
+def _json_arguments(pairs: list[str], option: str = "--model-arg", example: str = "layers=[1,1,1,1]") -> dict[str, Any]:
     from normgate.errors import NormgateError
 
     arguments = {}
@@ -877,9 +888,9 @@ def _json_arguments(pairs: list[str]) -> dict[str, Any]:
         try:
             arguments[name] = json.loads(value)
         except ValueError as error:
-            raise NormgateError(f"--model-arg wants NAME=JSON, such as layers=[1,1,1,1], not {pair!r}") from error
+            raise NormgateError(f"{option} wants NAME=JSON, such as {example}, not {pair!r}") from error
         if not (name and equals):
-            raise NormgateError(f"--model-arg wants NAME=JSON, such as layers=[1,1,1,1], not {pair!r}")
+            raise NormgateError(f"{option} wants NAME=JSON, such as {example}, not {pair!r}")
     return arguments
 
 

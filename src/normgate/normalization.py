@@ -125,6 +125,21 @@ def temperature(model: nn.Module) -> float:
         return 1.0 if head is None else float(_temperature(head))
 
 
+def set_temperature(model: nn.Module, value: float) -> None:
+    """Change the fixed τ of a normalised model, while it trains as a rule.
+
+    Raises:
+        HeadError: the model is not normalised, or learns its τ.
+        NormgateError: τ is not a finite number above 0.
+    """
+    if not _is_positive(value):
+        raise NormgateError(f"temperature must be a finite number above 0, not {value!r}")
+    head = _normalized_head(model)
+    if head is None or hasattr(head, "log_temperature"):
+        raise HeadError("only a model that is normalised with a fixed temperature can be given another")
+    head.temperature = float(value)  # type: ignore[assignment]
+
+
 def _normalized_head(model: nn.Module) -> nn.Linear | None:
     for module in model.modules():
         if _normalize_input in module._forward_pre_hooks.values():

@@ -28,6 +28,7 @@ from normgate.training import Recipe, fit
 from normgate.training.geometry_log import GeometryLog, sample
 from normgate.training.images import ResidentImages, StreamedImages
 from normgate.training.processes import agreed, check_same, noticing_loss, part_at_exit, patient
+from normgate.training.radial import FAMILIES
 from normgate.training.reading import channel_statistics, check_enough, fingerprint, geometry, read, separated
 from normgate.training.run_folder import check_run, remove_leftover, run_folder, running
 from normgate.training.splitting import split
@@ -64,6 +65,7 @@ class Hardware:
             set, or under a launcher (torchrun, Slurm).
         strategy: `auto`, or a name of `STRATEGIES`: those of Lightning Fabric that keep the network whole.
         precision: of Lightning Fabric; by default `bf16-mixed` on CUDA and `32-true` elsewhere.
+        compile: let torch.compile write the code of a training step.
     """
 
     accelerator: str = "auto"
@@ -71,6 +73,7 @@ class Hardware:
     nodes: int = 1
     strategy: str = "auto"
     precision: str | None = None
+    compile: bool = False
 
     def fabric(self) -> Fabric:
         """A launched Fabric.
@@ -227,7 +230,8 @@ def train(
         else load(open_source(calibration, labelled=False)),
     }
     # Further processes start here, and not before: what was wrong until now has been said once.
-    fabric = (hardware or Hardware()).fabric()
+    hardware = hardware or Hardware()
+    fabric = hardware.fabric()
     if target is None and fabric.world_size > 1:
         raise PipelineError("several processes share the gate through its folder; pass output=")
     progress = progress if fabric.is_global_zero else silent
@@ -262,6 +266,7 @@ def train(
                 width,
                 auto_stem(model, min(preprocessing.size)) if stem == "auto" else stem,
                 model_args or {},
+                recipe.head_bias,
             )
             network = backbone.build()
             if recipe.temperature is not None:
@@ -300,6 +305,7 @@ def train(
                 run=run,
                 folder=folder,
                 resume=resume,
+                compiled=hardware.compile,
                 measure=GeometryLog(extractor, sample(sets["train"], classes), classes, workers, max_pixels)
                 if log_geometry
                 else None,
@@ -318,6 +324,7 @@ def train(
                         false_alarm_rate=false_alarm_rate,
                         by_class=by_class,
                         backbone=backbone,
+                        trained_on_probes=FAMILIES if recipe.radial else (),
                         lean=lean,
                         skip_unreadable=skip_unreadable,
                         workers=workers,

@@ -68,6 +68,18 @@ def test_new_tuning_images_are_probed() -> None:
     assert untuned.recalibrate(tuning=random_records(30, 2), score="auto").probes == calibrated(score="auto").probes
 
 
+def test_families_that_were_trained_on_stay_out_of_the_choice(tmp_path: Path) -> None:
+    gate = calibrated(score="auto", trained_on_probes=["noise", "flat"])
+    assert gate.probes.trained_on == ("noise", "flat")
+    assert {name.partition("/")[0] for name in gate.probes.informative}.isdisjoint({"noise", "flat"})
+    assert len(gate.kept["probes"]) == 30 * len(PROBES)
+    gate.save(tmp_path / "gate")
+    again = Gate.load(tmp_path / "gate", model=small_network())
+    for other in (again, again.recalibrate(score="auto"), again.recalibrate(tuning=random_records(20, 7))):
+        assert other.probes.trained_on == ("noise", "flat")
+    assert calibrated(score="norm", trained_on_probes=["noise"]).probes.trained_on == ("noise",)
+
+
 def test_a_lean_gate_keeps_the_report_and_can_choose_by_it() -> None:
     lean = calibrated(lean=True, score="norm")
     assert lean.kept == {}

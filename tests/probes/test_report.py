@@ -36,6 +36,23 @@ def test_a_probe_that_no_score_sees_is_left_out_and_is_no_blindness() -> None:
     assert made.choice() == "knn"
 
 
+def test_probes_that_were_trained_on_say_nothing() -> None:
+    made = report(norm={"a/1": 1.0, "b/1": 0.6, "c/1": 0.55}, knn={"a/1": 0.4, "b/1": 0.9, "c/1": 0.3})
+    assert made.choice() == "norm"
+    trained = dataclasses.replace(made, trained_on=("a",))
+    assert trained.informative == ("b/1",)
+    assert trained.uninformative == ("c/1",)
+    assert trained.probes == made.probes
+    assert trained.choice() == "knn"
+    assert trained.inverted("knn") == made.inverted("knn")
+    assert ProbeReport.from_dict(json.loads(json.dumps(trained.to_dict()))) == trained
+    older = {key: value for key, value in made.to_dict().items() if key != "trained_on"}
+    assert ProbeReport.from_dict(older) == made
+    for wrong in ("a", [1], None):
+        with pytest.raises(ProbeError, match="no report"):
+            ProbeReport.from_dict({**made.to_dict(), "trained_on": wrong})
+
+
 @pytest.mark.parametrize(
     ("norm", "other", "chosen"),
     [

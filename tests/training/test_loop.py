@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import math
 import os
 import subprocess
 import sys
@@ -12,12 +14,139 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies import SingleDeviceStrategy
 
+import normgate
 from normgate import Gate, Recipe
 from normgate.data.preprocessing import Preprocessing
 from normgate.data.sources import Record
 from normgate.training import TrainingError, fit
 from normgate.training.images import ResidentImages, StreamedImages
+from normgate.training.recipe import RECIPES
 from samples import small_network
+
+EVERYTHING = Recipe(
+    epochs=4,
+    batch_size=10,
+    learning_rate=0.05,
+    head_decay=False,
+    descent="linear",
+    averaging=0.5,
+    patterns=0.5,
+    temperature_start=0.2,
+    rotations=0.5,
+    radial=0.5,
+)
+
+
+def fitted(folder: Path, recipe: Recipe, network: torch.nn.Module | None = None, **options: object) -> torch.nn.Module:
+    """A small network trained on 32 images of noise."""
+    pixels = torch.randint(0, 256, (32, 8, 8, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(7))
+    network = normgate.l2norm(small_network()) if network is None else network
+    settings = {"fabric": Fabric(accelerator="cpu"), "seed": 3, "run": {}, "folder": folder, **options}
+    images = ResidentImages(pixels, torch.arange(32) % 3)
+    fit(network, images, recipe, Preprocessing((8, 8)), **settings)
+    return network
+
+
+def same_weights(one: torch.nn.Module, other: torch.nn.Module) -> bool:
+    pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+class StoppedError(Exception):
+    """Stands for a kill."""
+
+
+@pytest.mark.parametrize("recipe", [Recipe(epochs=4, batch_size=10, learning_rate=0.05), EVERYTHING])
+def test_a_stopped_run_ends_with_the_same_weights(recipe: Recipe, tmp_path: Path) -> None:
+    for name in ("whole", "stopped"):
+        (tmp_path / name).mkdir()
+    whole = fitted(tmp_path / "whole", recipe)
+    epochs = []
+
+    def stop() -> dict[str, float | None]:
+        epochs.append(1)
+        if len(epochs) == 3:  # the third epoch is lost
+            raise StoppedError
+        return {}
+
+    with pytest.raises(StoppedError):
+        fitted(tmp_path / "stopped", recipe, measure=stop)
+    torch.manual_seed(99)
+    resumed = fitted(tmp_path / "stopped", recipe, network=normgate.l2norm(small_network(seed=5)), resume=True)
+    assert same_weights(whole, resumed)
+    assert normgate.normalization.temperature(resumed) == 1.0
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"head_decay": False},
+        {"descent": "linear"},
+        {"averaging": 0.5},
+        {"patterns": 0.5},
+        {"temperature_start": 0.2},
+        {"rotations": 0.5},
+        {"radial": 0.5},
+    ],
+)
+def test_every_setting_does_something(changes: dict, tmp_path: Path) -> None:
+    recipe = Recipe(epochs=2, batch_size=8, learning_rate=0.05)
+    network = fitted(tmp_path, recipe)
+    changed = Recipe.from_dict({**recipe.to_dict(), **changes})
+    assert not same_weights(network, fitted(tmp_path, changed))
+    assert same_weights(network, fitted(tmp_path, recipe))
+
+
+def test_what_is_kept_is_the_average_of_all_steps(tmp_path: Path) -> None:
+    """One step an epoch, so that the weights after each are seen."""
+    recipe = Recipe(epochs=6, batch_size=32, learning_rate=0.05, averaging=2.0)
+    network = normgate.l2norm(small_network())
+    seen: list[dict[str, torch.Tensor]] = []
+
+    def record() -> dict[str, float | None]:
+        seen.append({name: value.clone().double() for name, value in network.state_dict().items()})
+        return {}
+
+    fitted(tmp_path, recipe, network=network, measure=record)
+    decay = math.exp(-1 / 2)
+    expected = seen[0]
+    for state in seen[1:]:
+        expected = {name: decay * value + (1 - decay) * state[name] for name, value in expected.items()}
+    for name, value in network.state_dict().items():
+        if value.is_floating_point():
+            assert torch.allclose(value.double(), expected[name], atol=1e-6), name
+
+
+def test_a_compiled_step_trains_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = Recipe(epochs=2, batch_size=8, learning_rate=0.05)
+    expected = fitted(tmp_path, recipe)
+    calls = []
+    eager = functools.partial(torch.compile, backend="eager")  # needs no compiler
+    monkeypatch.setattr(torch, "compile", lambda module, **_: calls.append(module) or eager(module))
+    compiled = fitted(tmp_path, recipe, compiled=True)
+    assert calls
+    for one, other in zip(expected.state_dict().values(), compiled.state_dict().values(), strict=True):
+        assert torch.allclose(one.double(), other.double(), atol=1e-5)
+    assert not normgate.normalization.is_compiled(compiled)
+
+
+@pytest.mark.parametrize("changes", [{"rotations": 0.5}, {"radial": 0.5}, {"temperature_start": 0.1}])
+def test_what_cannot_be_compiled_is_refused(changes: dict, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="leave out --compile"):
+        fitted(tmp_path, Recipe(epochs=1, batch_size=8, **changes), compiled=True)
+
+
+def test_rotations_need_square_images(tmp_path: Path) -> None:
+    images = ResidentImages(torch.zeros(16, 8, 9, 3, dtype=torch.uint8), torch.arange(16) % 3)
+    recipe, fabric = Recipe(epochs=1, batch_size=8, rotations=0.5), Fabric(accelerator="cpu")
+    with pytest.raises(TrainingError, match="square"):
+        fit(small_network(), images, recipe, Preprocessing((8, 9)), fabric=fabric, seed=0, run={}, folder=tmp_path)
+
+
+def test_recipes_train(tmp_path: Path) -> None:
+    for recipe in RECIPES.values():
+        fitted(tmp_path, Recipe.from_dict({**recipe.to_dict(), "epochs": 1, "batch_size": 8}))
+
 
 TWO_PROCESSES = """
 import shutil, sys

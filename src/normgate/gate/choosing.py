@@ -74,7 +74,10 @@ def _check_storable(score: Score) -> None:
 
 
 def choose(
-    score: Score | None, sets: Mapping[str, Features], known: ProbeReport | None = None
+    score: Score | None,
+    sets: Mapping[str, Features],
+    known: ProbeReport | None = None,
+    trained_on: tuple[str, ...] = (),
 ) -> tuple[Score, ProbeReport | None]:
     """The score, fitted, and what probes say of it and of all others.
 
@@ -82,6 +85,7 @@ def choose(
         score: unfitted; None lets the probes choose.
         sets: features by name: train, tuning, probes, as far as they are there.
         known: an earlier report, for a gate that keeps no features.
+        trained_on: families of probes that the network was trained on.
 
     Raises:
         GateError: the score must not be used for this network.
@@ -90,7 +94,7 @@ def choose(
     report = known
     if score is None:
         if "probes" in sets:
-            report = probe(sets["tuning"], sets["probes"], bank(sets))
+            report = probe(sets["tuning"], sets["probes"], bank(sets), trained_on=trained_on)
         assert report is not None  # unfitted() saw to it
         fitted = _fitted(scores.create(report.choice()), sets)
         if "probes" in sets:
@@ -98,15 +102,15 @@ def choose(
         return fitted, report
     fitted = _fitted(score, sets)
     if "probes" in sets:
-        return fitted, reprobed(fitted, sets)
+        return fitted, reprobed(fitted, sets, trained_on)
     if report is not None and fitted.settings != scores.create(fitted.name).settings:
         report = report.without(fitted.name, "it has other settings than when the gate was probed")
     return fitted, report
 
 
-def reprobed(score: Score, sets: Mapping[str, Features]) -> ProbeReport:
+def reprobed(score: Score, sets: Mapping[str, Features], trained_on: tuple[str, ...]) -> ProbeReport:
     """What probes say of all scores, the fitted one of the gate among them."""
-    return probe(sets["tuning"], sets["probes"], bank(sets), own=score)
+    return probe(sets["tuning"], sets["probes"], bank(sets), score, trained_on)
 
 
 def _fitted(score: Score, sets: Mapping[str, Features]) -> Score:

@@ -26,7 +26,7 @@ from normgate.verdicts import concatenate as concatenate_verdicts
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     import numpy as np
     from torch import nn
@@ -92,6 +92,7 @@ class Gate:
         lean: bool = False,
         device: str | torch.device | None = None,
         provenance: Mapping[str, Any] | None = None,
+        trained_on_probes: Collection[str] = (),
         drop_duplicates: bool = False,
         skip_unreadable: bool = False,
         batch_size: int = 128,
@@ -121,6 +122,7 @@ class Gate:
             lean: keep no features; then no other score can be fitted without the training images.
             device: where to compute.
             provenance: plain data to store with the gate.
+            trained_on_probes: families of probes that the network was trained on, which must not choose its score.
             drop_duplicates: leave images that two sets share out of the later of train, tuning, calibration.
             skip_unreadable: go on without images that cannot be read.
             batch_size: images in a forward pass.
@@ -139,7 +141,7 @@ class Gate:
         reading = Reading(drop_duplicates, skip_unreadable, batch_size, workers, max_pixels, progress)
         data = {"train": train, "tuning": tuning, "calibration": calibration}
         sets = collect(extractor, data, names, reading, {})
-        fitted, report = choose(wanted, sets)
+        fitted, report = choose(wanted, sets, trained_on=tuple(trained_on_probes))
         _warn(fitted, report)
         return cls(
             extractor=extractor,
@@ -200,10 +202,11 @@ class Gate:
         new = collect(self.extractor, data, self.classes, reading, self.digests)
         sets = {**self.kept, **new}
         fitted, report = self.score, self.probes
+        trained_on = () if report is None else report.trained_on
         if refit:
-            fitted, report = choose(wanted, sets, report)
+            fitted, report = choose(wanted, sets, report, trained_on)
         elif tuning is not None:
-            report = reprobed(fitted, sets)
+            report = reprobed(fitted, sets, trained_on)
         if report is not self.probes:
             _warn(fitted, report)
         return dataclasses.replace(

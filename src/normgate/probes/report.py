@@ -44,12 +44,14 @@ class ProbeReport:
         images: number of tuning images.
         probed: number of images of each probe.
         refused: scores that cannot be had for this network, with the reason.
+        trained_on: families of probes that the network was trained on: they say nothing of its scores.
     """
 
     auroc: Mapping[str, Mapping[str, float]]
     images: int
     probed: int
     refused: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    trained_on: tuple[str, ...] = ()
 
     @property
     def probes(self) -> tuple[str, ...]:
@@ -71,12 +73,17 @@ class ProbeReport:
     def informative(self) -> tuple[str, ...]:
         """The probes that at least one score tells from ID images; the others say nothing about any score."""
         level = max(BLIND, 0.5 + self.chance)
-        return tuple(name for name in self.probes if max(own[name] for own in self.auroc.values()) >= level)
+        return tuple(name for name in self._unseen if max(own[name] for own in self.auroc.values()) >= level)
 
     @property
     def uninformative(self) -> tuple[str, ...]:
         """The probes that no score tells from ID images (a texture survives shuffling, say): left out of all means."""
-        return tuple(name for name in self.probes if name not in self.informative)
+        return tuple(name for name in self._unseen if name not in self.informative)
+
+    @property
+    def _unseen(self) -> tuple[str, ...]:
+        """The probes that the network was not trained on."""
+        return tuple(name for name in self.probes if name.partition("/")[0] not in self.trained_on)
 
     def families(self, score: str) -> dict[str, float]:
         """Mean AUROC of a score over the informative variants of each family that has any."""
@@ -169,7 +176,8 @@ class ProbeReport:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
         auroc = {score: dict(own) for score, own in self.auroc.items()}
-        return {"images": self.images, "probed": self.probed, "auroc": auroc, "refused": dict(self.refused)}
+        values = {"images": self.images, "probed": self.probed, "auroc": auroc, "refused": dict(self.refused)}
+        return {**values, "trained_on": list(self.trained_on)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -178,9 +186,14 @@ class ProbeReport:
         Raises:
             ProbeError: it is no such report.
         """
-        if not isinstance(values, dict) or set(values) != {field.name for field in dataclasses.fields(cls)}:
+        names = {field.name for field in dataclasses.fields(cls)}
+        # Reports from before networks could be trained on probes do not say it.
+        if not isinstance(values, dict) or {*values, "trained_on"} != names:
             raise ProbeError("this is no report of probes")
-        report = cls(**values)
+        trained_on = values.get("trained_on", [])
+        if not (isinstance(trained_on, list) and all(isinstance(family, str) for family in trained_on)):
+            raise ProbeError("this is no report of probes")
+        report = cls(**{**values, "trained_on": tuple(trained_on)})
         counts = all(type(count) is int and count >= 1 for count in (report.images, report.probed))
         tables = isinstance(report.auroc, dict) and all(map(_is_row, report.auroc.values()))
         reasons = isinstance(report.refused, dict) and all(
@@ -191,7 +204,13 @@ class ProbeReport:
         return report
 
 
-def probe(tuning: Features, probes: Features, train: Features | None, own: Score | None = None) -> ProbeReport:
+def probe(
+    tuning: Features,
+    probes: Features,
+    train: Features | None,
+    own: Score | None = None,
+    trained_on: tuple[str, ...] = (),
+) -> ProbeReport:
     """Score ID tuning images and probes with every score that can be had.
 
     Args:
@@ -199,6 +218,7 @@ def probe(tuning: Features, probes: Features, train: Features | None, own: Score
         probes: features of probe images; an id is `family/variant#number`.
         train: labelled training features that scores are fitted to; None leaves those scores out.
         own: the gate's own fitted score, which is used as it is.
+        trained_on: families of probes that the network was trained on.
     """
     auroc: dict[str, dict[str, float]] = {}
     refused: dict[str, str] = {}
@@ -211,7 +231,7 @@ def probe(tuning: Features, probes: Features, train: Features | None, own: Score
         except ScoreError as error:
             refused[name] = str(error)
     _, counts = np.unique(_probe_names(probes), return_counts=True)
-    return ProbeReport(auroc, len(tuning), int(counts.min()), refused)
+    return ProbeReport(auroc, len(tuning), int(counts.min()), refused, trained_on)
 
 
 def seen(score: Score, tuning: Features, probes: Features) -> dict[str, float]:

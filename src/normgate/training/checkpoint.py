@@ -30,7 +30,7 @@ class Checkpoint:
     Attributes:
         run: what the run was asked to do (recipe, seed, data, network); another run's checkpoint is refused.
         log: one row of figures for each finished epoch.
-        tensors: `model.*` and `optimizer.*`.
+        tensors: `model.*`, `optimizer.*`, and `average.*` where weights are averaged.
     """
 
     run: dict[str, Any]
@@ -44,9 +44,12 @@ class Checkpoint:
         log: list[dict[str, float | None]],
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
+        average: nn.Module | None = None,
     ) -> Checkpoint:
-        """Collect the state of a model and its optimiser."""
+        """Collect the state of a model, its optimiser, and the average of its weights."""
         tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
+        if average is not None:
+            tensors |= {f"average.{key}": value for key, value in average.state_dict().items()}
         for index, values in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{key}": value for key, value in values.items() if value is not None}
         return cls(run, log, tensors)
@@ -90,11 +93,11 @@ class Checkpoint:
             )
         return cls(found, log, tensors)
 
-    def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """Put the state back into a model and an optimiser that were made the same way."""
-        model.load_state_dict(
-            {key.removeprefix("model."): value for key, value in self.tensors.items() if key.startswith("model.")}
-        )
+    def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer, average: nn.Module | None = None) -> None:
+        """Put the state back into what was made the same way."""
+        model.load_state_dict(self._of("model."))
+        if average is not None:
+            average.load_state_dict(self._of("average."))
         state: dict[int, dict[str, torch.Tensor]] = {}
         for key, value in self.tensors.items():
             if key.startswith("optimizer."):
@@ -102,3 +105,6 @@ class Checkpoint:
                 state.setdefault(int(index), {})[name] = value
         groups = optimizer.state_dict()["param_groups"]
         optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+    def _of(self, prefix: str) -> dict[str, torch.Tensor]:
+        return {key.removeprefix(prefix): value for key, value in self.tensors.items() if key.startswith(prefix)}

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import csv
+import functools
 import math
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
-from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from normgate.errors import NormgateError
 from normgate.files import whole_file
+from normgate.normalization import set_temperature
 from normgate.progress import silent
 from normgate.training.augmentation import draw_moves, flip_and_shift
 from normgate.training.checkpoint import Checkpoint
+from normgate.training.objective import Objective
+from normgate.training.patterns import Patterns
 from normgate.training.processes import agreed, check_same
+from normgate.training.radial import draw_probes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -46,6 +51,7 @@ def fit(
     run: dict[str, Any],
     folder: Path,
     resume: bool = False,
+    compiled: bool = False,
     measure: Callable[[], Mapping[str, float | None]] | None = None,
     progress: Progress = silent,
 ) -> list[dict[str, float | None]]:
@@ -62,6 +68,7 @@ def fit(
         run: what identifies this run; a checkpoint of another is refused.
         folder: where `checkpoint.safetensors` and `log.csv` are kept.
         resume: go on from the checkpoint, if there is one.
+        compiled: let torch.compile write the code of a step, which takes a while and then saves time on GPUs.
         measure: called after each epoch, in the main process, for further columns of the log; leaves the network as it
             is.
         progress: told the epoch, loss, accuracy and rate.
@@ -86,48 +93,76 @@ def fit(
     steps = recipe.epochs * steps_an_epoch
     shift = round(recipe.shift * min(preprocessing.size))
 
+    if compiled and (recipe.rotations or recipe.radial or recipe.temperature_start):
+        raise TrainingError(
+            "a step with rotations, a radial loss or a moving temperature cannot be compiled; leave out --compile"
+        )
+    if recipe.rotations and preprocessing.size[0] != preprocessing.size[1]:
+        raise TrainingError(f"rotations need square images, not {preprocessing.size}; choose a recipe with rotations=0")
+    objective = Objective(model, recipe).to(fabric.device)
     optimizer = torch.optim.SGD(
-        model.parameters(),
+        objective.parameter_groups(),
         lr=1.0,
         momentum=recipe.momentum,
         nesterov=recipe.momentum > 0,
         weight_decay=recipe.weight_decay,
     )
+    # Convolutions are faster so.
+    objective.to(memory_format=torch.channels_last)
+    average = None
+    if recipe.averaging:
+        decay = math.exp(-1 / (recipe.averaging * steps_an_epoch))
+        averaged = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+        average = AveragedModel(model, multi_avg_fn=averaged, use_buffers=True)
     checkpoint_file, log_file = folder / "checkpoint.safetensors", folder / "log.csv"
     log: list[dict[str, float | None]] = []
     with agreed(fabric):
         if resume and checkpoint_file.exists():
             checkpoint = Checkpoint.load(checkpoint_file, run)
-            checkpoint.restore(model, optimizer)
+            checkpoint.restore(objective, optimizer, average)
             log = checkpoint.log
     check_same(fabric, {"the checkpoints": len(log)}, f"let all machines see the same {folder}")
-    # Convolutions are faster so.
-    bare = model.to(memory_format=torch.channels_last)
-    model, optimizer = fabric.setup(bare, optimizer)
+    module = cast("nn.Module", torch.compile(objective)) if compiled else objective
+    step, optimizer = fabric.setup(module, optimizer)
 
     for epoch in range(len(log), recipe.epochs):
         started = time.perf_counter()
-        torch.manual_seed(_mixed(seed, epoch, 1 + fabric.global_rank))  # for dropout
+        torch.manual_seed(_mixed(seed, epoch, 2 * fabric.global_rank + 1))  # for dropout and rotations
+        rng = np.random.default_rng([seed, epoch, 2 * fabric.global_rank + 2])  # for probes
         # Every process draws the same order and moves, and takes its own share of each batch.
         generator = torch.Generator().manual_seed(_mixed(seed, epoch, 0))
         order = torch.randperm(count, generator=generator)[: steps_an_epoch * batch]
-        moves = draw_moves(count, flip=recipe.flip, shift=shift, generator=generator).to(images.labels.device)
+        device = images.labels.device
+        moves = draw_moves(count, flip=recipe.flip, shift=shift, generator=generator).to(device)
+        patterns = None
+        if recipe.patterns:
+            patterns = Patterns.draw(
+                count, share=recipe.patterns, size=preprocessing.size, generator=generator, device=device
+            )
         mine = order.view(steps_an_epoch, batch)[:, first:last]
-        model.train()
+        if (tau := recipe.temperature_at(epoch)) is not None:
+            set_temperature(model, tau)
+        objective.train()
         sums = torch.zeros(3, device=fabric.device)  # loss, right answers, images
         for index, (pixels, numbers) in enumerate(images.batches(mine.reshape(-1), last - first)):
             for group in optimizer.param_groups:
                 group["lr"] = recipe.learning_rate_at(epoch * steps_an_epoch + index, steps)
-            pixels = flip_and_shift(pixels, moves[numbers])
             labels = images.labels[numbers].to(fabric.device)
-            logits = model(network_input(pixels.to(fabric.device), preprocessing))
-            loss = F.cross_entropy(logits, labels, reduction="sum")
+            probes = None
+            if recipe.radial:
+                probes = network_input(draw_probes(pixels, labels, rng).to(fabric.device), preprocessing)
+            pixels = flip_and_shift(pixels, moves[numbers])
+            if patterns is not None:
+                pixels = patterns.mix(pixels, numbers)
+            loss, cross_entropy, logits = step(network_input(pixels.to(fabric.device), preprocessing), labels, probes)
             # Gradients are averaged over processes, whose shares may differ; what counts is the mean over the batch.
             fabric.backward(loss * (fabric.world_size / batch))
             optimizer.step()
             optimizer.zero_grad()
+            if average is not None:
+                average.update_parameters(model)
             right = (logits.detach().argmax(dim=1) == labels).sum()
-            sums += torch.stack([loss.detach(), right, torch.ones_like(right) * len(labels)])
+            sums += torch.stack([cross_entropy.detach(), right, torch.ones_like(right) * len(labels)])
             if index % 10 == 9:
                 progress("training", epoch * count + (index + 1) * batch, recipe.epochs * count)
         totals = fabric.all_reduce(sums, reduce_op="sum")
@@ -154,9 +189,11 @@ def fit(
             log.append(row)
             progress("training", (epoch + 1) * count, recipe.epochs * count, loss=loss_mean, accuracy=accuracy)
             if fabric.is_global_zero:
-                Checkpoint.take(run, log, bare, optimizer).save(checkpoint_file)
+                Checkpoint.take(run, log, objective, optimizer, average).save(checkpoint_file)
                 _write_log(log, log_file)
-    bare.to(memory_format=torch.contiguous_format).eval()
+    if average is not None:
+        model.load_state_dict(average.module.state_dict())
+    model.to(memory_format=torch.contiguous_format).eval()
     return log
 
 
@@ -166,9 +203,13 @@ def network_input(pixels: torch.Tensor, preprocessing: Preprocessing) -> torch.T
     if preprocessing.standardize:
         deviation = x.std(dim=(1, 2, 3), correction=0, keepdim=True).clamp_min(x[0].numel() ** -0.5)
         return (x - x.mean(dim=(1, 2, 3), keepdim=True)) / deviation
-    mean = torch.tensor(preprocessing.mean, device=x.device)[:, None, None]
-    std = torch.tensor(preprocessing.std, device=x.device)[:, None, None]
-    return (x - mean) / std
+    return (x - _by_channel(preprocessing.mean, x.device)) / _by_channel(preprocessing.std, x.device)
+
+
+@functools.cache
+def _by_channel(values: tuple[float, float, float], device: torch.device) -> torch.Tensor:
+    """Made once, since a GPU would stop for it in every step."""
+    return torch.tensor(values, device=device)[:, None, None]
 
 
 def _mixed(seed: int, epoch: int, use: int) -> int:
