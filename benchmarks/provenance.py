@@ -17,9 +17,12 @@ def write(name: str, values: dict[str, Any]) -> Path:
     """Write `benchmarks/results/<name>.json`: the values and their provenance."""
     import torch
 
-    commit = _git("rev-parse", "--short=12", "HEAD")
+    # A copy without its repository is told.
+    commit = os.environ.get("NORMGATE_COMMIT") or _git("rev-parse", "--short=12", "HEAD")
     # What other benchmarks have just written does not change what this one measures.
-    if _git("status", "--porcelain", "--", "src", "benchmarks/*.py", "pyproject.toml"):
+    if "NORMGATE_COMMIT" not in os.environ and _git(
+        "status", "--porcelain", "--", "src", "benchmarks/*.py", "pyproject.toml"
+    ):
         commit += "-dirty"
     provenance = {
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {os.cpu_count()} cores",

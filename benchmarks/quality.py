@@ -48,6 +48,8 @@ class Run:
 
 
 TAUS: dict[str, Any] = {"plain": None, "l2": 1.0, "l2-0.1": 0.1, "l2-learned": "learned"}
+LENGTHS = (5, 10, 15, 20, 30, 40, 50, 80, 100)
+"""Epochs of runs of other lengths, each with a descent of its own, so that "early" can be read off."""
 GPU_RECIPE: dict[str, Any] = {"epochs": 60, "batch_size": 128, "learning_rate": 0.1}
 RUNS = {
     **{f"demo-{name}": Run("demo", {"temperature": tau}, demo.NETWORK) for name, tau in TAUS.items()},
@@ -72,6 +74,17 @@ RUNS = {
             ("convnext", 60, {"model": "convnext_atto", "image_size": 64}, {"learning_rate": 0.05}),
             ("vit", 60, {"model": "vit_tiny_patch16_224", "image_size": 64}, {"learning_rate": 0.05}),
         )
+        for name in ("plain", "l2")
+    },
+    **{
+        f"cifar10-resnet18-{name}-e{epochs}": Run(
+            "cifar10", {**GPU_RECIPE, "epochs": epochs, "temperature": TAUS[name]}, FULL, all_images=True, tier="gpu"
+        )
+        for name in ("plain", "l2")
+        for epochs in LENGTHS
+    },
+    **{
+        f"demo-resnet18-{name}": Run("demo", {"temperature": TAUS[name]}, {"model": "resnet18", "stem": 2}, tier="gpu")
         for name in ("plain", "l2")
     },
     **{

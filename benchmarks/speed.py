@@ -1,0 +1,156 @@
+"""How fast training is, and how near to the floor: python benchmarks/speed.py [NAME ...] [--epochs 60].
+
+Trains on the CIFAR-10 pack and writes results/speed-NAME.json for each NAME of `RUNS`: seconds to load, until the first
+epoch (compilation, first kernels), of an epoch in steady state, and of what lies between epochs (checkpoints). The
+floor is the arithmetic of all forward and backward passes at the rate of a large matrix product of the same precision
+on the same device, measured here. How good the networks of shorter runs are is measured by benchmarks/quality.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+import normgate
+import packs
+from normgate.backbones import Backbone
+from normgate.data.sources import Records, load
+from provenance import write
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A network and how it is trained.
+
+    Attributes:
+        network: arguments of `normgate.train`.
+        recipe: changes to the paper's recipe.
+        compiled: whether torch.compile writes the step.
+        images: of the pack, at most.
+    """
+
+    network: dict[str, Any]
+    recipe: dict[str, Any]
+    compiled: bool = False
+    images: int = 50_000
+
+
+FULL: dict[str, Any] = {"model": "resnet18"}
+RUNS = {
+    "resnet18": Run(FULL, {}),
+    "resnet18-compiled": Run(FULL, {}, compiled=True),
+    "resnet18-compiled-512": Run(FULL, {"batch_size": 512, "learning_rate": 0.4}, compiled=True),
+    "slim": Run(packs.SLIM, {"batch_size": 256, "learning_rate": 0.2}, images=6000),
+}
+
+
+class Clock:
+    """Notes when training begins and when each epoch has ended and the next begins."""
+
+    def __init__(self) -> None:
+        self.first: float | None = None
+
+    def __call__(self, task: str, done: int, total: int, /, **figures: float | None) -> None:
+        """As `normgate.progress.Progress`."""
+        if task == "training" and self.first is None:
+            self.first = time.perf_counter()
+
+
+def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Floating-point operations a second of a large matrix product of random numbers, the best of ten."""
+    side = 8192 if device.type == "cuda" else 1024
+    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    seconds = []
+    for _ in range(10):
+        _wait(device)
+        started = time.perf_counter()
+        a @ b
+        _wait(device)
+        seconds.append(time.perf_counter() - started)
+    return 2 * side**3 / min(seconds)
+
+
+def operations(run: Run, batch: int = 8) -> float:
+    """Floating-point operations of a forward and a backward pass, an image."""
+    network = {"width": None, "stem": 1, **run.network}
+    model = Backbone(network["model"], 10, network["width"], network["stem"]).build()
+    counter = FlopCounterMode(display=False)
+    with counter:
+        model(torch.randn(batch, 3, 32, 32)).sum().backward()
+    return counter.get_total_flops() / batch
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def measured(run: Run, epochs: int) -> dict[str, Any]:
+    """Train once and say where the time went."""
+    records = load(packs.opened("cifar10"))
+    images = Records(records[: run.images], records.classes)
+    recipe = normgate.Recipe.named("paper", epochs=epochs, **run.recipe)
+    clock = Clock()
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.perf_counter()
+        gate = normgate.train(
+            images,
+            Path(folder) / "gate",
+            recipe=recipe,
+            hardware=normgate.Hardware(compile=run.compiled),
+            score="norm",
+            drop_duplicates=True,
+            progress=clock,
+            **run.network,
+        )
+        total = time.perf_counter() - started
+    count = gate.provenance["sets"]["train"]
+    batch = min(recipe.batch_size, count)
+    shown = count // batch * batch
+    seconds = [shown / row["images_per_second"] for row in gate.provenance["log"]]
+    steady = statistics.median(seconds[1:]) if epochs > 1 else seconds[0]
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    rate, each = matrix_rate(device, dtype), operations(run)
+    floor = each * shown / rate
+    assert clock.first is not None
+    return {
+        "recipe": recipe.to_dict(),
+        "network": run.network,
+        "compiled": run.compiled,
+        "images": count,
+        "seconds": {
+            "all": total,
+            "until the first ten steps": clock.first - started,
+            "first epoch more than another": seconds[0] - steady,
+            "epoch": steady,
+            "epochs": sum(seconds),
+        },
+        "images_per_second": shown / steady,
+        "operations_an_image": each,
+        "matrix_rate": rate,
+        "floor_of_an_epoch": floor,
+        "share_of_the_matrix_rate": floor / steady,
+    }
+
+
+def main() -> None:
+    """Measure and write the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", choices=[*RUNS, []], metavar="NAME", help=f"of {', '.join(RUNS)}")
+    parser.add_argument("--epochs", type=int, default=60)
+    arguments = parser.parse_args()
+    for name in arguments.names or RUNS:
+        write(f"speed-{name}", {"name": name, "seed": 0, **measured(RUNS[name], arguments.epochs)})
+
+
+if __name__ == "__main__":
+    main()
