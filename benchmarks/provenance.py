@@ -10,7 +10,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parent / "results"
+ROOT = Path(__file__).parents[1]
+RESULTS = Path(os.environ.get("NORMGATE_RESULTS", ROOT / "benchmarks" / "results"))
 
 
 def write(name: str, values: dict[str, Any]) -> Path:
@@ -33,7 +34,7 @@ def write(name: str, values: dict[str, Any]) -> Path:
             package: importlib.metadata.version(package) for package in ("torch", "torchvision", "timm", "numpy")
         },
     }
-    RESULTS.mkdir(exist_ok=True)
+    RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps({**values, **provenance}, indent=1) + "\n", encoding="utf-8")
     print(path.read_text(encoding="utf-8"))
@@ -41,5 +42,4 @@ def write(name: str, values: dict[str, Any]) -> Path:
 
 
 def _git(*arguments: str) -> str:
-    root = RESULTS.parent.parent
-    return subprocess.run(["git", *arguments], capture_output=True, text=True, cwd=root, check=True).stdout.strip()
+    return subprocess.run(["git", *arguments], capture_output=True, text=True, cwd=ROOT, check=True).stdout.strip()

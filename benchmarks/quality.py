@@ -23,6 +23,7 @@ from normgate.data.sources import Data, Records, load, open_source
 from provenance import write
 
 FULL: dict[str, Any] = {"model": "resnet18"}
+SMALL: dict[str, Any] = {"image_size": 32}
 ON_TEST = 1000
 """Where all training images are trained on, so many test images each are for tuning and calibration, and no figure."""
 
@@ -70,9 +71,14 @@ RUNS = {
         )
         for model, epochs, network, more in (
             ("resnet50", 100, {"model": "resnet50"}, {}),
-            ("vgg16", 60, {"model": "vgg16_bn", "image_size": 32}, {"learning_rate": 0.05}),
+            ("vgg16", 60, {**SMALL, "model": "vgg16_bn", "model_args": {"mlp_ratio": 0.125}}, {"learning_rate": 0.05}),
             ("convnext", 60, {"model": "convnext_atto", "image_size": 64}, {"learning_rate": 0.05}),
-            ("vit", 60, {"model": "vit_tiny_patch16_224", "image_size": 64}, {"learning_rate": 0.05}),
+            (
+                "vit",
+                60,
+                {**SMALL, "model": "vit_tiny_patch16_224", "model_args": {"img_size": 32, "patch_size": 4}},
+                {"learning_rate": 0.05},
+            ),
         )
         for name in ("plain", "l2")
     },
