@@ -62,8 +62,10 @@ def test_the_tutorial_on_the_command_line_runs(demo_run: tuple[Path, Any], tmp_p
     assert {path.name for path in tmp_path.iterdir()} >= written
 
 
-@pytest.mark.parametrize("machines", [1, 2])
-def test_training_by_two_processes_and_on_two_machines_runs(machines: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("block", "machines"), [(0, 1), (1, 1), (2, 2)], ids=["settings", "processes", "machines"])
+def test_training_with_settings_by_two_processes_and_on_two_machines_runs(
+    block: int, machines: int, tmp_path: Path
+) -> None:
     """The commands of the guide, but that both machines are this one."""
     rng = np.random.default_rng(0)
     for number, name in enumerate(("cat", "dog")):
@@ -76,7 +78,7 @@ def test_training_by_two_processes_and_on_two_machines_runs(machines: int, tmp_p
         port = server.getsockname()[1]
     places = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "PATH": places, "OMP_NUM_THREADS": "1"}
-    commands = blocks("guide.md", "console")[machines - 1].splitlines()
+    commands = blocks("guide.md", "console")[block].splitlines()
     assert len(commands) == machines
     lines = [line.removeprefix("$ ").replace("10.0.0.1", "127.0.0.1").replace("29500", str(port)) for line in commands]
     running = [
