@@ -306,6 +306,7 @@ def train(
                 folder=folder,
                 resume=resume,
                 compiled=hardware.compile,
+                magnitude=extractor.magnitude,
                 measure=GeometryLog(extractor, sample(sets["train"], classes), classes, workers, max_pixels)
                 if log_geometry
                 else None,

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 import normgate
 from normgate import Recipe
-from normgate.taps import capture
+from normgate.taps import capture, find_magnitude
 from normgate.training.objective import Objective, turned
 from normgate.training.radial import radial_loss
 
@@ -107,6 +107,17 @@ def test_probes_change_nothing_for_images(rotations: float) -> None:
     assert torch.allclose(losses.logits, expected.logits, rtol=1e-9, atol=1e-12)
     for name, value in without.network.state_dict().items():
         assert torch.allclose(with_probes.network.state_dict()[name].double(), value.double(), rtol=1e-6), name
+
+
+def test_the_radial_loss_is_of_the_vector_that_carries_the_magnitude() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 5), nn.LayerNorm(5), nn.Linear(5, 3)).double()
+    (x, labels), (probes, _) = batch(12), batch(4, seed=2)
+    magnitude = find_magnitude(model, None, x)
+    losses = Objective(model, Recipe(radial=1.0), magnitude)(x, labels, probes)
+    inside, outside = (model[1](images.flatten(1)) for images in (x, probes))
+    assert torch.allclose((losses.total - losses.cross_entropy).float(), 12 * radial_loss(inside, outside), rtol=1e-5)
+    assert not torch.allclose(radial_loss(inside, outside), radial_loss(model[:3](x), model[:3](probes)), rtol=1e-2)
 
 
 def test_probes_are_seen_as_once_the_network_is_trained() -> None:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from normgate.data.preprocessing import Preprocessing
     from normgate.progress import Progress
+    from normgate.taps import MagnitudeSpec
     from normgate.training.images import TrainingImages
     from normgate.training.recipe import Recipe
 
@@ -52,6 +53,7 @@ def fit(
     folder: Path,
     resume: bool = False,
     compiled: bool = False,
+    magnitude: MagnitudeSpec | None = None,
     measure: Callable[[], Mapping[str, float | None]] | None = None,
     progress: Progress = silent,
 ) -> list[dict[str, float | None]]:
@@ -69,6 +71,7 @@ def fit(
         folder: where `checkpoint.safetensors` and `log.csv` are kept.
         resume: go on from the checkpoint, if there is one.
         compiled: let torch.compile write the code of a step, which takes a while and then saves time on GPUs.
+        magnitude: which vector carries the magnitude, where it is not the head's input.
         measure: called after each epoch, in the main process, for further columns of the log; leaves the network as it
             is.
         progress: told the epoch, loss, accuracy and rate.
@@ -99,7 +102,7 @@ def fit(
         )
     if recipe.rotations and preprocessing.size[0] != preprocessing.size[1]:
         raise TrainingError(f"rotations need square images, not {preprocessing.size}; choose a recipe with rotations=0")
-    objective = Objective(model, recipe).to(fabric.device)
+    objective = Objective(model, recipe, magnitude).to(fabric.device)
     optimizer = torch.optim.SGD(
         objective.parameter_groups(),
         lr=1.0,

@@ -10,9 +10,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from normgate.normalization import find_head
+from normgate.taps import capture
 from normgate.training.radial import check_norms, radial_loss, statistics_of_the_first
 
 if TYPE_CHECKING:
+    from normgate.taps import MagnitudeSpec
     from normgate.training.recipe import Recipe
 
 
@@ -36,13 +38,14 @@ class Objective(nn.Module):
     With `recipe.rotations` a copy of each image, turned by a random number of quarters, goes through the network with
     the images, and a second linear head tells from the features that the first one sees how far it was turned
     (RotPred: Hendrycks et al. 2019, arXiv 1906.12340). With `recipe.radial` probes go through it, too; see
-    `normgate.training.radial`.
+    `normgate.training.radial`. `magnitude` says which vector carries the magnitude, where it is not the head's input.
     """
 
-    def __init__(self, network: nn.Module, recipe: Recipe) -> None:
+    def __init__(self, network: nn.Module, recipe: Recipe, magnitude: MagnitudeSpec | None = None) -> None:
         super().__init__()
         self.network = network
         self.recipe = recipe
+        self.magnitude = magnitude
         self.head_name, head = find_head(network)
         self.quarters = nn.Linear(head.in_features, 4) if recipe.rotations else None
         if recipe.radial:
@@ -69,10 +72,9 @@ class Objective(nn.Module):
             cross_entropy = _cross_entropy(logits, labels)
             return Losses(cross_entropy, cross_entropy, logits)
         with contextlib.ExitStack() as stack:
-            raw: list[torch.Tensor] = []
-            read: list[torch.Tensor] = []
+            tap = stack.enter_context(capture(self.network, self.head_name, self.magnitude))
+            read: list[torch.Tensor] = []  # by the head: directions where the network is normalised
             head = self.network.get_submodule(self.head_name)
-            stack.enter_context(head.register_forward_pre_hook(lambda _, args: raw.append(args[0]), prepend=True))
             stack.enter_context(head.register_forward_hook(lambda _, args, __: read.append(args[0])))
             if probes is not None:
                 stack.enter_context(statistics_of_the_first(seen, self.network))
@@ -81,7 +83,8 @@ class Objective(nn.Module):
         if self.quarters is not None:
             total = total + self.recipe.rotations * _cross_entropy(self.quarters(read[0][count:seen]), turns)
         if probes is not None:
-            total = total + self.recipe.radial * count * radial_loss(raw[0][:count], raw[0][seen:])
+            m = tap.z if tap.m is None else tap.m
+            total = total + self.recipe.radial * count * radial_loss(m[:count], m[seen:])
         return Losses(total, cross_entropy, logits)
 
     def parameter_groups(self) -> list[dict[str, object]]:

@@ -58,10 +58,10 @@ def draw_probes(pixels: torch.Tensor, labels: torch.Tensor, rng: np.random.Gener
 
 
 def radial_loss(images: torch.Tensor, probes: torch.Tensor) -> torch.Tensor:
-    """Mean over pairs of `softplus(log ‖z_probe‖ − log ‖z_image‖)`, a smooth one minus AUROC of the norm.
+    """Mean over pairs of `softplus(log ‖m_probe‖ − log ‖m_image‖)`, a smooth one minus AUROC of the norm.
 
     Args:
-        images: (N, D) raw features of images.
+        images: (N, D) magnitude vectors of images.
         probes: (P, D) those of probes.
     """
     inside = torch.linalg.vector_norm(images.float(), dim=1).clamp_min(1e-6).log()
