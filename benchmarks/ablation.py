@@ -32,7 +32,7 @@ from normgate.training.radial import FAMILIES
 from normgate.training.splitting import divide_groups
 from provenance import write
 
-MAGNITUDES = ("norm", "norm_gain", "energy_raw", "max_logit_raw")
+MAGNITUDES = ("norm", "norm_gain", "norm_profile", "energy_raw", "max_logit_raw")
 
 
 @dataclasses.dataclass(frozen=True)

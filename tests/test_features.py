@@ -50,7 +50,7 @@ def test_one_forward_pass_an_image_for_all_scores(network: nn.Module) -> None:
     extractor = FeatureExtractor(network, PREPROCESSING)
     seen = forwards(network)
     features = extract(extractor, random_records(20, 0), classes=CLASSES, batch_size=8).features
-    for name in set(scores.names()) - {"norm_gain"}:  # the network tells no stages
+    for name in set(scores.names()) - {"norm_gain", "norm_profile"}:  # the network tells no stages
         scores.create(name).fit(features, features)(features)
     assert seen == [8, 8, 4]
     assert features.labels is not None
@@ -129,7 +129,7 @@ def test_training_mode_autograd_and_autocast_change_nothing() -> None:
     extractor, records = FeatureExtractor(network, PREPROCESSING), random_records(30, 0)
     network.eval()
     plain = extract(extractor, records, classes=CLASSES).features
-    names = set(scores.names()) - {"norm_gain"}  # the network tells no stages
+    names = set(scores.names()) - {"norm_gain", "norm_profile"}  # the network tells no stages
     expected = {name: scores.create(name).fit(plain, plain)(plain) for name in names}
     network.train()
     network[1].eval()  # somebody froze this layer

@@ -96,16 +96,15 @@ class Backbone:
         return model
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Plain values for JSON; a head with a bias is not named, as gates of earlier versions had no other."""
         values = {"name": self.name, "num_classes": self.num_classes, "width": self.width, "stem": self.stem}
-        return {**values, "args": _plain(self.args), "head_bias": self.head_bias}
+        return {**values, "args": _plain(self.args), **({} if self.head_bias else {"head_bias": False})}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Backbone:
         """The inverse of :meth:`to_dict`; unknown or missing entries are an error."""
-        expected = {"name", "num_classes", "width", "stem", "args", "head_bias"}
-        # Gates that were made before heads could be without a bias do not say it.
-        if not isinstance(values, Mapping) or {*values, "head_bias"} != expected:
+        expected = {"name", "num_classes", "width", "stem", "args"}
+        if not isinstance(values, Mapping) or set(values) - {"head_bias"} != expected:
             raise BackboneError(f"a backbone has exactly the entries {sorted(expected)}, not {values!r}")
         return cls(**values)
 

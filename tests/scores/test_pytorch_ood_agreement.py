@@ -110,7 +110,7 @@ PEERS: dict[str, Callable[[Features, Features], torch.Tensor]] = {
     "ash": of_maps(lambda layer: detectors.ASH(None, layer)),
     "scale": of_maps(lambda layer: detectors.SCALE(None, layer)),
 }
-WITHOUT_PEER = {"norm", "norm_gain", "cosine", "residual", "polar"}
+WITHOUT_PEER = {"norm", "norm_gain", "norm_profile", "cosine", "residual", "polar"}
 
 
 def values(name: str, query: Features = QUERY, **settings: object) -> np.ndarray:

@@ -160,6 +160,14 @@ def fdbd(train: Features, query: Features) -> np.ndarray:
     return np.array(values)
 
 
+def norm_profile(query: np.ndarray, bank: np.ndarray, labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    means = np.stack([bank[labels == c].mean(axis=0) for c in range(3)])
+    rest = bank - means[labels]
+    sigma = rest.T @ rest / len(bank)
+    precision = np.linalg.inv(sigma + 1e-6 * np.trace(sigma) / len(sigma) * np.eye(len(sigma)))
+    return np.array([-(p - means[c]) @ precision @ (p - means[c]) for p, c in zip(query, predicted, strict=True)])
+
+
 def expected(name: str, train: Features, query: Features) -> np.ndarray:
     return oracles(train, query)[name]()
 
@@ -174,9 +182,14 @@ def oracles(train: Features, query: Features) -> dict[str, Callable[[], np.ndarr
     k = max(1, min(50, int(small) // 2))
     assert query.stage_norms is not None
     early = query.stage_norms[:, 0].double().numpy()
+    profiles = [
+        np.log(np.column_stack([f.stage_norms.double().numpy(), np.linalg.norm(f.z.double().numpy(), axis=1)]))
+        for f in (query, train)
+    ]
     return {
         "norm": lambda: np.linalg.norm(space["z"], axis=1),
         "norm_gain": lambda: np.log(np.linalg.norm(space["z"], axis=1) / early),
+        "norm_profile": lambda: norm_profile(*profiles, labels, space["logits"].argmax(axis=1)),
         "msp": lambda: log_softmax(space["logits"], axis=1).max(axis=1),
         "msp_raw": lambda: log_softmax(space["raw_logits"], axis=1).max(axis=1),
         "max_logit": lambda: space["logits"].max(axis=1),
@@ -232,7 +245,7 @@ def test_formula(name: str, seed: int, rows: int, dimensions: int, tau: float) -
     try:
         score = fitted(name, train)
     except ScoreError:
-        assert "mahalanobis" in name or name in ("gmm", "she")
+        assert "mahalanobis" in name or name in ("gmm", "she", "norm_profile")
         # One image a class, or directions that are only +1 and -1; none of which need be classified correctly.
         assert rows == 3 or dimensions == 1
         return
@@ -426,6 +439,7 @@ def test_unknown_names_are_errors_that_name_the_nearest() -> None:
         ("energy", {"temperature": 0}),
         ("energy", {"temperature": float("nan")}),
         ("energy_raw", {"temperature": "1"}),
+        ("norm_profile", {"jitter": 0}),
         ("mahalanobis", {"jitter": 0}),
         ("mahalanobis", {"jitter": -1e-6}),
         ("mahalanobis", {"jitter": float("nan")}),

@@ -41,7 +41,7 @@ def file(tmp_path: Path) -> Path:
     """A checkpoint after three steps."""
     network, optimizer = started(0)
     train(network, optimizer, range(3))
-    Checkpoint.take(RUN, LOG, network, optimizer).save(tmp_path / "checkpoint.safetensors")
+    Checkpoint.take(RUN, LOG, {"model": network}, optimizer).save(tmp_path / "checkpoint.safetensors")
     return tmp_path / "checkpoint.safetensors"
 
 
@@ -49,11 +49,11 @@ def file(tmp_path: Path) -> Path:
 def test_training_goes_on_to_the_same_weights(momentum: float, tmp_path: Path) -> None:
     network, optimizer = started(0, momentum)
     train(network, optimizer, range(3))
-    Checkpoint.take(RUN, LOG, network, optimizer).save(tmp_path / "c")
+    Checkpoint.take(RUN, LOG, {"model": network}, optimizer).save(tmp_path / "c")
     train(network, optimizer, range(3, 6))
     again, restored = started(7, momentum)
     checkpoint = Checkpoint.load(tmp_path / "c", RUN)
-    checkpoint.restore(again, restored)
+    checkpoint.restore({"model": again}, restored)
     assert checkpoint.log == LOG
     train(again, restored, range(3, 6))
     expected = network.state_dict()
@@ -75,7 +75,7 @@ def test_momentum_counts(file: Path) -> None:
         {key: value for key, value in checkpoint.tensors.items() if key.startswith("model.")},
     ):
         network, optimizer = started(7)
-        Checkpoint(RUN, LOG, tensors).restore(network, optimizer)
+        Checkpoint(RUN, LOG, tensors).restore({"model": network}, optimizer)
         train(network, optimizer, range(3, 6))
         weights.append(network[0].weight)
     assert not torch.equal(*weights)
@@ -144,7 +144,7 @@ def test_a_failure_while_saving_leaves_the_old_one_whole(
 
 def test_a_newer_checkpoint_takes_the_place_of_the_old_one(file: Path) -> None:
     network, optimizer = started(3)
-    Checkpoint.take(RUN, LOG[:1], network, optimizer).save(file)
+    Checkpoint.take(RUN, LOG[:1], {"model": network}, optimizer).save(file)
     checkpoint = Checkpoint.load(file, RUN)
     assert checkpoint.log == LOG[:1]
     assert torch.equal(checkpoint.tensors["model.0.weight"], network[0].weight)

@@ -177,7 +177,7 @@ class ProbeReport:
         """Plain JSON values."""
         auroc = {score: dict(own) for score, own in self.auroc.items()}
         values = {"images": self.images, "probed": self.probed, "auroc": auroc, "refused": dict(self.refused)}
-        return {**values, "trained_on": list(self.trained_on)}
+        return {**values, **({"trained_on": list(self.trained_on)} if self.trained_on else {})}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:

@@ -18,6 +18,7 @@ __all__ = ["Score", "ScoreError", "create", "names", "summary"]
 _REGISTRY: dict[str, tuple[str, str, dict[str, Any]]] = {
     "norm": ("norm", "Norm", {}),
     "norm_gain": ("norm_gain", "NormGain", {}),
+    "norm_profile": ("norm_profile", "NormProfile", {}),
     "msp": ("msp", "MSP", {"space": "logits"}),
     "msp_raw": ("msp", "MSP", {"space": "raw_logits"}),
     "max_logit": ("max_logit", "MaxLogit", {"space": "logits"}),

@@ -40,7 +40,7 @@ class NormGain(Norm):
 
     def _unknown_stage(self, features: Features) -> str | None:
         if features.stage_norms is None:
-            return "the network's stages are not known: it does not list them as timm's networks do"
+            return unknown_stages(features)
         if self.stage >= (count := features.stage_norms.shape[1]):
             return f"the network has {count} stages, numbered from 0, and stage {self.stage} is none of them"
         return None
@@ -52,3 +52,10 @@ class NormGain(Norm):
         early = features.stage_norms[:, self.stage].double()
         gain = magnitudes(features).clamp_min(_TINY).log() - early.log()
         return torch.where(early == 0, gain.clamp_max(math.log(_TINY)), gain)
+
+
+def unknown_stages(features: Features) -> str | None:
+    """Why scores that look at stages cannot be had; None where they can."""
+    if features.stage_norms is None:
+        return "the network's stages are not known: it does not list them as timm's networks do"
+    return None

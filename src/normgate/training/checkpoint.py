@@ -13,6 +13,7 @@ from normgate.errors import NormgateError
 from normgate.files import OutputError, whole_file
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     import torch
@@ -30,7 +31,7 @@ class Checkpoint:
     Attributes:
         run: what the run was asked to do (recipe, seed, data, network); another run's checkpoint is refused.
         log: one row of figures for each finished epoch.
-        tensors: `model.*`, `optimizer.*`, and `average.*` where weights are averaged.
+        tensors: `model.*`, `optimizer.*`, and those of further modules under their names.
     """
 
     run: dict[str, Any]
@@ -42,14 +43,11 @@ class Checkpoint:
         cls,
         run: dict[str, Any],
         log: list[dict[str, float | None]],
-        model: nn.Module,
+        modules: Mapping[str, nn.Module],
         optimizer: torch.optim.Optimizer,
-        average: nn.Module | None = None,
     ) -> Checkpoint:
-        """Collect the state of a model, its optimiser, and the average of its weights."""
-        tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
-        if average is not None:
-            tensors |= {f"average.{key}": value for key, value in average.state_dict().items()}
+        """Collect the state of modules, `model` among them, and of their optimiser."""
+        tensors = {f"{name}.{key}": value for name, part in modules.items() for key, value in part.state_dict().items()}
         for index, values in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{key}": value for key, value in values.items() if value is not None}
         return cls(run, log, tensors)
@@ -93,11 +91,13 @@ class Checkpoint:
             )
         return cls(found, log, tensors)
 
-    def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer, average: nn.Module | None = None) -> None:
-        """Put the state back into what was made the same way."""
-        model.load_state_dict(self._of("model."))
-        if average is not None:
-            average.load_state_dict(self._of("average."))
+    def restore(self, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer) -> None:
+        """Put the state back into modules and an optimiser that were made the same way."""
+        for name, part in modules.items():
+            prefix = f"{name}."
+            part.load_state_dict(
+                {key.removeprefix(prefix): value for key, value in self.tensors.items() if key.startswith(prefix)}
+            )
         state: dict[int, dict[str, torch.Tensor]] = {}
         for key, value in self.tensors.items():
             if key.startswith("optimizer."):
@@ -105,6 +105,3 @@ class Checkpoint:
                 state.setdefault(int(index), {})[name] = value
         groups = optimizer.state_dict()["param_groups"]
         optimizer.load_state_dict({"state": state, "param_groups": groups})
-
-    def _of(self, prefix: str) -> dict[str, torch.Tensor]:
-        return {key.removeprefix(prefix): value for key, value in self.tensors.items() if key.startswith(prefix)}

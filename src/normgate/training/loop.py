@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import functools
 import math
 import time
 from typing import TYPE_CHECKING, Any, cast
@@ -113,17 +112,20 @@ def fit(
     )
     # Convolutions are faster so.
     objective.to(memory_format=torch.channels_last)
+    modules: dict[str, nn.Module] = {"model": model}
+    if objective.quarters is not None:
+        modules["quarters"] = objective.quarters
     average = None
     if recipe.averaging:
         decay = math.exp(-1 / (recipe.averaging * steps_an_epoch))
         averaged = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
-        average = AveragedModel(model, multi_avg_fn=averaged, use_buffers=True)
+        average = modules["average"] = AveragedModel(model, multi_avg_fn=averaged, use_buffers=True)
     checkpoint_file, log_file = folder / "checkpoint.safetensors", folder / "log.csv"
     log: list[dict[str, float | None]] = []
     with agreed(fabric):
         if resume and checkpoint_file.exists():
             checkpoint = Checkpoint.load(checkpoint_file, run)
-            checkpoint.restore(objective, optimizer, average)
+            checkpoint.restore(modules, optimizer)
             log = checkpoint.log
     check_same(fabric, {"the checkpoints": len(log)}, f"let all machines see the same {folder}")
     step, optimizer = fabric.setup(_compiled(objective, fabric) if compiled else objective, optimizer)
@@ -192,7 +194,7 @@ def fit(
             log.append(row)
             progress("training", (epoch + 1) * count, recipe.epochs * count, loss=loss_mean, accuracy=accuracy)
             if fabric.is_global_zero:
-                Checkpoint.take(run, log, objective, optimizer, average).save(checkpoint_file)
+                Checkpoint.take(run, log, modules, optimizer).save(checkpoint_file)
                 _write_log(log, log_file)
     if average is not None:
         model.load_state_dict(average.module.state_dict())
@@ -212,13 +214,12 @@ def network_input(pixels: torch.Tensor, preprocessing: Preprocessing) -> torch.T
     if preprocessing.standardize:
         deviation = x.std(dim=(1, 2, 3), correction=0, keepdim=True).clamp_min(x[0].numel() ** -0.5)
         return (x - x.mean(dim=(1, 2, 3), keepdim=True)) / deviation
-    return (x - _by_channel(preprocessing.mean, x.device)) / _by_channel(preprocessing.std, x.device)
+    return (x - _by_channel(preprocessing.mean, x)) / _by_channel(preprocessing.std, x)
 
 
-@functools.cache
-def _by_channel(values: tuple[float, float, float], device: torch.device) -> torch.Tensor:
-    """Made once, since a GPU would stop for it in every step."""
-    return torch.tensor(values, device=device)[:, None, None]
+def _by_channel(values: tuple[float, float, float], x: torch.Tensor) -> torch.Tensor:
+    """(3, 1, 1), filled on the device: copying them there would make a GPU wait in every step."""
+    return torch.stack([x.new_full((1, 1), value) for value in values])
 
 
 def _mixed(seed: int, epoch: int, use: int) -> int:
