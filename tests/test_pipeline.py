@@ -74,7 +74,7 @@ def test_a_recipe_with_everything(class_folders: Path, tmp_path: Path) -> None:
     assert (again(class_folders).score == gate(class_folders).score).all()
     assert again.extractor.head.bias is None
     assert Recipe.from_dict(again.provenance["run"]["recipe"]) == recipe
-    assert again.probes.trained_on == FAMILIES
+    assert again.probes.trained_on == again.trained_on_probes == (*FAMILIES, "pose")
     resumed = normgate.train(class_folders, tmp_path / "gate", recipe=recipe, resume=True, **OPTIONS)
     assert equal(weights(resumed), weights(gate))
 

@@ -91,6 +91,21 @@ def _by_probe(gate: Gate, name: str) -> tuple[Any, ...]:
     return tables.print_each_probe, ProbeReport({"energy": {f"flat/{name}": 0.9}}, 60, 60, {}), "energy"
 
 
+def test_families_that_were_trained_on_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    auroc = {"energy": {"flat/black": 0.9, "noise/uniform": 0.8, "blend/mixed": 0.5}}
+    report = ProbeReport(auroc, 60, 60, {}, ("noise",))
+    tables.print_probes(report, "energy")
+    tables.print_each_probe(report, "energy")
+    printed = capsys.readouterr().out
+    assert "left out, since the network was trained on them: noise\n" in printed
+    assert "left out, since no score tells them from your images: blend/mixed\n" in printed
+    rows = [line.strip() for line in printed.splitlines() if line.strip().startswith(("flat/", "noise/", "blend/"))]
+    lines = {row.split()[0]: row.split("  ")[-1].strip() for row in rows}
+    assert lines["flat/black"] == "energy 90"
+    assert lines["noise/uniform"] == "energy 80; trained on: left out"
+    assert lines["blend/mixed"] == "no score: left out"
+
+
 # Images, from whoever sends them.
 
 

@@ -27,8 +27,8 @@ from normgate.progress import silent
 from normgate.training import Recipe, fit
 from normgate.training.geometry_log import GeometryLog, sample
 from normgate.training.images import ResidentImages, StreamedImages
+from normgate.training.objective import trained_on_probes
 from normgate.training.processes import agreed, check_same, noticing_loss, part_at_exit, patient
-from normgate.training.radial import FAMILIES
 from normgate.training.reading import channel_statistics, check_enough, fingerprint, geometry, read, separated
 from normgate.training.run_folder import check_run, remove_leftover, run_folder, running
 from normgate.training.splitting import split
@@ -325,7 +325,7 @@ def train(
                         false_alarm_rate=false_alarm_rate,
                         by_class=by_class,
                         backbone=backbone,
-                        trained_on_probes=FAMILIES if recipe.radial else (),
+                        trained_on_probes=trained_on_probes(recipe),
                         lean=lean,
                         skip_unreadable=skip_unreadable,
                         workers=workers,

@@ -97,6 +97,8 @@ def print_probes(report: ProbeReport, own: str) -> None:
         out.print(table)
     if report.refused:
         out.print(f"not to be had for this network: {', '.join(report.refused)}", soft_wrap=True)
+    if report.trained_on:
+        out.print(f"left out, since the network was trained on them: {', '.join(report.trained_on)}", soft_wrap=True)
     if report.uninformative and not report.too_few:
         names = ", ".join(report.uninformative)
         out.print(f"left out, since no score tells them from your images: {names}", soft_wrap=True)
@@ -115,7 +117,9 @@ def print_each_probe(report: ProbeReport, own: str) -> None:
     for probe in report.probes:
         best = max(report.auroc, key=lambda score: report.auroc[score][probe])
         cells = [f"{100 * report.auroc[score][probe]:.0f}" for score in shown]
-        seen = f"{best} {100 * report.auroc[best][probe]:.0f}" if probe in report.informative else "no score: left out"
+        seen = f"{best} {100 * report.auroc[best][probe]:.0f}"
+        if probe not in report.informative:
+            seen = "no score: left out" if probe in report.uninformative else f"{seen}; trained on: left out"
         table.add_row(probe, *cells, seen)
     out.print(table)
 

@@ -77,7 +77,11 @@ def test_families_that_were_trained_on_stay_out_of_the_choice(tmp_path: Path) ->
     again = Gate.load(tmp_path / "gate", model=small_network())
     for other in (again, again.recalibrate(score="auto"), again.recalibrate(tuning=random_records(20, 7))):
         assert other.probes.trained_on == ("noise", "flat")
-    assert calibrated(score="norm", trained_on_probes=["noise"]).probes.trained_on == ("noise",)
+    untuned = calibrated(score="norm", tuning=None, trained_on_probes=["noise"])
+    assert untuned.recalibrate(tuning=random_records(20, 7), score="auto").probes.trained_on == ("noise",)
+    for wrong in ("noise", ["nose"]):
+        with pytest.raises(GateError, match="families of probes are some of noise, flat"):
+            calibrated(trained_on_probes=wrong)
 
 
 def test_a_lean_gate_keeps_the_report_and_can_choose_by_it() -> None:

@@ -77,6 +77,24 @@ def test_a_stopped_run_ends_with_the_same_weights(recipe: Recipe, tmp_path: Path
     assert normgate.normalization.temperature(resumed) == 1.0
 
 
+@pytest.mark.parametrize("precision", ["64-true", "bf16-mixed", "bf16-true"])
+def test_every_precision_trains_and_goes_on(precision: str, tmp_path: Path) -> None:
+    options = {"fabric": Fabric(accelerator="cpu", precision=precision)}
+    whole = fitted(tmp_path, EVERYTHING, **options)
+    assert all(torch.isfinite(value).all() for value in whole.state_dict().values())
+    stop_after = iter([False, False, True])
+
+    def stop() -> dict[str, float | None]:
+        if next(stop_after):
+            raise StoppedError
+        return {}
+
+    (tmp_path / "stopped").mkdir()
+    with pytest.raises(StoppedError):
+        fitted(tmp_path / "stopped", EVERYTHING, measure=stop, **options)
+    assert same_weights(whole, fitted(tmp_path / "stopped", EVERYTHING, resume=True, **options))
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -99,7 +117,7 @@ def test_every_setting_does_something(changes: dict, tmp_path: Path) -> None:
 
 def test_what_is_kept_is_the_average_of_all_steps(tmp_path: Path) -> None:
     """One step an epoch, so that the weights after each are seen."""
-    recipe = Recipe(epochs=6, batch_size=32, learning_rate=0.05, averaging=2.0)
+    recipe = Recipe(epochs=8, batch_size=32, learning_rate=0.05, averaging=2.0)
     network = normgate.l2norm(small_network())
     seen: list[dict[str, torch.Tensor]] = []
 
@@ -227,7 +245,8 @@ def test_loss_that_is_no_number_is_an_error(tmp_path: Path) -> None:
 def test_images_that_are_all_gone_are_an_error(tmp_path: Path) -> None:
     paths = [Record(f"{i}.png", tmp_path / f"{i}.png") for i in range(16)]
     images = StreamedImages(paths, torch.arange(16) % 3, Preprocessing((8, 8)))
-    recipe = Recipe(epochs=1, batch_size=8)
     fabric = Fabric(accelerator="cpu")
-    with pytest.raises(TrainingError, match="no training image can be read any longer"):
-        fit(small_network(), images, recipe, Preprocessing((8, 8)), fabric=fabric, seed=0, run={}, folder=tmp_path)
+    for changes in ({}, {"radial": 0.5, "rotations": 0.5, "patterns": 0.5}):
+        recipe = Recipe(epochs=1, batch_size=8, **changes)
+        with pytest.raises(TrainingError, match="no training image can be read any longer"):
+            fit(small_network(), images, recipe, Preprocessing((8, 8)), fabric=fabric, seed=0, run={}, folder=tmp_path)

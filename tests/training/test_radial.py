@@ -9,7 +9,14 @@ import torch
 
 from normgate.probes import PROBES
 from normgate.training import radial
-from normgate.training.radial import FAMILIES, RadialError, check_norms, draw_probes, radial_loss
+from normgate.training.radial import (
+    FAMILIES,
+    RadialError,
+    check_norms,
+    draw_probes,
+    radial_loss,
+    statistics_of_the_first,
+)
 
 
 def test_it_falls_as_images_outgrow_probes() -> None:
@@ -59,6 +66,18 @@ def test_probes_are_a_quarter_of_the_batch_and_of_the_families_trained_on(monkey
         assert probes.shape[1:] == (8, 8, 3)
         assert 1 <= len(probes) <= 8
     assert set(made) == {name for name in PROBES if name.partition("/")[0] in FAMILIES}
+
+
+def test_of_one_class_there_are_no_blends() -> None:
+    pixels = torch.randint(0, 256, (8, 8, 8, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    rng = np.random.default_rng(0)
+    assert all(len(draw_probes(pixels, torch.zeros(8), rng)) == 2 for _ in range(50))
+
+
+def test_layers_that_see_parts_of_images_are_refused() -> None:
+    network = torch.nn.Sequential(torch.nn.Flatten(0, 1), torch.nn.BatchNorm1d(4))
+    with statistics_of_the_first(3, 4, network), pytest.raises(RadialError, match="BatchNorm1d reads 8 entries for 4"):
+        network(torch.randn(4, 2, 4))
 
 
 def test_a_blend_is_of_two_classes() -> None:

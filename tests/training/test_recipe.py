@@ -45,6 +45,7 @@ def test_the_temperature_moves_by_equal_factors_and_then_stays() -> None:
         {"flip": 1},
         {"momentum": "0.9"},
         {"averaging": -1.0},
+        {"averaging": 15.1},
         {"averaging": None},
         {"descent": "steps"},
         {"patterns": 1.5},

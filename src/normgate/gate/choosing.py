@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 from normgate import scores
 from normgate.gate.errors import GateError
 from normgate.gate.sets import bank
-from normgate.probes import ProbeReport, probe, seen
+from normgate.probes import PROBES, ProbeReport, probe, seen
 from normgate.scores import ScoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from normgate.features import Features
     from normgate.scores import Score
@@ -71,6 +71,18 @@ def _check_storable(score: Score) -> None:
         raise GateError(
             f"what is called {score.name} is not the score of that name; make it with normgate.scores.create(name, …)"
         )
+
+
+def families(names: Collection[str]) -> tuple[str, ...]:
+    """Families of probes by name.
+
+    Raises:
+        GateError: there is no such family.
+    """
+    known = dict.fromkeys(name.partition("/")[0] for name in PROBES)
+    if isinstance(names, str) or not set(names) <= set(known):
+        raise GateError(f"families of probes are some of {', '.join(known)}, as a list, not {names!r}")
+    return tuple(names)
 
 
 def choose(

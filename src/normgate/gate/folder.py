@@ -31,6 +31,7 @@ from normgate.data.preprocessing import Preprocessing
 from normgate.errors import NormgateError
 from normgate.features import FeatureExtractor, Features
 from normgate.files import OutputError, names_in, whole_folder
+from normgate.gate.choosing import families
 from normgate.gate.gate import Gate
 from normgate.normalization import is_normalized, l2norm, remove_l2norm, temperature, unwrap
 from normgate.probes import ProbeReport
@@ -127,6 +128,7 @@ def describe(gate: Gate) -> dict[str, Any]:
         "versions": {"normgate": __version__}
         | {name: importlib.metadata.version(name) for name in ("torch", "timm", "numpy", "pillow")},
         "provenance": dict(gate.provenance),
+        **({"trained_on_probes": list(gate.trained_on_probes)} if gate.trained_on_probes else {}),
     }
 
 
@@ -202,6 +204,7 @@ def _assemble(
         },
         digests={name: _digests(rows) for name, rows in load_arrays(path / "digests.safetensors").items()},
         provenance=provenance,
+        trained_on_probes=families(description.get("trained_on_probes", [])),
     )
 
 

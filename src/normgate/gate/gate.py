@@ -16,7 +16,7 @@ from normgate.data.loading import load_batches
 from normgate.data.sources import open_source
 from normgate.errors import ProbeWarning
 from normgate.features import FeatureExtractor, Features
-from normgate.gate.choosing import AUTO, choose, reprobed, unfitted
+from normgate.gate.choosing import AUTO, choose, families, reprobed, unfitted
 from normgate.gate.errors import GateError
 from normgate.gate.recognition import recognised
 from normgate.gate.sets import Reading, collect, digests, kept
@@ -56,6 +56,7 @@ class Gate:
             calibration. They derive from the images; a lean gate keeps none.
         digests: fingerprints of each set's images, to find shared ones later.
         provenance: where it comes from, as plain data.
+        trained_on_probes: families of probes that the network was trained on: they must not choose its score.
     """
 
     extractor: FeatureExtractor
@@ -67,6 +68,7 @@ class Gate:
     kept: Mapping[str, Features] = dataclasses.field(default_factory=dict)
     digests: Mapping[str, tuple[bytes, ...]] = dataclasses.field(default_factory=dict)
     provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    trained_on_probes: tuple[str, ...] = ()
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -136,12 +138,13 @@ class Gate:
         smallest_n(false_alarm_rate)  # what cannot work is said before the images are read
         wanted = unfitted(score, train=train is not None, tuning=tuning is not None)
         told = _plain(provenance or {})
+        trained_on = families(trained_on_probes)
         extractor = FeatureExtractor(model, preprocessing, head=head, features=features, device=device)
         names = _class_names(classes, train, extractor.head.out_features)
         reading = Reading(drop_duplicates, skip_unreadable, batch_size, workers, max_pixels, progress)
         data = {"train": train, "tuning": tuning, "calibration": calibration}
         sets = collect(extractor, data, names, reading, {})
-        fitted, report = choose(wanted, sets, trained_on=tuple(trained_on_probes))
+        fitted, report = choose(wanted, sets, trained_on=trained_on)
         _warn(fitted, report)
         return cls(
             extractor=extractor,
@@ -153,6 +156,7 @@ class Gate:
             kept={} if lean else kept(sets),
             digests=digests(sets),
             provenance=told,
+            trained_on_probes=trained_on,
         )
 
     def recalibrate(
@@ -202,11 +206,10 @@ class Gate:
         new = collect(self.extractor, data, self.classes, reading, self.digests)
         sets = {**self.kept, **new}
         fitted, report = self.score, self.probes
-        trained_on = () if report is None else report.trained_on
         if refit:
-            fitted, report = choose(wanted, sets, report, trained_on)
+            fitted, report = choose(wanted, sets, report, self.trained_on_probes)
         elif tuning is not None:
-            report = reprobed(fitted, sets, trained_on)
+            report = reprobed(fitted, sets, self.trained_on_probes)
         if report is not self.probes:
             _warn(fitted, report)
         return dataclasses.replace(

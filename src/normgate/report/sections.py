@@ -234,6 +234,8 @@ def probes(charts: Mapping[str, Chart], gate: Gate) -> dict[str, Any]:
             "lines": ["Not probed, for want of tuning images when the gate was made: what it would miss is not known."]
         }
     lines = list(report.warnings(own)) or [f"{own} is blind to no probe."]
+    if report.trained_on:
+        lines.append(f"Left out, since the network was trained on them: {', '.join(report.trained_on)}.")
     if report.uninformative and not report.too_few:
         lines.append(f"Left out, since no score tells them from tuning images: {', '.join(report.uninformative)}.")
     if "probes" not in charts:

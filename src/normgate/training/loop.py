@@ -102,33 +102,31 @@ def fit(
     if recipe.rotations and preprocessing.size[0] != preprocessing.size[1]:
         raise TrainingError(f"rotations need square images, not {preprocessing.size}; choose a recipe with rotations=0")
     objective = Objective(model, recipe, magnitude).to(fabric.device)
-    optimizer = torch.optim.SGD(
+    sgd = torch.optim.SGD(
         objective.parameter_groups(),
         lr=1.0,
         momentum=recipe.momentum,
         nesterov=recipe.momentum > 0,
         weight_decay=recipe.weight_decay,
-        fused=fabric.device.type == "cuda" or None,
     )
     # Convolutions are faster so.
     objective.to(memory_format=torch.channels_last)
+    step, optimizer = fabric.setup(_compiled(objective, fabric) if compiled else objective, sgd)
     modules: dict[str, nn.Module] = {"model": model}
     if objective.quarters is not None:
         modules["quarters"] = objective.quarters
     average = None
     if recipe.averaging:
-        decay = math.exp(-1 / (recipe.averaging * steps_an_epoch))
-        averaged = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+        averaged = get_ema_multi_avg_fn(math.exp(-1 / (recipe.averaging * steps_an_epoch)))  # type: ignore[no-untyped-call]
         average = modules["average"] = AveragedModel(model, multi_avg_fn=averaged, use_buffers=True)
     checkpoint_file, log_file = folder / "checkpoint.safetensors", folder / "log.csv"
     log: list[dict[str, float | None]] = []
     with agreed(fabric):
         if resume and checkpoint_file.exists():
             checkpoint = Checkpoint.load(checkpoint_file, run)
-            checkpoint.restore(modules, optimizer)
+            checkpoint.restore(modules, sgd)
             log = checkpoint.log
     check_same(fabric, {"the checkpoints": len(log)}, f"let all machines see the same {folder}")
-    step, optimizer = fabric.setup(_compiled(objective, fabric) if compiled else objective, optimizer)
 
     for epoch in range(len(log), recipe.epochs):
         started = time.perf_counter()
@@ -154,7 +152,7 @@ def fit(
                 group["lr"] = recipe.learning_rate_at(epoch * steps_an_epoch + index, steps)
             labels = images.labels[numbers].to(fabric.device)
             probes = None
-            if recipe.radial:
+            if recipe.radial and len(pixels):
                 probes = network_input(draw_probes(pixels, labels, rng).to(fabric.device), preprocessing)
             pixels = flip_and_shift(pixels, moves[numbers])
             if patterns is not None:
@@ -194,7 +192,7 @@ def fit(
             log.append(row)
             progress("training", (epoch + 1) * count, recipe.epochs * count, loss=loss_mean, accuracy=accuracy)
             if fabric.is_global_zero:
-                Checkpoint.take(run, log, modules, optimizer).save(checkpoint_file)
+                Checkpoint.take(run, log, modules, sgd).save(checkpoint_file)
                 _write_log(log, log_file)
     if average is not None:
         model.load_state_dict(average.module.state_dict())

@@ -11,11 +11,16 @@ from torch.nn import functional as F
 
 from normgate.normalization import find_head
 from normgate.taps import capture
-from normgate.training.radial import check_norms, radial_loss, statistics_of_the_first
+from normgate.training.radial import FAMILIES, check_norms, radial_loss, statistics_of_the_first
 
 if TYPE_CHECKING:
     from normgate.taps import MagnitudeSpec
     from normgate.training.recipe import Recipe
+
+
+def trained_on_probes(recipe: Recipe) -> tuple[str, ...]:
+    """Families of probes that a network of this recipe has been trained on: rotated copies are probes of pose."""
+    return (*(FAMILIES if recipe.radial else ()), *(("pose",) if recipe.rotations else ()))
 
 
 class Losses(NamedTuple):
@@ -77,7 +82,7 @@ class Objective(nn.Module):
             head = self.network.get_submodule(self.head_name)
             stack.enter_context(head.register_forward_hook(lambda _, args, __: read.append(args[0])))
             if probes is not None:
-                stack.enter_context(statistics_of_the_first(seen, self.network))
+                stack.enter_context(statistics_of_the_first(seen, seen + len(probes), self.network))
             logits = self.network(torch.cat(rows).contiguous(memory_format=torch.channels_last))[:count]
         total = cross_entropy = _cross_entropy(logits, labels)
         if self.quarters is not None:

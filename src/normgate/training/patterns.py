@@ -50,7 +50,7 @@ class Patterns:
         number = torch.randint(0, BANK, (count, ROUNDS), generator=generator)
         rounds = torch.randint(1, ROUNDS + 1, (count, 1), generator=generator)
         rounds[torch.rand(count, 1, generator=generator) >= share] = 0
-        # Most weights are near a third: the image stays what it is.
+        # Most weights are near a third, so that as a rule the image can still be recognised.
         weight = torch.rand(count, ROUNDS, 3, generator=generator).median(dim=2).values * 2 / 3
         weight = torch.where(torch.arange(ROUNDS) < rounds, weight, 0)
         multiplied = torch.randint(0, 2, (count, ROUNDS), generator=generator) == 1

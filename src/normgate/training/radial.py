@@ -45,14 +45,16 @@ def draw_probes(pixels: torch.Tensor, labels: torch.Tensor, rng: np.random.Gener
     Returns:
         (about B/4, H, W, 3) uint8, on the CPU.
     """
-    names = [name for name in PROBES if name.partition("/")[0] in FAMILIES]
-    name = names[rng.integers(len(names))]
     count = max(len(pixels) // SHARE, 1)
-    images, classes = pixels.cpu().numpy(), labels.cpu().numpy()
+    images, classes = pixels[: 2 * count].cpu().numpy(), labels[: 2 * count].cpu().numpy()
     partners = np.roll(np.arange(len(images)), -count)[:count]
-    made = PROBES[name](images[:count], images[partners], rng)
     other = classes[partners] != classes[:count]
-    if name.startswith("blend/") and other.any():  # of two images of one class it is no outlier
+    names = [name for name in PROBES if name.partition("/")[0] in FAMILIES]
+    if not other.any():
+        names = [name for name in names if not name.startswith("blend/")]
+    name = names[rng.integers(len(names))]
+    made = PROBES[name](images[:count], images[partners], rng)
+    if name.startswith("blend/"):  # of two images of one class it is no outlier
         made = made[other]
     return torch.from_numpy(np.ascontiguousarray(made))
 
@@ -84,11 +86,20 @@ def check_norms(network: nn.Module) -> None:
 
 
 @contextlib.contextmanager
-def statistics_of_the_first(count: int, network: nn.Module) -> Iterator[None]:
-    """Batch normalisation in training mode takes mean and deviation from the first rows and applies them to all."""
+def statistics_of_the_first(count: int, rows: int, network: nn.Module) -> Iterator[None]:
+    """Batch normalisation in training mode takes mean and deviation from the first rows and applies them to all.
+
+    Raises:
+        RadialError: when the network runs, where a layer does not see one entry an image.
+    """
     rests: dict[nn.Module, torch.Tensor] = {}
 
     def first_rows(module: nn.Module, args: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+        if len(args[0]) != rows:
+            raise RadialError(
+                f"a {type(module).__name__} reads {len(args[0])} entries for {rows} images; a radial loss needs one an "
+                "image: choose another network, or a recipe with radial=0"
+            )
         rests[module] = args[0][count:]
         return (args[0][:count],)
 

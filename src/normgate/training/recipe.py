@@ -26,13 +26,13 @@ class Recipe:
             them. The last images of an epoch's random order that fill no batch are left out of that epoch.
         learning_rate: at its peak.
         momentum: of SGD.
-        weight_decay: on every parameter.
+        weight_decay: on every parameter, or on all but the head's.
         head_decay: whether weight decay holds the head, too.
         head_bias: whether the head has a bias.
         warmup: share of the steps in which the learning rate rises.
         descent: how it falls to zero after that, `"cosine"` or `"linear"`.
         averaging: epochs over which weights are averaged, exponentially and step by step; the average is the network
-            that is kept. 0: the last weights are.
+            that is kept, while the log tells of the one that trains. 0: the last weights are kept.
         flip: whether half of the images, drawn anew in each epoch, are mirrored left to right.
         shift: largest shift in each direction as a share of the image's side; edges are repeated.
         patterns: share of the images, drawn anew in each epoch, that are mixed with generated patterns
@@ -77,7 +77,8 @@ class Recipe:
             "weight_decay": (0 <= self.weight_decay < math.inf, "a finite number, 0 or above"),
             "warmup": (0 <= self.warmup < 1, "from 0 to below 1"),
             "descent": (self.descent in ("cosine", "linear"), '"cosine" or "linear"'),
-            "averaging": (0 <= self.averaging < math.inf, "a finite number of epochs, 0 or above"),
+            # Of longer averages the first weights would be a part.
+            "averaging": (0 <= self.averaging <= self.epochs / 4, "from 0 to a quarter of the epochs"),
             "shift": (0 <= self.shift < 1, "from 0 to below 1"),
             "patterns": (0 <= self.patterns <= 1, "from 0 to 1"),
             "rotations": (0 <= self.rotations < math.inf, "a finite number, 0 or above"),
@@ -150,14 +151,14 @@ _LATER = {
 
 
 def _is_number(value: object) -> TypeGuard[float]:
-    return type(value) in (int, float)  # to isinstance() a bool is an int
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _check_kind(name: str, default: object, value: object) -> None:
     """Refuse what JSON may hold instead of a number or a truth value."""
     fits, wanted = {
-        bool: (type(value) is bool, "true or false"),
-        int: (type(value) is int, "a whole number"),
+        bool: (isinstance(value, bool), "true or false"),
+        int: (isinstance(value, int) and not isinstance(value, bool), "a whole number"),
         float: (_is_number(value) or name == "temperature", "a number"),
     }.get(type(default), (True, ""))
     if not fits:
