@@ -18,17 +18,10 @@ def write(name: str, values: dict[str, Any]) -> Path:
     """Write `benchmarks/results/<name>.json`: the values and their provenance."""
     import torch
 
-    # A copy without its repository is told.
-    commit = os.environ.get("NORMGATE_COMMIT") or _git("rev-parse", "--short=12", "HEAD")
-    # What other benchmarks have just written does not change what this one measures.
-    if "NORMGATE_COMMIT" not in os.environ and _git(
-        "status", "--porcelain", "--", "src", "benchmarks/*.py", "pyproject.toml"
-    ):
-        commit += "-dirty"
     provenance = {
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {os.cpu_count()} cores",
         "threads": torch.get_num_threads(),
-        "commit": commit,
+        "commit": commit(),
         "python": platform.python_version(),
         "versions": {
             package: importlib.metadata.version(package) for package in ("torch", "torchvision", "timm", "numpy")
@@ -39,6 +32,15 @@ def write(name: str, values: dict[str, Any]) -> Path:
     path.write_text(json.dumps({**values, **provenance}, indent=1) + "\n", encoding="utf-8")
     print(path.read_text(encoding="utf-8"))
     return path
+
+
+def commit() -> str:
+    """The commit that is checked out, and whether anything was changed; a copy without its repository is told."""
+    if told := os.environ.get("NORMGATE_COMMIT"):
+        return told
+    # What other benchmarks have just written does not change what this one measures.
+    changed = _git("status", "--porcelain", "--", "src", "benchmarks/*.py", "pyproject.toml")
+    return _git("rev-parse", "--short=12", "HEAD") + ("-dirty" if changed else "")
 
 
 def _git(*arguments: str) -> str:

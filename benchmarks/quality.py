@@ -15,12 +15,14 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import normgate
 import packs
 from normgate import demo
 from normgate.collapse import geometry
 from normgate.data.sources import Data, Records, load, open_source
-from provenance import write
+from provenance import commit, write
 
 FULL: dict[str, Any] = {"model": "resnet18"}
 SMALL: dict[str, Any] = {"image_size": 32}
@@ -118,9 +120,14 @@ def measured(name: str, seed: int, folder: Path, precision: str | None) -> dict[
     """Train, or read what was trained, and evaluate."""
     run = RUNS[name]
     test, held = divided(run.pack, run.all_images)
+    target = folder / f"{name}-{seed}"
+    trainer = target.with_name(f"{target.name}.commit")
+    if not target.exists() and not target.with_name(f"{target.name}.run").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        trainer.write_text(commit(), encoding="utf-8")
     gate = normgate.train(
         packs.train_data(run.pack),
-        folder / f"{name}-{seed}",
+        target,
         recipe=packs.recipe(run.pack, **run.changes),
         seed=seed,
         hardware=normgate.Hardware(precision=precision),
@@ -138,9 +145,10 @@ def measured(name: str, seed: int, folder: Path, precision: str | None) -> dict[
         "name": name,
         "seed": seed,
         "pack": run.pack,
+        "trained_by": trainer.read_text(encoding="utf-8"),
         "recipe": packs.recipe(run.pack, **run.changes).to_dict(),
         "network": run.network,
-        "precision": precision or "32-true",
+        "precision": precision or ("bf16-mixed" if torch.cuda.is_available() else "32-true"),
         "seconds": sum(gate.provenance["sets"]["train"] / row["images_per_second"] for row in log),
         "images": {**gate.provenance["sets"], "test": evaluation.images["id"]},
         "held_out": 0
