@@ -307,6 +307,16 @@ def test_a_head_that_does_not_fit_keeps_its_fresh_values_and_is_reported(kind, t
     assert same(fresh, trained) == ["fc.weight", "fc.bias"]
 
 
+@pytest.mark.parametrize("classes", [4, 7])
+def test_a_head_without_a_bias_starts_from_weights_that_have_one(classes, tmp_path):
+    source = tiny(num_classes=classes).build()
+    torch.save(source.state_dict(), tmp_path / "weights.pt")
+    model = tiny(num_classes=4, head_bias=False).build()
+    assert load_weights(model, tmp_path / "weights.pt") == (("fc.weight",) if classes == 7 else ())
+    assert torch.equal(model.conv1.weight, source.conv1.weight)
+    assert torch.equal(model.fc.weight, source.fc.weight) == (classes == 4)
+
+
 def test_the_head_of_any_model_may_be_named(tmp_path):
     torch.save(nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 9)).state_dict(), tmp_path / "weights.pt")
     model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))

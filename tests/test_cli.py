@@ -105,6 +105,14 @@ def test_exit_codes(gate: Path, class_folders: Path, tmp_path: Path, capsys: pyt
         (["train", class_folders, "-o", tmp_path / "g", "--alpha", "0.2", "--score", "nrm"], "'norm'"),
         (["train", class_folders, "-o", tmp_path / "g", "--temperature", "hot"], "learned"),
         (["train", class_folders, "-o", tmp_path / "g", "--set", "averaging"], "--set wants NAME=JSON"),
+        (
+            ["train", class_folders, "-o", tmp_path / "g", "--set", "descent=linear"],
+            """a text needs quotes: 'descent="linear"'""",
+        ),
+        (
+            ["train", class_folders, "-o", tmp_path / "g", "--set", "radial=1", "--set", "radial=0"],
+            "radial is set twice by --set",
+        ),
         (["train", class_folders, "-o", tmp_path / "g", "--set", "colour=1"], "no colour; it has epochs"),
         (["train", class_folders, "-o", tmp_path / "g", "--set", 'epochs="many"'], "epochs must be a whole number"),
         (["train", class_folders, "-o", tmp_path / "g", "--epochs", "1", "--set", "epochs=2"], "epochs is set twice"),

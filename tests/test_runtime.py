@@ -16,6 +16,7 @@ import pytest
 import torch
 from torch import nn
 
+import normgate
 from normgate import Backbone, Gate, scores
 from normgate.cli import DONE, USAGE, run
 from normgate.data.preprocessing import Preprocessing
@@ -85,15 +86,17 @@ def test_thresholds_by_class_and_standardised_images(options: dict[str, bool], t
         assert (there.accepted == here.accepted).mean() > 0.9
 
 
-def test_a_timm_network_with_early_stages(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["norm_gain", "norm_profile"])
+def test_a_timm_network_with_early_stages(name: str, tmp_path: Path) -> None:
     backbone = Backbone("resnet18", 3, 2, 1, {"layers": [1, 1, 1, 1]})
     torch.manual_seed(0)
     own = Gate.calibrate(
         backbone.build(),
         preprocessing=Preprocessing((8, 8)),
         classes=CLASSES,
+        train=random_records(90, 1),
         calibration=random_records(60, 3),
-        score="norm_gain",
+        score=name,
         backbone=backbone,
     )
     own.save(tmp_path / "gate")
@@ -101,6 +104,32 @@ def test_a_timm_network_with_early_stages(tmp_path: Path) -> None:
     same(own, PortableGate.load(tmp_path / "g.onnx", threads=1))
     assert run(["export", str(tmp_path / "gate"), "-o", str(tmp_path / "g.onnx")]) == USAGE
     assert run(["export", str(tmp_path / "gate"), "-o", str(tmp_path / "g.pt")]) == USAGE
+
+
+def test_a_learned_temperature_and_a_head_without_a_bias(tmp_path: Path) -> None:
+    network = small_network()
+    network[5].register_parameter("bias", None)
+    normgate.l2norm(network, temperature="learned")
+    torch.nn.init.constant_(network[5].log_temperature, -0.7)
+    own = Gate.calibrate(
+        network, preprocessing=PREPROCESSING, classes=CLASSES, calibration=random_records(60, 3), score="energy_raw"
+    )
+    export(own, tmp_path / "g.onnx")
+    same(own, PortableGate.load(tmp_path / "g.onnx", threads=1))
+    assert network[5].log_temperature.requires_grad
+
+
+def test_what_is_exported_leaves_no_trace(class_folders: Path, tmp_path: Path) -> None:
+    """The same graph again, and training in the same process."""
+    for name in ("first", "second"):
+        export(gate(), tmp_path / f"{name}.onnx")
+    assert (tmp_path / "first.onnx").read_bytes() == (tmp_path / "second.onnx").read_bytes()
+    recipe = normgate.Recipe(epochs=1, batch_size=8)
+    options = {"width": 2, "model_args": {"layers": [1, 1, 1, 1]}, "false_alarm_rate": 0.2, "score": "norm"}
+    trained = normgate.train(class_folders, recipe=recipe, **options)
+    for name in ("third", "fourth"):
+        export(trained, tmp_path / f"{name}.onnx")
+    normgate.train(class_folders, recipe=recipe, **options)
 
 
 def test_batches_of_any_size_and_images_that_cannot_be_read(tmp_path: Path) -> None:

@@ -242,6 +242,8 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str], head: str | Non
         if value.is_floating_point() and not value.isfinite().all():
             raise BackboneError(f"{path}: {name} holds values that are not finite (NaN or infinity)")
     head = _head_name(model) if head is None else head
+    if head is not None and f"{head}.bias" not in own:  # a head that is to learn without one
+        given.pop(f"{head}.bias", None)
     of_head = [name for name in own if head is not None and name.rpartition(".")[0] == head]
     kept: tuple[str, ...] = ()
     if of_head and _other_size(own, given, of_head):

@@ -885,10 +885,13 @@ def _json_arguments(pairs: list[str], option: str = "--model-arg", example: str 
     arguments = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
+        if name in arguments:
+            raise NormgateError(f"{name} is set twice by {option}; leave one out")
         try:
             arguments[name] = json.loads(value)
         except ValueError as error:
-            raise NormgateError(f"{option} wants NAME=JSON, such as {example}, not {pair!r}") from error
+            text = f"; a text needs quotes: '{name}=\"{value}\"'" if value.isidentifier() else ""
+            raise NormgateError(f"{option} wants NAME=JSON, such as {example}, not {pair!r}{text}") from error
         if not (name and equals):
             raise NormgateError(f"{option} wants NAME=JSON, such as {example}, not {pair!r}")
     return arguments

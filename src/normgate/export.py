@@ -19,7 +19,7 @@ from normgate import __version__
 from normgate.errors import NormgateError
 from normgate.features import FeatureExtractor, Rows
 from normgate.files import check_output, whole_file
-from normgate.normalization import unwrap
+from normgate.normalization import is_normalized, l2norm, remove_l2norm, temperature, unwrap
 from normgate.runtime import FORMAT, KEY, MOST_BYTES, OUTPUTS
 from normgate.training.loop import network_input
 
@@ -98,6 +98,9 @@ class GateGraph(nn.Module):
         super().__init__()
         own = gate.extractor
         self.network = copy.deepcopy(unwrap(own.model)).float().cpu()
+        if is_normalized(self.network):  # a τ that was learned is a number now
+            tau = temperature(self.network)
+            l2norm(remove_l2norm(self.network), head=own.head_name, temperature=tau)
         self.extractor = FeatureExtractor(
             self.network, own.preprocessing, head=own.head_name, magnitude=own.magnitude, search=False
         )

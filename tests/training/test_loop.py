@@ -148,6 +148,16 @@ def test_a_compiled_step_trains_the_same(tmp_path: Path, monkeypatch: pytest.Mon
     assert not normgate.normalization.is_compiled(compiled)
 
 
+def test_what_a_compiler_says_names_the_fix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(graph: object, inputs: object) -> object:
+        raise RuntimeError("no compiler")
+
+    broken = functools.partial(torch.compile, backend=failing)
+    monkeypatch.setattr(torch, "compile", lambda module, **_: broken(module))
+    with pytest.raises(TrainingError, match=r"cannot be compiled .*no compiler.*leave out --compile"):
+        fitted(tmp_path, Recipe(epochs=1, batch_size=8), compiled=True)
+
+
 @pytest.mark.parametrize("changes", [{"rotations": 0.5}, {"radial": 0.5}, {"temperature_start": 0.1}])
 def test_what_cannot_be_compiled_is_refused(changes: dict, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="leave out --compile"):

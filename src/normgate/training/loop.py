@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import math
 import time
@@ -23,7 +24,7 @@ from normgate.training.processes import agreed, check_same
 from normgate.training.radial import draw_probes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from lightning_fabric import Fabric
@@ -157,7 +158,9 @@ def fit(
             pixels = flip_and_shift(pixels, moves[numbers])
             if patterns is not None:
                 pixels = patterns.mix(pixels, numbers)
-            loss, cross_entropy, logits = step(network_input(pixels.to(fabric.device), preprocessing), labels, probes)
+            with _compiling():
+                losses = step(network_input(pixels.to(fabric.device), preprocessing), labels, probes)
+            loss, cross_entropy, logits = losses
             # Gradients are averaged over processes, whose shares may differ; what counts is the mean over the batch.
             fabric.backward(loss * (fabric.world_size / batch))
             optimizer.step()
@@ -198,6 +201,18 @@ def fit(
         model.load_state_dict(average.module.state_dict())
     model.to(memory_format=torch.contiguous_format).eval()
     return log
+
+
+@contextlib.contextmanager
+def _compiling() -> Iterator[None]:
+    """What a compiler says once a step first runs, as something that a user can mend."""
+    try:
+        yield
+    except RuntimeError as error:
+        if type(error).__module__.startswith(("torch._inductor", "torch._dynamo")):
+            said = str(getattr(error, "inner_exception", error)).strip().partition("\n")[0]
+            raise TrainingError(f"the training step cannot be compiled ({said}); leave out --compile") from error
+        raise
 
 
 def _compiled(objective: Objective, fabric: Fabric) -> nn.Module:
