@@ -1,4 +1,4 @@
-"""Recipes for the demo, compared without its outliers: python benchmarks/held_out.py [NAME ...].
+"""Epochs, batch and rate of the demo, compared without its outliers: python benchmarks/held_out.py [NAME ...].
 
 Of the eight known signs each pair is held out in turn: a network is trained on the other six, and the held-out signs of
 people that it was not trained on are its unknown images. Neither the demo's outliers nor its test signs are looked at.

@@ -1,8 +1,8 @@
 """How fast training is, and how near to the floor: python benchmarks/speed.py [NAME ...] [--epochs 60].
 
-Trains on the CIFAR-10 pack and writes results/speed-NAME.json for each NAME of `RUNS`: seconds to load, until the first
-epoch (compilation, first kernels), of an epoch in steady state, and of what lies between epochs (checkpoints). The
-floor is the arithmetic of all forward and backward passes at the rate of a large matrix product of the same precision
+Trains on the CIFAR-10 pack and writes results/speed-NAME.json for each NAME of `RUNS`: seconds of loading the images,
+of the first epoch beyond another (compilation, first kernels), of an epoch in steady state, of all epochs, of training
+beside its epochs (the network is built and moved, checkpoints are written), and of calibrating the gate. The floor is the arithmetic of all forward and backward passes at the rate of a large matrix product of the same precision
 on the same device, measured here. How good the networks of shorter runs are is measured by benchmarks/quality.py.
 """
 
@@ -53,15 +53,14 @@ RUNS = {
 
 
 class Clock:
-    """Notes when training begins and when each epoch has ended and the next begins."""
+    """Notes when it last heard of each task."""
 
     def __init__(self) -> None:
-        self.first: float | None = None
+        self.last: dict[str, float] = {}
 
     def __call__(self, task: str, done: int, total: int, /, **figures: float | None) -> None:
         """As `normgate.progress.Progress`."""
-        if task == "training" and self.first is None:
-            self.first = time.perf_counter()
+        self.last[task.split(" ")[0]] = time.perf_counter()
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
@@ -111,7 +110,7 @@ def measured(run: Run, epochs: int) -> dict[str, Any]:
             progress=clock,
             **run.network,
         )
-        total = time.perf_counter() - started
+        ended = time.perf_counter()
     count = gate.provenance["sets"]["train"]
     batch = min(recipe.batch_size, count)
     shown = count // batch * batch
@@ -121,18 +120,19 @@ def measured(run: Run, epochs: int) -> dict[str, Any]:
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     rate, each = matrix_rate(device, dtype), operations(run)
     floor = each * shown / rate
-    assert clock.first is not None
     return {
         "recipe": recipe.to_dict(),
         "network": run.network,
         "compiled": run.compiled,
         "images": count,
         "seconds": {
-            "all": total,
-            "until the first ten steps": clock.first - started,
-            "first epoch more than another": seconds[0] - steady,
+            "all": ended - started,
+            "loading": clock.last["reading"] - started,
+            "first epoch beyond another": seconds[0] - steady,
             "epoch": steady,
             "epochs": sum(seconds),
+            "training beside epochs": clock.last["training"] - clock.last["reading"] - sum(seconds),
+            "calibrating": ended - clock.last["training"],
         },
         "images_per_second": shown / steady,
         "operations_an_image": each,

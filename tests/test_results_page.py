@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import re
 from pathlib import Path
 from types import ModuleType
 
@@ -62,37 +63,97 @@ def test_runs_of_other_lengths_have_a_table_of_their_own(results_page: ModuleTyp
     assert [row[1:4] for row in rows] == [["5", "1", "50.0"], ["60", "1", "90.0"], ["100", "1", "95.0"]]
 
 
-def variant(name: str, predicted: float, near: list[float], probes: list[float]) -> dict:
+def variant(name: str, predicted: float, near: list[float], probes: list[float], **told: object) -> dict:
     """One measured variant, whose probes choose norm_gain."""
     runs = [
         {
             "held": [f"class {index}"],
             "accuracy": 0.9,
             "near": {"norm": a, "norm_gain": a + 0.1, "knn": 0.99},
-            "probes": {"norm": b, "norm_gain": b + 0.1, "knn": 0.98},
+            "probes": {
+                "norm": {"flat": b - 0.1, "light": b + 0.1, "pose": 0.0},
+                "norm_gain": {"flat": b, "light": b + 0.2, "pose": 0.0},
+                "knn": {"flat": 0.96, "light": 1.0, "pose": 0.0},
+            },
             "magnitude": "norm_gain",
             "chosen": "knn",
         }
         for index, (a, b) in enumerate(zip(near, probes, strict=True))
     ]
-    recipe = {"epochs": 2, "batch_size": 8, "learning_rate": 0.1}
-    told = {"device": "CPU", "commit": "abc", "seconds": 3.0, "network": {"model": "resnet18"}, "recipe": recipe}
-    return {**told, "setting": "demo", "variant": name, "predicted": {"near": predicted, "why": ""}, "runs": runs}
+    recipe = {"epochs": 2, "batch_size": 8, "learning_rate": 0.1, "temperature": 1.0}
+    usual = {"device": "CPU", "commit": "abc", "seconds": 3.0, "network": {"model": "resnet18"}, "recipe": recipe}
+    usual |= {"judged_by": ["flat", "light"], "precision": "32-true", "setting": "demo", "variant": name}
+    return {**usual, "predicted": {"near": predicted, "why": ""}, "runs": runs, **told}
+
+
+PAPER = variant("paper", 0, [0.5, 0.6, 0.7], [0.4, 0.4, 0.4])
+WORSE = variant("worse", 1.0, [0.49, 0.58, 0.67], [0.4, 0.4, 0.4])
+BETTER = variant("better", -1.0, [0.51, 0.62, 0.73], [0.6, 0.6, 0.6])
+
+
+def rows(text: str) -> list[list[str]]:
+    names = ("| paper", "| worse", "| better")
+    return [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith(names)]
 
 
 def test_ablations_stand_beside_their_predictions(results_page: ModuleType) -> None:
-    own = {
-        "paper": variant("paper", 0, [0.5, 0.6, 0.7], [0.4, 0.4, 0.4]),
-        "worse": variant("worse", 1.0, [0.49, 0.58, 0.67], [0.4, 0.4, 0.4]),
-        "better": variant("better", -1.0, [0.51, 0.62, 0.73], [0.6, 0.6, 0.6]),
-    }
-    text = "\n".join(results_page._ablations({"demo": own}))
-    rows = [
-        line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith(("| paper", "| worse", "| be"))
-    ]
-    assert [row[0] for row in rows] == ["paper", "better", "worse"] * 2
-    assert rows[1][3:5] == ["-1.0", "+2.0 (-0.5 to +4.5)"]
-    assert rows[2][3:5] == ["+1.0", "-2.0 (-4.5 to +0.5)"]
-    assert rows[0][6] == "60.0 (55.0–65.0)"  # means of norm_gain's near and probes
-    assert rows[1][7] == "+11.0 (+9.8 to +12.2)"
-    assert rows[3][1:4] == ["knn", "99.0 (99.0–99.0)", "98.0 (98.0–98.0)"]
+    found = rows("\n".join(results_page._ablations({"demo": {"paper": PAPER, "worse": WORSE, "better": BETTER}})))
+    assert [row[0] for row in found] == ["paper", "better", "worse"] * 2
+    assert found[1][3:5] == ["-1.0", "+2.0 (-0.5 to +4.5)"]
+    assert found[2][3:5] == ["+1.0", "-2.0 (-4.5 to +0.5)"]
+    assert found[0][5] == "40.0 (40.0–40.0)"
+    assert found[0][6] == "60.0 (55.0–65.0)"  # means of norm_gain's near and probes
+    assert found[1][7] == "+11.0 (+9.8 to +12.2)"
+    assert found[3][1:4] == ["norm_gain", "70.0 (60.0–80.0)", "50.0 (50.0–50.0)"]
+    assert found[3][4:7] == ["knn", "99.0 (99.0–99.0)", "98.0 (98.0–98.0)"]
+
+
+def test_ablations_that_are_not_all_there_yet(results_page: ModuleType) -> None:
+    found = rows("\n".join(results_page._ablations({"demo": {"worse": WORSE, "better": BETTER}})))
+    assert [row[4] for row in found[:2]] == ["–", "–"]
+    fewer = {**BETTER, "runs": BETTER["runs"][1:]}
+    found = rows("\n".join(results_page._ablations({"demo": {"paper": PAPER, "better": fewer}})))
+    assert found[1][4] == "+2.5 (-3.9 to +8.9)"
+    without = [{**run, "near": {"norm_gain": 0.9, "knn": 0.9}} for run in BETTER["runs"]]
+    found = rows("\n".join(results_page._ablations({"demo": {"paper": PAPER, "better": {**BETTER, "runs": without}}})))
+    assert found[1][2:5:2] == ["–", "–"]
+    assert results_page._ablations({}) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, r"\*\*By the rule better is the default recipe\*\*: better gains most, \+11.0"),
+        ({"seconds": 4.4}, "By the rule better is"),
+        ({"seconds": 6.0}, "By the rule better is"),
+        ({"runs": BETTER["runs"][:1]}, "its gain, .10.5, is not above its interval"),
+        ({"runs": [{**run, "accuracy": 0.88} for run in BETTER["runs"]]}, "it costs 2.0 points of accuracy"),
+        ({"recipe": {**BETTER["recipe"], "temperature": None}}, "stays the paper's.*worse gains most"),
+    ],
+)
+def test_the_rule_is_followed(changes: dict, said: str, results_page: ModuleType) -> None:
+    own = {"paper": PAPER, "worse": WORSE, "better": {**BETTER, **changes}}
+    assert re.search(said, results_page.verdict({"demo": own, "cifar10-slim": own}))
+    assert "asks for runs on two data sets" in results_page.verdict({"demo": own})
+    assert "asks for runs on two data sets" in results_page.verdict({"cifar10-slim": own, "cifar10-resnet18": own})
+    alone = {"paper": PAPER, "worse": WORSE}
+    assert "better" not in results_page.verdict({"demo": own, "cifar10-slim": alone})
+
+
+def test_more_time_must_be_worth_more_than_more_epochs(results_page: ModuleType) -> None:
+    longer = {**BETTER, "variant": "epochs-double"}
+    own = {"paper": PAPER, "better": {**BETTER, "seconds": 6.0}, "epochs-double": longer}
+    assert "twice the epochs gain as much" in results_page.verdict({"demo": own, "cifar10-slim": own})
+
+
+def test_runs_that_are_not_all_there_yet(results_page: ModuleType) -> None:
+    """Other seeds of plain training, a network whose norm is refused, a lone run of another length."""
+    found = results_page.runs()
+    plain, l2 = found["demo-plain"], found["demo-l2"]
+    apart = {"demo-plain": plain[:1], "demo-l2": l2[1:2]}
+    assert "Minus plain training" not in "\n".join(results_page._section(apart))
+    metrics = {score: own for score, own in l2[0]["metrics"].items() if score != "norm"}
+    refused = {"demo-plain": plain[:1], "demo-l2": [{**l2[0], "metrics": metrics}]}
+    assert "| demo-l2 | 1 | – | – |" in "\n".join(results_page._section(refused))
+    lone = {"demo-l2-e5": [{**l2[0], "name": "demo-l2-e5"}]}
+    assert "demo-l2-e5" in "\n".join(results_page._section(lone))
