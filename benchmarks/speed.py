@@ -2,8 +2,9 @@
 
 Trains on the CIFAR-10 pack and writes results/speed-NAME.json for each NAME of `RUNS`: seconds of loading the images,
 of the first epoch beyond another (compilation, first kernels), of an epoch in steady state, of all epochs, of training
-beside its epochs (the network is built and moved, checkpoints are written), and of calibrating the gate. The floor is the arithmetic of all forward and backward passes at the rate of a large matrix product of the same precision
-on the same device, measured here. How good the networks of shorter runs are is measured by benchmarks/quality.py.
+beside its epochs (the network is built and moved, checkpoints are written), and of calibrating the gate. The floor is
+the arithmetic of all forward and backward passes at the rate of a large matrix product of the same precision on the
+same device, measured here. How good the networks of shorter runs are is measured by benchmarks/quality.py.
 """
 
 from __future__ import annotations
