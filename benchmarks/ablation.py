@@ -39,7 +39,8 @@ if TYPE_CHECKING:
 
 JUDGES = ("flat", "noisy", "light", "blurred")
 """Families of probes that no variant trains on."""
-MAGNITUDES = ("norm", "norm_gain", "norm_profile", "energy_raw", "max_logit_raw")
+MAGNITUDES = ("norm", "norm_gain", "energy_raw", "max_logit_raw")
+"""Those that probes may choose."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,7 +18,7 @@ from normgate.evaluation import Spread
 from provenance import write
 
 ROOT = Path(__file__).parents[1]
-SHOWN = ("norm", "norm_gain", "msp", "energy", "energy_raw", "knn", "mahalanobis", "polar")
+SHOWN = ("norm", "norm_gain", "norm_profile", "msp", "energy", "energy_raw", "knn", "mahalanobis", "polar")
 BEGIN, END = "<!-- begin: written by benchmarks/demo.py -->\n", "<!-- end -->"
 
 

@@ -68,6 +68,13 @@ def test_choice(norm: dict[str, float], other: dict[str, float], chosen: str) ->
     assert report(knn=other).choice() == "knn"
 
 
+def test_a_score_that_probes_flatter_is_never_chosen() -> None:
+    made = report(norm_profile={"a/1": 0.99}, knn={"a/1": 0.9}, msp={"a/1": 0.8})
+    assert made.ranking()[0] == "norm_profile"
+    assert made.choice() == "knn"
+    assert report(norm_profile={"a/1": 0.99}).choice() == "norm_profile"
+
+
 def test_ties_go_to_the_earlier_score() -> None:
     same = {"a/1": 0.9}
     assert report(energy=same, knn=same, msp=same).choice() == "energy"

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from normgate.scores import Score
 
 SIMPLEST = "norm"
+NEVER_CHOSEN = ("norm_profile",)
+"""Scores that probes flatter: they see changed light and texture, which most probes have and unknown classes have not.
+
+Found on classes that were held out of training: benchmarks/results/ablation-demo-paper.json."""
 MARGIN = 0.01
 """How far below the best mean the simplest score may be and still be chosen."""
 FEW = 50
@@ -124,6 +128,8 @@ class ProbeReport:
     def choice(self) -> str:
         """The score to use: the best mean, or `norm` where it is within a point of that and blind to nothing.
 
+        `NEVER_CHOSEN` ones are left out, unless there is no other.
+
         Where no probe is informative, or tuning images are too few, there is nothing to choose by: `norm` if it can be
         had, else the first that can.
 
@@ -133,7 +139,8 @@ class ProbeReport:
         if not self.auroc:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in self.refused.items())
             raise ProbeError(f"no score can be had for this network: {reasons}")
-        best = self.ranking()[0]
+        ranking = self.ranking()
+        best = next((name for name in ranking if name not in NEVER_CHOSEN), ranking[0])
         if SIMPLEST not in self.auroc:
             return best
         near = not self.informative or self.mean(SIMPLEST) >= self.mean(best) - MARGIN
