@@ -21,13 +21,15 @@ from normgate.scores.norm_profile import NormProfile
 from provenance import write
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     from normgate.features import Features
 
 
 def distances(train: Features, features: Features, by: str) -> np.ndarray:
     """Negative squared distances of profiles under the covariance about the means that are asked for."""
     score = NormProfile("norm_profile")
-    p, x = score._profiles(train), score._profiles(features)
+    p, x = score._norms(train).log(), score._norms(features).log()
     assert train.labels is not None
     labels = train.labels if by != "all" else torch.zeros_like(train.labels)
     means, index = class_means(p, labels)
@@ -43,16 +45,26 @@ def compared(folder: Path) -> dict[str, float | str]:
     train, tuning, probes = (gate.kept[name] for name in ("train", "tuning", "probes"))
     report = gate.probes
     assert report is not None
-    best = next(name for name in report.ranking() if name != "norm_profile")
-    found: dict[str, float | str] = {"norm": report.mean("norm"), "best other": best, best: report.mean(best)}
+    # The same probes for all: those that some score of the gate sees.
     names = np.array([name.rpartition("#")[0] for name in probes.ids])
+    best = next(name for name in report.ranking() if name != "norm_profile")
+    found: dict[str, float | str] = {"best other": best}
+    found |= {score: mean(report.auroc[score], report.informative) for score in ("norm", best)}
     for by in ("all", "nearest", "predicted"):
         known, unknown = distances(train, tuning, by), distances(train, probes, by)
-        auroc = {name: metrics.auroc(known, unknown[names == name]) for name in report.probes}
-        found[f"profile, {by}"] = report.with_score("norm_profile", auroc).mean("norm_profile")
+        auroc = {name: metrics.auroc(known, unknown[names == name]) for name in report.informative}
+        found[f"profile, {by}"] = mean(auroc, report.informative)
     exact = scores.create("norm_profile").fit(train)(probes).numpy()
     assert np.allclose(exact, distances(train, probes, "predicted"), rtol=1e-6, atol=1e-6)
     return found
+
+
+def mean(auroc: Mapping[str, float], probes: Iterable[str]) -> float:
+    """Over families of probes, each counting once."""
+    families: dict[str, list[float]] = {}
+    for name in probes:
+        families.setdefault(name.partition("/")[0], []).append(auroc[name])
+    return float(np.mean([np.mean(values) for values in families.values()]))
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import json
 import os
@@ -34,6 +35,7 @@ def write(name: str, values: dict[str, Any]) -> Path:
     return path
 
 
+@functools.cache  # what runs is what was there at first
 def commit() -> str:
     """The commit that is checked out, and whether anything was changed; a copy without its repository is told."""
     if told := os.environ.get("NORMGATE_COMMIT"):

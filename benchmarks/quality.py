@@ -125,6 +125,7 @@ def measured(name: str, seed: int, folder: Path, precision: str | None) -> dict[
     if not target.exists() and not target.with_name(f"{target.name}.run").exists():
         folder.mkdir(parents=True, exist_ok=True)
         trainer.write_text(commit(), encoding="utf-8")
+    trained_by = trainer.read_text(encoding="utf-8").strip() if trainer.exists() else "an earlier commit"
     gate = normgate.train(
         packs.train_data(run.pack),
         target,
@@ -145,7 +146,7 @@ def measured(name: str, seed: int, folder: Path, precision: str | None) -> dict[
         "name": name,
         "seed": seed,
         "pack": run.pack,
-        "trained_by": trainer.read_text(encoding="utf-8"),
+        "trained_by": trained_by,
         "recipe": packs.recipe(run.pack, **run.changes).to_dict(),
         "network": run.network,
         "precision": precision or ("bf16-mixed" if torch.cuda.is_available() else "32-true"),

@@ -94,6 +94,16 @@ def test_training_with_settings_by_two_processes_and_on_two_machines_runs(
     assert sorted(ids) == sorted(path.relative_to(tmp_path / "photos").as_posix() for path in files)
 
 
+def test_results_that_are_named_are_there() -> None:
+    root = Path(__file__).parents[1]
+    files = [*root.glob("docs/*.md"), root / "README.md", *root.glob("src/**/*.py")]
+    named = {
+        name for file in files for name in re.findall(r"benchmarks/results/[\w.-]+\.json", file.read_text("utf-8"))
+    }
+    assert len(named) > 5
+    assert not [name for name in sorted(named) if not (root / name).exists()]
+
+
 def test_the_commands_of_the_server_run(demo_run: tuple[Path, Any], tmp_path: Path) -> None:
     install, start, *asking = [line for block in blocks("server.md", "console") for line in block.splitlines()]
     assert (install, start) == ("$ pip install 'normgate[serve]'", "$ normgate serve normgate-demo/gate")

@@ -14,12 +14,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 import normgate
 from normgate import Gate, scores
+from normgate.data.preprocessing import Preprocessing
 from normgate.errors import NormgateError
 from normgate.features import Features
 from normgate.files import OutputError
@@ -86,6 +88,17 @@ def test_what_is_loaded_gives_the_same_verdicts_bit_for_bit(name: str, slim: Gat
     again = Gate.load(tmp_path / "gate", model=None if name in STAGED else small_network(5), device="cpu")
     assert same(asked(again), asked(gate))
     assert again.score.settings == gate.score.settings
+
+
+def test_stages_that_show_no_feature_map_are_left_out(tmp_path: Path) -> None:
+    """Some blocks of this network give lists of tensors."""
+    torch.manual_seed(0)
+    network = timm.create_model("selecsls42", num_classes=3)
+    sets = {name: random_records(40, seed) for seed, name in enumerate(("train", "tuning", "calibration"))}
+    gate = Gate.calibrate(network, preprocessing=Preprocessing((64, 64)), score="norm_profile", **sets)
+    assert len(gate.extractor.stages) > gate.kept["train"].stage_norms.shape[1]
+    gate.save(tmp_path / "gate")
+    assert same(asked(Gate.load(tmp_path / "gate", device="cpu")), asked(gate))
 
 
 def test_everything_else_comes_back_too(slim: Gate, tmp_path: Path) -> None:

@@ -72,6 +72,30 @@ def test_norms_of_zero_are_unfamiliar_and_the_score_a_number() -> None:
     assert (score(nothing) < score(OTHERS).min()).all()
 
 
+def test_training_images_with_a_norm_of_zero_are_not_fitted_to() -> None:
+    z = TRAIN.z.clone()
+    z[::30] = 0
+    rest = TRAIN.select((z != 0).any(dim=1))
+    assert len(rest) == 87
+    assert torch.allclose(fitted(dataclasses.replace(TRAIN, z=z))(OTHERS), fitted(rest)(OTHERS), rtol=1e-9)
+    with pytest.raises(ScoreError, match="norms are above 0 at all depths, and none is"):
+        fitted(dataclasses.replace(TRAIN, z=0 * z))
+
+
+def test_refused_where_no_norm_varies() -> None:
+    still = torch.ones_like(TRAIN.stage_norms)
+    flat = dataclasses.replace(TRAIN, z=torch.nn.functional.normalize(TRAIN.z, dim=1), stage_norms=still)
+    assert "hardly vary over real images at any depth" in str(scores.create("norm_profile").refusal(flat))
+    early = dataclasses.replace(flat, stage_norms=TRAIN.stage_norms)
+    assert scores.create("norm_profile").refusal(early) is None
+
+
+def test_another_number_of_stages_is_an_error() -> None:
+    fewer = dataclasses.replace(OTHERS, stage_norms=OTHERS.stage_norms[:, :2])
+    with pytest.raises(ScoreError, match="fitted to 3 stages, and the network shows 2"):
+        fitted()(fewer)
+
+
 def test_refused_where_the_stages_are_not_known() -> None:
     unknown = dataclasses.replace(TRAIN, stage_norms=None)
     assert "the network's stages are not known" in str(scores.create("norm_profile").refusal(unknown))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from normgate import scores
@@ -13,7 +14,7 @@ from normgate.probes import PROBES, ProbeReport, probe, seen
 from normgate.scores import ScoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection
 
     from normgate.features import Features
     from normgate.scores import Score
@@ -80,7 +81,7 @@ def families(names: Collection[str]) -> tuple[str, ...]:
         GateError: there is no such family.
     """
     known = dict.fromkeys(name.partition("/")[0] for name in PROBES)
-    if isinstance(names, str) or not set(names) <= set(known):
+    if isinstance(names, str | Mapping) or not set(names) <= set(known) or len(set(names)) != len(names):
         raise GateError(f"families of probes are some of {', '.join(known)}, as a list, not {names!r}")
     return tuple(names)
 

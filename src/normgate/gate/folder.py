@@ -228,6 +228,10 @@ def _score(description: Mapping[str, Any], state: Mapping[str, torch.Tensor], ex
     aligned = {key: value.clone() for key, value in state.items()}
     score = scores.create(description["name"], **description["settings"]).load_state(aligned)
     head = extractor.head
+    stages = None
+    if score.needs_stages and extractor.stages:
+        with torch.inference_mode():  # how many of them really show something is known once the network runs
+            stages = extractor.rows(extractor.example()).stage_norms
     row = Features(
         z=torch.ones(1, head.in_features),
         logits=torch.zeros(1, head.out_features),
@@ -235,7 +239,7 @@ def _score(description: Mapping[str, Any], state: Mapping[str, torch.Tensor], ex
         bias=None,
         temperature=1.0,
         ids=("",),
-        stage_norms=torch.ones(1, len(extractor.stages)) if extractor.stages else None,
+        stage_norms=None if stages is None else torch.ones(1, stages.shape[1]),
     )
     if score(row).shape != (1,):
         raise ValueError(f"{score.name} does not give one number an image")

@@ -29,10 +29,12 @@ class Score(abc.ABC):
     A subclass is a dataclass: its fields are hyper-parameters (plain JSON values), what it learns from
     training features goes into `state` (named tensors), and it writes only the mathematics: `_score`, `_fit` where
     it learns from training images (`needs_fit`), and `_scale` where it learns from tuning images (`needs_tuning`).
+    `needs_stages` says that it reads the norms of early stages.
     """
 
     needs_fit: ClassVar[bool] = False
     needs_tuning: ClassVar[bool] = False
+    needs_stages: ClassVar[bool] = False
     savable: ClassVar[bool] = True
 
     name: str

@@ -29,6 +29,8 @@ class NormGain(Norm):
     Source: this project; see the magnitude in Haas, Yolland, Rabus, arXiv 2306.04072.
     """
 
+    needs_stages = True
+
     stage: int = 0
 
     def __post_init__(self) -> None:

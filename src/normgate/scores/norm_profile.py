@@ -9,7 +9,7 @@ import torch
 
 from normgate.scores.base import Score, ScoreError
 from normgate.scores.mahalanobis import class_means, covariance, inverse_cholesky, whiten
-from normgate.scores.norm import magnitudes
+from normgate.scores.norm import MIN_VARIATION, magnitudes
 from normgate.scores.norm_gain import unknown_stages
 
 if TYPE_CHECKING:
@@ -25,11 +25,13 @@ class NormProfile(Score):
     μ_y is the mean profile of a class's training images, of all of them for a class that has none, Σ the covariance
     within classes (divided by N), with `jitter · trace(Σ)/D` on its diagonal, raised tenfold until Cholesky succeeds.
     An image of much contrast or texture has large norms early on, and is unfamiliar however large its last norm is. A
-    norm of 0 counts as the smallest normal float32 number. All in float64.
+    norm of 0 counts as the smallest normal float32 number, but training images that have one are not fitted to. All in
+    float64.
     Source: this project. That y is the predicted class, and not the nearest mean or none, was chosen on probes.
     """
 
     needs_fit = True
+    needs_stages = True
 
     jitter: float = 1e-6
 
@@ -38,25 +40,36 @@ class NormProfile(Score):
             raise ScoreError(f"{self.name} needs a jitter above 0 and at most 1, not {self.jitter!r}")
 
     def refusal(self, features: Features) -> str | None:  # noqa: D102
-        return unknown_stages(features)
+        if reason := unknown_stages(features):
+            return reason
+        if len(features) < 2 or (self._norms(features).log().std(dim=0, correction=0) >= MIN_VARIATION).any():
+            return None
+        return "norms of this network hardly vary over real images at any depth"
 
     def _fit(self, features: Features) -> dict[str, torch.Tensor]:
         assert features.labels is not None
-        p = self._profiles(features)
-        present, index = class_means(p, features.labels)
+        norms = self._norms(features)
+        # The logarithm of nothing would be all that the covariance sees.
+        seen = (norms > _TINY).all(dim=1)
+        if not seen.any():
+            raise ScoreError(f"{self.name} needs training images whose norms are above 0 at all depths, and none is")
+        p, labels = norms[seen].log(), features.labels[seen]
+        present, index = class_means(p, labels)
         whitening = inverse_cholesky(covariance(p, present, index), self.jitter)
         means = p.mean(dim=0).repeat(len(features.weight), 1)
-        means[torch.unique(features.labels)] = present
+        means[torch.unique(labels)] = present
         return {"whitening": whitening, "means": whiten(means, whitening)}
 
     def _score(self, features: Features) -> torch.Tensor:
-        whitened = whiten(self._profiles(features), self.state["whitening"])
+        p = self._norms(features).log()
+        if (depths := self.state["whitening"].shape[1]) != p.shape[1]:
+            raise ScoreError(f"{self.name} was fitted to {depths - 1} stages, and the network shows {p.shape[1] - 1}")
+        whitened = whiten(p, self.state["whitening"])
         return -(whitened - self.state["means"][features.logits.argmax(dim=1)]).square().sum(dim=1)
 
-    def _profiles(self, features: Features) -> torch.Tensor:
-        """(N, stages + 1) float64."""
-        if reason := self.refusal(features):
+    def _norms(self, features: Features) -> torch.Tensor:
+        """(N, stages + 1) float64, above 0."""
+        if reason := unknown_stages(features):
             raise ScoreError(f"{self.name} cannot be computed: {reason}")
         assert features.stage_norms is not None
-        norms = torch.cat([features.stage_norms.double(), magnitudes(features)[:, None]], dim=1)
-        return norms.clamp_min(_TINY).log()
+        return torch.cat([features.stage_norms.double(), magnitudes(features)[:, None]], dim=1).clamp_min(_TINY)

@@ -118,6 +118,11 @@ def fit(
         modules["quarters"] = objective.quarters
     average = None
     if recipe.averaging:
+        if any(p.dtype in (torch.float16, torch.bfloat16) for p in model.parameters()):
+            raise TrainingError(
+                "averages move by less than weights of 16 bits can show; choose a mixed precision (--precision "
+                "bf16-mixed), or a recipe with averaging=0"
+            )
         averaged = get_ema_multi_avg_fn(math.exp(-1 / (recipe.averaging * steps_an_epoch)))  # type: ignore[no-untyped-call]
         average = modules["average"] = AveragedModel(model, multi_avg_fn=averaged, use_buffers=True)
     checkpoint_file, log_file = folder / "checkpoint.safetensors", folder / "log.csv"
@@ -158,11 +163,11 @@ def fit(
             pixels = flip_and_shift(pixels, moves[numbers])
             if patterns is not None:
                 pixels = patterns.mix(pixels, numbers)
+            x = network_input(pixels.to(fabric.device), preprocessing)
             with _compiling():
-                losses = step(network_input(pixels.to(fabric.device), preprocessing), labels, probes)
-            loss, cross_entropy, logits = losses
-            # Gradients are averaged over processes, whose shares may differ; what counts is the mean over the batch.
-            fabric.backward(loss * (fabric.world_size / batch))
+                loss, cross_entropy, logits = step(x, labels, probes)
+                # Gradients are averaged over processes, whose shares may differ; the mean over the batch counts.
+                fabric.backward(loss * (fabric.world_size / batch))
             optimizer.step()
             optimizer.zero_grad()
             if average is not None:
