@@ -17,7 +17,7 @@ import normgate
 from normgate import Evaluation, Gate
 from normgate.data.sources import Records
 from normgate.files import OutputError
-from normgate.report import ReportError, checks, evaluation_report, save_figures, screening_report
+from normgate.report import ReportError, checks, evaluation_report, save_figures, screening_report, sections
 from normgate.report.checks import NAMES
 from normgate.screening import screen
 from samples import CLASSES, PREPROCESSING, random_records, small_network
@@ -288,3 +288,10 @@ def test_without_unknown_sets_probes_say_whether_the_norm_works(tmp_path: Path) 
     assert gate().probes.informative
     assert "Nothing measured here speaks against the norm" not in page
     assert "magnitude carries" in page or "neither norms nor directions" in page
+
+
+def test_probes_that_were_trained_on_are_named() -> None:
+    probed = dataclasses.replace(gate().probes, trained_on=("noise", "pose"))
+    said = sections.probes({}, dataclasses.replace(gate(), probes=probed))["lines"]
+    assert "Left out, since the network was trained on them: noise, pose." in said
+    assert not any("trained on" in line for line in sections.probes({}, gate())["lines"])
