@@ -43,7 +43,8 @@ class Recipe:
         standardize: bring each image to its own mean and contrast before the network.
         rotations: weight of a second task, to tell by how many quarters a copy of each image was turned
             (`normgate.training.objective`); images in the network are then twice as many.
-        radial: weight of a loss that wants probes to have smaller norms than images (`normgate.training.radial`).
+        radial: weight of a loss that wants probes to have smaller norms than images (`normgate.training.radial`); of
+            large weights, such as 0.5, nothing is left for the classes.
     """
 
     epochs: int = 60
