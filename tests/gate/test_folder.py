@@ -94,8 +94,8 @@ def test_stages_that_show_no_feature_map_are_left_out(tmp_path: Path) -> None:
     """Some blocks of this network give lists of tensors."""
     torch.manual_seed(0)
     network = timm.create_model("selecsls42", num_classes=3)
-    sets = {name: random_records(40, seed) for seed, name in enumerate(("train", "tuning", "calibration"))}
-    gate = Gate.calibrate(network, preprocessing=Preprocessing((64, 64)), score="norm_profile", **sets)
+    sets = {name: random_records(20, seed) for seed, name in enumerate(("train", "calibration"))}
+    gate = Gate.calibrate(network, preprocessing=Preprocessing((32, 32)), score="norm_profile", **sets)
     assert len(gate.extractor.stages) > gate.kept["train"].stage_norms.shape[1]
     gate.save(tmp_path / "gate")
     assert same(asked(Gate.load(tmp_path / "gate", device="cpu")), asked(gate))
