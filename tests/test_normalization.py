@@ -24,6 +24,7 @@ from normgate.normalization import (
     is_normalized,
     l2norm,
     remove_l2norm,
+    set_temperature,
     temperature,
     unwrap,
 )
@@ -672,3 +673,17 @@ def test_wrappers_are_seen_through(process_group):
     assert find_head(wrapped[0], "module.head") == ("head", model.head)
     average = torch.optim.swa_utils.AveragedModel(model)
     assert find_head(average) == ("head", average.module.head)
+
+
+def test_a_fixed_temperature_can_be_changed_and_no_other():
+    model = l2norm(nn.Sequential(nn.Linear(4, 3)), temperature=0.5)
+    x = torch.randn(5, 4)
+    before = model(x) - model[0].bias
+    set_temperature(model, 2.0)
+    assert temperature(model) == 2.0
+    assert torch.allclose(model(x) - model[0].bias, before / 4, atol=1e-6)
+    for other in (nn.Linear(4, 3), l2norm(nn.Linear(4, 3), temperature="learned")):
+        with pytest.raises(HeadError, match="normalised with a fixed temperature"):
+            set_temperature(other, 2.0)
+    with pytest.raises(NormgateError, match="above 0"):
+        set_temperature(model, 0.0)
