@@ -1,6 +1,6 @@
 """What makes the magnitude strong: one change to a recipe at a time, judged without any reported OoD set.
 
-    python benchmarks/ablation.py SETTING [VARIANT ...] [--precision bf16-mixed]
+    python benchmarks/ablation.py SETTING [VARIANT ...] [--precision bf16-mixed] [--at-once N]
     python benchmarks/ablation.py --list
 
 Some classes of a setting are held out in turn: a network is trained on the others, and images of the held-out classes
@@ -21,7 +21,10 @@ default. (The interval is of one variant: the best of many is flattered by it, w
 from __future__ import annotations
 
 import argparse
+import concurrent.futures
 import dataclasses
+import functools
+import multiprocessing
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -159,7 +162,7 @@ def sets(pack: str, held: tuple[int, ...]) -> tuple[Records, dict[str, Data], Re
     )
 
 
-def measured(setting: Setting, variant: Variant, held: tuple[int, ...], precision: str | None) -> dict[str, Any]:
+def measured(setting: Setting, variant: Variant, precision: str | None, held: tuple[int, ...]) -> dict[str, Any]:
     """Train on the other classes and judge."""
     train, parts, known, unknown = sets(setting.pack, held)
     gate = normgate.train(
@@ -201,6 +204,7 @@ def main() -> None:
     parser.add_argument("setting", nargs="?", choices=SETTINGS)
     parser.add_argument("variants", nargs="*", choices=[*VARIANTS, []], metavar="VARIANT", help="default: all")
     parser.add_argument("--precision", help="of training; see normgate train --help")
+    parser.add_argument("--at-once", type=int, default=1, help="of a variant's networks")
     parser.add_argument("--list", action="store_true", help="print the variants and the settings")
     arguments = parser.parse_args()
     if arguments.list or arguments.setting is None:
@@ -212,6 +216,9 @@ def main() -> None:
     setting = SETTINGS[arguments.setting]
     for name in arguments.variants or VARIANTS:
         variant = VARIANTS[name]
+        run = functools.partial(measured, setting, variant, arguments.precision)
+        with concurrent.futures.ProcessPoolExecutor(arguments.at_once, multiprocessing.get_context("spawn")) as pool:
+            runs = list(pool.map(run, setting.held))
         values = {
             "setting": arguments.setting,
             "variant": name,
@@ -221,7 +228,7 @@ def main() -> None:
             "precision": arguments.precision or "default",
             "judged_by": JUDGES,
             "predicted": {"near": variant.near, "why": variant.why},
-            "runs": [measured(setting, variant, held, arguments.precision) for held in setting.held],
+            "runs": runs,
         }
         values["seconds"] = sum(run["seconds"] for run in values["runs"])
         write(f"ablation-{arguments.setting}-{name}", values)

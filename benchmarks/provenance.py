@@ -22,6 +22,7 @@ def write(name: str, values: dict[str, Any]) -> Path:
     provenance = {
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {os.cpu_count()} cores",
         "threads": torch.get_num_threads(),
+        "at_once": int(os.environ.get("NORMGATE_AT_ONCE", "1")),  # benchmarks on this machine; see several.py
         "commit": commit(),
         "python": platform.python_version(),
         "versions": {

@@ -1,6 +1,6 @@
 """What a recipe is worth: a trained network, every score on the valid OoD sets, one JSON a run.
 
-    python benchmarks/quality.py NAME ... --gates DIR [--seeds 0 1 2 3 4] [--precision bf16-mixed]
+    python benchmarks/quality.py NAME ... --gates DIR [--seeds 0 1 2 3 4] [--precision bf16-mixed] [--compile]
     python benchmarks/quality.py --list
 
 Trains each run below DIR (or goes on with it, or reads it, if an earlier call left it there), evaluates it, and writes
@@ -92,6 +92,16 @@ RUNS = {
         for epochs in LENGTHS
     },
     **{
+        f"cifar10-resnet18-{name}": Run("cifar10", {**GPU_RECIPE, **changes}, FULL, all_images=True, tier="gpu")
+        for name, changes in (
+            ("l2-512", {"batch_size": 512, "learning_rate": 0.4}),
+            ("patterns", {"patterns": 0.5}),
+            ("patterns-all", {"patterns": 1.0}),
+            ("patterns-rotations", {"patterns": 0.5, "rotations": 0.5}),
+            ("patterns-radial", {"patterns": 0.5, "radial": 0.01}),
+        )
+    },
+    **{
         f"demo-resnet18-{name}": Run("demo", {"temperature": TAUS[name]}, {"model": "resnet18", "stem": 2}, tier="gpu")
         for name in ("plain", "l2")
     },
@@ -116,13 +126,14 @@ def divided(pack: str, all_images: bool) -> tuple[Data, dict[str, Records]]:
     return rest, {name: test.subset(rows) for name, rows in held.items()}
 
 
-def measured(name: str, seed: int, folder: Path, precision: str | None) -> dict[str, Any]:
+def measured(name: str, seed: int, folder: Path, hardware: normgate.Hardware) -> dict[str, Any]:
     """Train, or read what was trained, and evaluate."""
     run = RUNS[name]
     test, held = divided(run.pack, run.all_images)
     target = folder / f"{name}-{seed}"
     trainer = target.with_name(f"{target.name}.commit")
-    if not target.exists() and not target.with_name(f"{target.name}.run").exists():
+    was_there = target.exists()
+    if not was_there and not target.with_name(f"{target.name}.run").exists():
         folder.mkdir(parents=True, exist_ok=True)
         trainer.write_text(commit(), encoding="utf-8")
     trained_by = trainer.read_text(encoding="utf-8").strip() if trainer.exists() else "an earlier commit"
@@ -131,13 +142,14 @@ def measured(name: str, seed: int, folder: Path, precision: str | None) -> dict[
         target,
         recipe=packs.recipe(run.pack, **run.changes),
         seed=seed,
-        hardware=normgate.Hardware(precision=precision),
+        hardware=hardware,
         resume=True,
         drop_duplicates=True,
         **{**packs.held_out(run.pack, seed), **held},
         **run.network,
     )
-    gate = gate.recalibrate(score="auto")
+    if was_there:  # an earlier version may have chosen among fewer scores
+        gate = gate.recalibrate(score="auto")
     log = gate.provenance["log"]
     evaluation = normgate.evaluate(gate, test, packs.ood_data(run.pack), groups=packs.groups(run.pack))
     found = geometry(gate.kept["train"])
@@ -149,7 +161,8 @@ def measured(name: str, seed: int, folder: Path, precision: str | None) -> dict[
         "trained_by": trained_by,
         "recipe": packs.recipe(run.pack, **run.changes).to_dict(),
         "network": run.network,
-        "precision": precision or ("bf16-mixed" if torch.cuda.is_available() else "32-true"),
+        "compiled": hardware.compile,
+        "precision": hardware.precision or ("bf16-mixed" if torch.cuda.is_available() else "32-true"),
         "seconds": sum(gate.provenance["sets"]["train"] / row["images_per_second"] for row in log),
         "images": {**gate.provenance["sets"], "test": evaluation.images["id"]},
         "held_out": 0
@@ -186,15 +199,17 @@ def main() -> None:
     parser.add_argument("--gates", type=Path, help="where gates are trained, or were")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--precision", help="of training; see normgate train --help")
+    parser.add_argument("--compile", action="store_true", help="let torch.compile write the training step")
     parser.add_argument("--list", action="store_true", help="print the runs and their tiers")
     arguments = parser.parse_args()
     if arguments.list or not arguments.names or arguments.gates is None:
         for name, run in RUNS.items():
             print(f"{name:35} {run.tier}  {run.pack}  {run.changes}")
         return
+    hardware = normgate.Hardware(precision=arguments.precision, compile=arguments.compile)
     for seed in arguments.seeds:
         for name in arguments.names:
-            write(f"quality-{name}-{seed}", measured(name, seed, arguments.gates, arguments.precision))
+            write(f"quality-{name}-{seed}", measured(name, seed, arguments.gates, hardware))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from normgate.features import FeatureExtractor, Rows
 from normgate.files import check_output, whole_file
 from normgate.normalization import is_normalized, l2norm, remove_l2norm, temperature, unwrap
 from normgate.runtime import FORMAT, KEY, MOST_BYTES, OUTPUTS
-from normgate.training.loop import network_input
+from normgate.training.inputs import network_input
 
 if TYPE_CHECKING:
     import os

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import contextlib
 import dataclasses
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -14,7 +16,7 @@ from normgate.errors import NormgateError
 from normgate.files import OutputError, whole_file
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from torch import nn
@@ -46,11 +48,11 @@ class Checkpoint:
         modules: Mapping[str, nn.Module],
         optimizer: torch.optim.Optimizer,
     ) -> Checkpoint:
-        """Collect the state of modules, `model` among them, and of their optimiser."""
+        """Copy the state of modules, `model` among them, and of their optimiser; training may go on."""
         tensors = {f"{name}.{key}": value for name, part in modules.items() for key, value in part.state_dict().items()}
         for index, values in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{key}": value for key, value in values.items() if value is not None}
-        return cls(run, log, tensors)
+        return cls(run, list(log), {key: value.detach().clone() for key, value in tensors.items()})
 
     def save(self, path: Path) -> None:
         """Replace the file at `path`, which at every moment holds a whole checkpoint.
@@ -59,7 +61,8 @@ class Checkpoint:
             OutputError: it cannot be written.
         """
         metadata = {"run": json.dumps(self.run), "log": json.dumps(self.log)}
-        tensors = {key: value.detach().cpu().contiguous() for key, value in self.tensors.items()}
+        with _stream_of_its_own(next((value.device for value in self.tensors.values()), torch.device("cpu"))):
+            tensors = {key: value.detach().cpu().contiguous() for key, value in self.tensors.items()}
         try:
             with whole_file(path, overwrite=True) as partial:
                 save_file(tensors, partial, metadata)
@@ -110,3 +113,43 @@ class Checkpoint:
                 if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
                     # In the parameter's own memory format: steps are otherwise slower and rounded in another way.
                     values[key] = torch.empty_like(parameter).copy_(value)
+
+
+class Writing:
+    """Files that are written one after another in another thread, so that a GPU does not wait for a disk.
+
+    An error is raised where the next file is begun or the last is waited for.
+    """
+
+    def __init__(self) -> None:
+        self._thread = concurrent.futures.ThreadPoolExecutor(1)
+        self._last: concurrent.futures.Future[None] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._thread.shutdown()
+
+    def begin(self, write: Callable[[], None]) -> None:
+        """Write a file once the one before is there."""
+        self.finish()
+        self._last = self._thread.submit(write)
+
+    def finish(self) -> None:
+        """Wait for the file that was begun last."""
+        if self._last is not None:
+            last, self._last = self._last, None
+            last.result()
+
+
+@contextlib.contextmanager
+def _stream_of_its_own(device: torch.device) -> Iterator[None]:
+    """Copies to the host, in this block, wait for what a GPU was told before, and nothing waits for them."""
+    if device.type != "cuda":
+        yield
+        return
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(stream):
+        yield

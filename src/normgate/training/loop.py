@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import functools
 import math
 import time
 from typing import TYPE_CHECKING, Any, cast
@@ -16,12 +17,12 @@ from normgate.errors import NormgateError
 from normgate.files import whole_file
 from normgate.normalization import set_temperature
 from normgate.progress import silent
-from normgate.training.augmentation import draw_moves, flip_and_shift
-from normgate.training.checkpoint import Checkpoint
+from normgate.training.augmentation import draw_moves
+from normgate.training.checkpoint import Checkpoint, Writing
+from normgate.training.inputs import input_batches
 from normgate.training.objective import Objective
 from normgate.training.patterns import Patterns
 from normgate.training.processes import agreed, check_same
-from normgate.training.radial import draw_probes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -96,10 +97,8 @@ def fit(
     steps = recipe.epochs * steps_an_epoch
     shift = round(recipe.shift * min(preprocessing.size))
 
-    if compiled and (recipe.rotations or recipe.radial or recipe.temperature_start):
-        raise TrainingError(
-            "a step with rotations, a radial loss or a moving temperature cannot be compiled; leave out --compile"
-        )
+    if compiled and (recipe.radial or recipe.temperature_start):
+        raise TrainingError("a step with a radial loss or a moving temperature cannot be compiled; leave out --compile")
     if recipe.rotations and preprocessing.size[0] != preprocessing.size[1]:
         raise TrainingError(f"rotations need square images, not {preprocessing.size}; choose a recipe with rotations=0")
     objective = Objective(model, recipe, magnitude).to(fabric.device)
@@ -125,7 +124,7 @@ def fit(
             )
         averaged = get_ema_multi_avg_fn(math.exp(-1 / (recipe.averaging * steps_an_epoch)))  # type: ignore[no-untyped-call]
         average = modules["average"] = AveragedModel(model, multi_avg_fn=averaged, use_buffers=True)
-    checkpoint_file, log_file = folder / "checkpoint.safetensors", folder / "log.csv"
+    checkpoint_file = folder / "checkpoint.safetensors"
     log: list[dict[str, float | None]] = []
     with agreed(fabric):
         if resume and checkpoint_file.exists():
@@ -134,78 +133,95 @@ def fit(
             log = checkpoint.log
     check_same(fabric, {"the checkpoints": len(log)}, f"let all machines see the same {folder}")
 
-    for epoch in range(len(log), recipe.epochs):
-        started = time.perf_counter()
-        torch.manual_seed(_mixed(seed, epoch, 2 * fabric.global_rank + 1))  # for dropout and rotations
-        rng = np.random.default_rng([seed, epoch, 2 * fabric.global_rank + 2])  # for probes
-        # Every process draws the same order and moves, and takes its own share of each batch.
-        generator = torch.Generator().manual_seed(_mixed(seed, epoch, 0))
-        order = torch.randperm(count, generator=generator)[: steps_an_epoch * batch]
-        device = images.labels.device
-        moves = draw_moves(count, flip=recipe.flip, shift=shift, generator=generator).to(device)
-        patterns = None
-        if recipe.patterns:
-            patterns = Patterns.draw(
-                count, share=recipe.patterns, size=preprocessing.size, generator=generator, device=device
-            )
-        mine = order.view(steps_an_epoch, batch)[:, first:last]
-        if (tau := recipe.temperature_at(epoch)) is not None:
-            set_temperature(model, tau)
-        objective.train()
-        sums = torch.zeros(3, device=fabric.device)  # loss, right answers, images
-        for index, (pixels, numbers) in enumerate(images.batches(mine.reshape(-1), last - first)):
-            for group in optimizer.param_groups:
-                group["lr"] = recipe.learning_rate_at(epoch * steps_an_epoch + index, steps)
-            labels = images.labels[numbers].to(fabric.device)
-            probes = None
-            if recipe.radial and len(pixels):
-                probes = network_input(draw_probes(pixels, labels, rng).to(fabric.device), preprocessing)
-            pixels = flip_and_shift(pixels, moves[numbers])
-            if patterns is not None:
-                pixels = patterns.mix(pixels, numbers)
-            x = network_input(pixels.to(fabric.device), preprocessing)
-            with _compiling():
-                loss, cross_entropy, logits = step(x, labels, probes)
-                # Gradients are averaged over processes, whose shares may differ; the mean over the batch counts.
-                fabric.backward(loss * (fabric.world_size / batch))
-            optimizer.step()
-            optimizer.zero_grad()
-            if average is not None:
-                average.update_parameters(model)
-            right = (logits.detach().argmax(dim=1) == labels).sum()
-            sums += torch.stack([cross_entropy.detach(), right, torch.ones_like(right) * len(labels)])
-            if index % 10 == 9:
-                progress("training", epoch * count + (index + 1) * batch, recipe.epochs * count)
-        totals = fabric.all_reduce(sums, reduce_op="sum")
-        assert isinstance(totals, torch.Tensor)
-        loss_sum, right_sum, image_sum = totals.tolist()
-        with agreed(fabric):
-            if not image_sum:
-                raise TrainingError("no training image can be read any longer; bring them back and pass --resume")
-            loss_mean, accuracy = loss_sum / image_sum, right_sum / image_sum
-            row: dict[str, float | None] = {
-                "epoch": epoch + 1,
-                "loss": loss_mean,
-                "accuracy": accuracy,
-                "learning_rate": recipe.learning_rate_at((epoch + 1) * steps_an_epoch - 1, steps),
-                "images_per_second": image_sum / (time.perf_counter() - started),
-            }
-            if not math.isfinite(loss_mean):
-                raise TrainingError(
-                    f"the loss is {loss_mean} in epoch {epoch + 1}: training diverged; lower the learning rate "
-                    f"(now {recipe.learning_rate:g}) or check the weights that it started from, and pass --overwrite"
+    with Writing() as writing, _fastest_convolutions(), contextlib.closing(objective):
+        for epoch in range(len(log), recipe.epochs):
+            started = time.perf_counter()
+            torch.manual_seed(_mixed(seed, epoch, 2 * fabric.global_rank + 1))  # for dropout and rotations
+            rng = np.random.default_rng([seed, epoch, 2 * fabric.global_rank + 2])  # for probes
+            # Every process draws the same order and moves, and takes its own share of each batch.
+            generator = torch.Generator().manual_seed(_mixed(seed, epoch, 0))
+            order = torch.randperm(count, generator=generator)[: steps_an_epoch * batch]
+            device = images.labels.device
+            moves = draw_moves(count, flip=recipe.flip, shift=shift, generator=generator).to(device)
+            patterns = None
+            if recipe.patterns:
+                patterns = Patterns.draw(
+                    count, share=recipe.patterns, size=preprocessing.size, generator=generator, device=device
                 )
-            if measure is not None and fabric.is_global_zero:
-                row |= measure()
-            log.append(row)
-            progress("training", (epoch + 1) * count, recipe.epochs * count, loss=loss_mean, accuracy=accuracy)
-            if fabric.is_global_zero:
-                Checkpoint.take(run, log, modules, sgd).save(checkpoint_file)
-                _write_log(log, log_file)
+            mine = order.view(steps_an_epoch, batch)[:, first:last]
+            if (tau := recipe.temperature_at(epoch)) is not None:
+                set_temperature(model, tau)
+            objective.train()
+            sums = torch.zeros(3, device=fabric.device)  # loss, right answers, images
+            batches = input_batches(
+                images,
+                mine.reshape(-1),
+                last - first,
+                moves=moves,
+                patterns=patterns,
+                probes=rng if recipe.radial else None,
+                preprocessing=preprocessing,
+                device=fabric.device,
+            )
+            for index, (x, labels, probes) in enumerate(batches):
+                for group in optimizer.param_groups:
+                    group["lr"] = recipe.learning_rate_at(epoch * steps_an_epoch + index, steps)
+                with _compiling():
+                    loss, cross_entropy, logits = step(x, labels, probes)
+                    # Gradients are averaged over processes, whose shares may differ; the mean over the batch counts.
+                    fabric.backward(loss * (fabric.world_size / batch))
+                optimizer.step()
+                optimizer.zero_grad()
+                if average is not None:
+                    average.update_parameters(model)
+                right = (logits.detach().argmax(dim=1) == labels).sum()
+                sums += torch.stack([cross_entropy.detach(), right, torch.ones_like(right) * len(labels)])
+                if index % 10 == 9:
+                    progress("training", epoch * count + (index + 1) * batch, recipe.epochs * count)
+            totals = fabric.all_reduce(sums, reduce_op="sum")
+            assert isinstance(totals, torch.Tensor)
+            loss_sum, right_sum, image_sum = totals.tolist()
+            with agreed(fabric):
+                if not image_sum:
+                    raise TrainingError("no training image can be read any longer; bring them back and pass --resume")
+                loss_mean, accuracy = loss_sum / image_sum, right_sum / image_sum
+                row: dict[str, float | None] = {
+                    "epoch": epoch + 1,
+                    "loss": loss_mean,
+                    "accuracy": accuracy,
+                    "learning_rate": recipe.learning_rate_at((epoch + 1) * steps_an_epoch - 1, steps),
+                    "images_per_second": image_sum / (time.perf_counter() - started),
+                }
+                if not math.isfinite(loss_mean):
+                    raise TrainingError(
+                        f"the loss is {loss_mean} in epoch {epoch + 1}: training diverged; lower the learning rate "
+                        f"(now {recipe.learning_rate:g}) or check the weights that it started from, and pass "
+                        "--overwrite"
+                    )
+                if measure is not None and fabric.is_global_zero:
+                    row |= measure()
+                log.append(row)
+                progress("training", (epoch + 1) * count, recipe.epochs * count, loss=loss_mean, accuracy=accuracy)
+                if fabric.is_global_zero:
+                    writing.begin(functools.partial(_save, Checkpoint.take(run, log, modules, sgd), folder))
+                    if fabric.device.type == "cpu" or epoch == recipe.epochs - 1:  # else it is written beside training
+                        writing.finish()
     if average is not None:
         model.load_state_dict(average.module.state_dict())
     model.to(memory_format=torch.contiguous_format).eval()
     return log
+
+
+@contextlib.contextmanager
+def _fastest_convolutions() -> Iterator[None]:
+    """Batches are all of one size, so that trying every algorithm once pays, unless only reproducible ones may run."""
+    cudnn: Any = torch.backends.cudnn
+    before = cudnn.benchmark
+    cudnn.benchmark = not cudnn.deterministic
+    try:
+        yield
+    finally:
+        cudnn.benchmark = before
 
 
 @contextlib.contextmanager
@@ -226,27 +242,15 @@ def _compiled(objective: Objective, fabric: Fabric) -> nn.Module:
     return cast("nn.Module", torch.compile(objective, mode="reduce-overhead" if graphs else None))
 
 
-def network_input(pixels: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:
-    """What `Preprocessing.normalized` does, on the device: (N, H, W, 3) uint8 → (N, 3, H, W) float32."""
-    x = pixels.permute(0, 3, 1, 2).float() / 255  # channels-last in memory, as the pixels are
-    if preprocessing.standardize:
-        deviation = x.std(dim=(1, 2, 3), correction=0, keepdim=True).clamp_min(x[0].numel() ** -0.5)
-        return (x - x.mean(dim=(1, 2, 3), keepdim=True)) / deviation
-    return (x - _by_channel(preprocessing.mean, x)) / _by_channel(preprocessing.std, x)
-
-
-def _by_channel(values: tuple[float, float, float], x: torch.Tensor) -> torch.Tensor:
-    """(3, 1, 1), filled on the device: copying them there would make a GPU wait in every step."""
-    return torch.stack([x.new_full((1, 1), value) for value in values])
-
-
 def _mixed(seed: int, epoch: int, use: int) -> int:
     """One seed out of three numbers, far apart for neighbouring ones."""
     return int(np.random.SeedSequence([seed, epoch, use]).generate_state(1, np.uint64)[0] >> 1)
 
 
-def _write_log(log: list[dict[str, float | None]], path: Path) -> None:
-    with whole_file(path, overwrite=True) as partial, partial.open("w", newline="") as file:
+def _save(checkpoint: Checkpoint, folder: Path) -> None:
+    checkpoint.save(folder / "checkpoint.safetensors")
+    log = checkpoint.log
+    with whole_file(folder / "log.csv", overwrite=True) as partial, partial.open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=log[0])
         writer.writeheader()
         writer.writerows(log)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -53,6 +52,8 @@ class Objective(nn.Module):
         self.magnitude = magnitude
         self.head_name, head = find_head(network)
         self.quarters = nn.Linear(head.in_features, 4) if recipe.rotations else None
+        # Stays on the head, not for one pass as a tap does, since a compiled step knows the hooks that it began with.
+        self._hook = head.register_forward_hook(self._note) if recipe.rotations else None
         if recipe.radial:
             check_norms(network)
 
@@ -76,21 +77,31 @@ class Objective(nn.Module):
             logits = self.network(x)
             cross_entropy = _cross_entropy(logits, labels)
             return Losses(cross_entropy, cross_entropy, logits)
-        with contextlib.ExitStack() as stack:
-            tap = stack.enter_context(capture(self.network, self.head_name, self.magnitude))
-            read: list[torch.Tensor] = []  # by the head: directions where the network is normalised
-            head = self.network.get_submodule(self.head_name)
-            stack.enter_context(head.register_forward_hook(lambda _, args, __: read.append(args[0])))
-            if probes is not None:
-                stack.enter_context(statistics_of_the_first(seen, seen + len(probes), self.network))
-            logits = self.network(torch.cat(rows).contiguous(memory_format=torch.channels_last))[:count]
+        batch = torch.cat(rows).contiguous(memory_format=torch.channels_last)
+        if probes is None:
+            logits = self.network(batch)[:count]
+        else:
+            with (
+                capture(self.network, self.head_name, self.magnitude) as tap,
+                statistics_of_the_first(seen, seen + len(probes), self.network),
+            ):
+                logits = self.network(batch)[:count]
         total = cross_entropy = _cross_entropy(logits, labels)
         if self.quarters is not None:
-            total = total + self.recipe.rotations * _cross_entropy(self.quarters(read[0][count:seen]), turns)
+            total = total + self.recipe.rotations * _cross_entropy(self.quarters(self._read[count:seen]), turns)
         if probes is not None:
             m = tap.z if tap.m is None else tap.m
             total = total + self.recipe.radial * count * radial_loss(m[:count], m[seen:])
         return Losses(total, cross_entropy, logits)
+
+    def _note(self, _: nn.Module, args: tuple[torch.Tensor], __: torch.Tensor) -> None:
+        """What the head has read: directions where the network is normalised."""
+        (self._read,) = args
+
+    def close(self) -> None:
+        """Take what training has put on the network off it."""
+        if self._hook is not None:
+            self._hook.remove()
 
     def parameter_groups(self) -> list[dict[str, object]]:
         """For the optimiser: all in one, or the head's without weight decay."""
@@ -105,10 +116,10 @@ class Objective(nn.Module):
 
 def turned(x: torch.Tensor, quarters: torch.Tensor) -> torch.Tensor:
     """Square images (N, C, H, H), each turned counter-clockwise by its own number of quarters."""
-    out = torch.empty_like(x)
-    for quarter in range(4):
-        rows = quarters == quarter
-        out[rows] = torch.rot90(x[rows], quarter, dims=(2, 3))
+    out = x
+    for quarter in (1, 2, 3):
+        chosen = (quarters == quarter)[:, None, None, None]
+        out = torch.where(chosen, torch.rot90(x, quarter, dims=(2, 3)), out)
     return out
 
 

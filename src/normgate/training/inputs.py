@@ -1,0 +1,99 @@
+"""What a network sees in an epoch: images moved, mixed and normalised, a batch at a time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+from normgate.training.augmentation import flip_and_shift
+from normgate.training.radial import draw_probes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy as np
+
+    from normgate.data.preprocessing import Preprocessing
+    from normgate.training.images import TrainingImages
+    from normgate.training.patterns import Patterns
+
+TOGETHER = 16
+"""Batches that are made ready at once where images lie on a GPU: there a kernel is sooner run than launched."""
+
+
+class Batch(NamedTuple):
+    """One step's input, on the device.
+
+    Attributes:
+        x: (B, 3, H, W) normalised images, channels last in memory.
+        labels: (B,) class numbers.
+        probes: (P, 3, H, W), where the recipe has a radial loss.
+    """
+
+    x: torch.Tensor
+    labels: torch.Tensor
+    probes: torch.Tensor | None
+
+
+def input_batches(
+    images: TrainingImages,
+    order: torch.Tensor,
+    batch_size: int,
+    *,
+    moves: torch.Tensor,
+    patterns: Patterns | None,
+    probes: np.random.Generator | None,
+    preprocessing: Preprocessing,
+    device: torch.device,
+    together: int | None = None,
+) -> Iterator[Batch]:
+    """An epoch's batches in the order given.
+
+    Args:
+        images: the training images.
+        order: numbers of the images.
+        batch_size: images in a batch.
+        moves: of all images; see `draw_moves`.
+        patterns: of all images, or None to mix nothing.
+        probes: source of randomness for the probes of a radial loss, or None for no probes.
+        preprocessing: its normalisation is applied.
+        device: where the network is.
+        together: batches that are made ready at once; by default `TOGETHER` on a GPU that holds the images, else one.
+    """
+    if together is None:
+        together = 1 if images.labels.device.type == "cpu" else TOGETHER
+    for pixels, numbers in images.batches(order, together * batch_size):
+        labels = images.labels[numbers]
+        made: list[torch.Tensor | None] = []
+        if probes is not None:
+            shown, classes = pixels.cpu(), labels.cpu()
+            drawn = [
+                draw_probes(part, kinds, probes)
+                for part, kinds in zip(torch.split(shown, batch_size), torch.split(classes, batch_size), strict=True)
+                if len(part)
+            ]
+            if drawn:
+                x = network_input(torch.cat(drawn).to(device), preprocessing)
+                made += torch.split(x, [len(part) for part in drawn])
+        moved = flip_and_shift(pixels, moves[numbers])
+        if patterns is not None:
+            moved = patterns.mix(moved, numbers)
+        x = network_input(moved.to(device), preprocessing)
+        batches = zip(torch.split(x, batch_size), torch.split(labels.to(device), batch_size), strict=True)
+        for index, (part, kinds) in enumerate(batches):
+            yield Batch(part, kinds, made[index] if index < len(made) else None)
+
+
+def network_input(pixels: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:
+    """What `Preprocessing.normalized` does, on the device: (N, H, W, 3) uint8 → (N, 3, H, W) float32."""
+    x = pixels.permute(0, 3, 1, 2).float() / 255  # channels-last in memory, as the pixels are
+    if preprocessing.standardize:
+        deviation = x.std(dim=(1, 2, 3), correction=0, keepdim=True).clamp_min(x[0].numel() ** -0.5)
+        return (x - x.mean(dim=(1, 2, 3), keepdim=True)) / deviation
+    return (x - _by_channel(preprocessing.mean, x)) / _by_channel(preprocessing.std, x)
+
+
+def _by_channel(values: tuple[float, float, float], x: torch.Tensor) -> torch.Tensor:
+    """(3, 1, 1), filled on the device: copying them there would make a GPU wait in every step."""
+    return torch.stack([x.new_full((1, 1), value) for value in values])
