@@ -1,6 +1,7 @@
 """What a recipe is worth: a trained network, every score on the valid OoD sets, one JSON a run.
 
     python benchmarks/quality.py NAME ... --gates DIR [--seeds 0 1 2 3 4] [--precision bf16-mixed] [--compile]
+        [--speed]
     python benchmarks/quality.py --list
 
 Trains each run below DIR (or goes on with it, or reads it, if an earlier call left it there), evaluates it, and writes
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ import torch
 
 import normgate
 import packs
+import speed
 from normgate import demo
 from normgate.collapse import geometry
 from normgate.data.sources import Data, Records, load, open_source
@@ -53,7 +56,7 @@ class Run:
 TAUS: dict[str, Any] = {"plain": None, "l2": 1.0, "l2-0.1": 0.1, "l2-learned": "learned"}
 LENGTHS = (5, 10, 15, 20, 30, 40, 50, 80, 100)
 """Epochs of runs of other lengths, each with a descent of its own, so that "early" can be read off."""
-GPU_RECIPE: dict[str, Any] = {"epochs": 60, "batch_size": 128, "learning_rate": 0.1}
+GPU_RECIPE: dict[str, Any] = {"epochs": 60, "batch_size": 256, "learning_rate": 0.2}
 RUNS = {
     **{f"demo-{name}": Run("demo", {"temperature": tau}, demo.NETWORK) for name, tau in TAUS.items()},
     **{f"cifar10-{name}": Run("cifar10", {"temperature": tau}, packs.SLIM) for name, tau in TAUS.items()},
@@ -94,7 +97,7 @@ RUNS = {
     **{
         f"cifar10-resnet18-{name}": Run("cifar10", {**GPU_RECIPE, **changes}, FULL, all_images=True, tier="gpu")
         for name, changes in (
-            ("l2-512", {"batch_size": 512, "learning_rate": 0.4}),
+            ("l2-128", {"batch_size": 128, "learning_rate": 0.1}),
             ("patterns", {"patterns": 0.5}),
             ("patterns-all", {"patterns": 1.0}),
             ("patterns-rotations", {"patterns": 0.5, "rotations": 0.5}),
@@ -126,7 +129,7 @@ def divided(pack: str, all_images: bool) -> tuple[Data, dict[str, Records]]:
     return rest, {name: test.subset(rows) for name, rows in held.items()}
 
 
-def measured(name: str, seed: int, folder: Path, hardware: normgate.Hardware) -> dict[str, Any]:
+def measured(name: str, seed: int, folder: Path, hardware: normgate.Hardware, rate: float | None) -> dict[str, Any]:
     """Train, or read what was trained, and evaluate."""
     run = RUNS[name]
     test, held = divided(run.pack, run.all_images)
@@ -136,6 +139,7 @@ def measured(name: str, seed: int, folder: Path, hardware: normgate.Hardware) ->
     if not was_there and not target.with_name(f"{target.name}.run").exists():
         folder.mkdir(parents=True, exist_ok=True)
         trainer.write_text(commit(), encoding="utf-8")
+    clock, started = speed.Clock(), time.perf_counter()
     trained_by = trainer.read_text(encoding="utf-8").strip() if trainer.exists() else "an earlier commit"
     gate = normgate.train(
         packs.train_data(run.pack),
@@ -145,9 +149,15 @@ def measured(name: str, seed: int, folder: Path, hardware: normgate.Hardware) ->
         hardware=hardware,
         resume=True,
         drop_duplicates=True,
+        progress=clock,
         **{**packs.held_out(run.pack, seed), **held},
         **run.network,
     )
+    if rate is not None and not was_there:
+        recipe = packs.recipe(run.pack, **run.changes)
+        timing = speed.figures(gate, recipe, run.network, clock, started, time.perf_counter(), rate)
+        plan = {"recipe": recipe.to_dict(), "network": run.network, "compiled": hardware.compile}
+        write(f"speed-{name}", {"name": name, "seed": seed, **plan, **timing})
     if was_there:  # an earlier version may have chosen among fewer scores
         gate = gate.recalibrate(score="auto")
     log = gate.provenance["log"]
@@ -200,6 +210,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--precision", help="of training; see normgate train --help")
     parser.add_argument("--compile", action="store_true", help="let torch.compile write the training step")
+    parser.add_argument("--speed", action="store_true", help="write a speed-NAME.json, too, of a machine of one's own")
     parser.add_argument("--list", action="store_true", help="print the runs and their tiers")
     arguments = parser.parse_args()
     if arguments.list or not arguments.names or arguments.gates is None:
@@ -207,9 +218,10 @@ def main() -> None:
             print(f"{name:35} {run.tier}  {run.pack}  {run.changes}")
         return
     hardware = normgate.Hardware(precision=arguments.precision, compile=arguments.compile)
+    rate = speed.matrix_rate() if arguments.speed else None
     for seed in arguments.seeds:
         for name in arguments.names:
-            write(f"quality-{name}-{seed}", measured(name, seed, arguments.gates, hardware))
+            write(f"quality-{name}-{seed}", measured(name, seed, arguments.gates, hardware, rate))
 
 
 if __name__ == "__main__":

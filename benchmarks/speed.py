@@ -46,8 +46,9 @@ class Run:
 
 FULL: dict[str, Any] = {"model": "resnet18"}
 RUNS = {
-    "resnet18": Run(FULL, {}),
-    "resnet18-compiled": Run(FULL, {}, compiled=True),
+    "resnet18": Run(FULL, {"batch_size": 256, "learning_rate": 0.2}),
+    "resnet18-compiled": Run(FULL, {"batch_size": 256, "learning_rate": 0.2}, compiled=True),
+    "resnet18-compiled-128": Run(FULL, {}, compiled=True),
     "resnet18-compiled-512": Run(FULL, {"batch_size": 512, "learning_rate": 0.4}, compiled=True),
     "slim": Run(packs.SLIM, {"batch_size": 256, "learning_rate": 0.2}, images=6000),
 }
@@ -64,8 +65,10 @@ class Clock:
         self.last[task.split(" ")[0]] = time.perf_counter()
 
 
-def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
+def matrix_rate() -> float:
     """Floating-point operations a second of a large matrix product of random numbers, the best of ten."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     side = 8192 if device.type == "cuda" else 1024
     a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     seconds = []
@@ -78,10 +81,9 @@ def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
     return 2 * side**3 / min(seconds)
 
 
-def operations(run: Run, batch: int = 8) -> float:
-    """Floating-point operations of a forward and a backward pass, an image."""
-    network = {"width": None, "stem": 1, **run.network}
-    model = Backbone(network["model"], 10, network["width"], network["stem"]).build()
+def operations(network: dict[str, Any], batch: int = 8) -> float:
+    """Floating-point operations of a forward and a backward pass, an image of 32 pixels a side."""
+    model = Backbone(network["model"], 10, network.get("width"), network.get("stem", 1)).build()
     counter = FlopCounterMode(display=False)
     with counter:
         model(torch.randn(batch, 3, 32, 32)).sum().backward()
@@ -112,19 +114,32 @@ def measured(run: Run, epochs: int) -> dict[str, Any]:
             **run.network,
         )
         ended = time.perf_counter()
-    count = gate.provenance["sets"]["train"]
-    batch = min(recipe.batch_size, count)
-    shown = count // batch * batch
-    seconds = [shown / row["images_per_second"] for row in gate.provenance["log"]]
-    steady = statistics.median(seconds[1:]) if epochs > 1 else seconds[0]
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    rate, each = matrix_rate(device, dtype), operations(run)
-    floor = each * shown / rate
     return {
         "recipe": recipe.to_dict(),
         "network": run.network,
         "compiled": run.compiled,
+        **figures(gate, recipe, run.network, clock, started, ended, matrix_rate()),
+    }
+
+
+def figures(
+    gate: normgate.Gate,
+    recipe: normgate.Recipe,
+    network: dict[str, Any],
+    clock: Clock,
+    started: float,
+    ended: float,
+    rate: float,
+) -> dict[str, Any]:
+    """Where the time of a training run went, and how that compares with the rate of a matrix product."""
+    count = gate.provenance["sets"]["train"]
+    batch = min(recipe.batch_size, count)
+    shown = count // batch * batch
+    seconds = [shown / row["images_per_second"] for row in gate.provenance["log"]]
+    steady = statistics.median(seconds[1:]) if len(seconds) > 1 else seconds[0]
+    each = operations(network)
+    floor = each * shown / rate
+    return {
         "images": count,
         "seconds": {
             "all": ended - started,

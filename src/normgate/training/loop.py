@@ -108,6 +108,7 @@ def fit(
         momentum=recipe.momentum,
         nesterov=recipe.momentum > 0,
         weight_decay=recipe.weight_decay,
+        fused=fabric.device.type == "cuda",
     )
     # Convolutions are faster so.
     objective.to(memory_format=torch.channels_last)
@@ -133,7 +134,7 @@ def fit(
             log = checkpoint.log
     check_same(fabric, {"the checkpoints": len(log)}, f"let all machines see the same {folder}")
 
-    with Writing() as writing, _fastest_convolutions(), contextlib.closing(objective):
+    with Writing() as writing, contextlib.closing(objective):
         for epoch in range(len(log), recipe.epochs):
             started = time.perf_counter()
             torch.manual_seed(_mixed(seed, epoch, 2 * fabric.global_rank + 1))  # for dropout and rotations
@@ -152,7 +153,8 @@ def fit(
             if (tau := recipe.temperature_at(epoch)) is not None:
                 set_temperature(model, tau)
             objective.train()
-            sums = torch.zeros(3, device=fabric.device)  # loss, right answers, images
+            sums = torch.zeros(2, device=fabric.device)  # loss, right answers
+            seen = 0
             batches = input_batches(
                 images,
                 mine.reshape(-1),
@@ -175,10 +177,11 @@ def fit(
                 if average is not None:
                     average.update_parameters(model)
                 right = (logits.detach().argmax(dim=1) == labels).sum()
-                sums += torch.stack([cross_entropy.detach(), right, torch.ones_like(right) * len(labels)])
+                sums += torch.stack([cross_entropy.detach(), right])
+                seen += len(labels)
                 if index % 10 == 9:
                     progress("training", epoch * count + (index + 1) * batch, recipe.epochs * count)
-            totals = fabric.all_reduce(sums, reduce_op="sum")
+            totals = fabric.all_reduce(torch.cat([sums, sums.new_tensor([seen])]), reduce_op="sum")
             assert isinstance(totals, torch.Tensor)
             loss_sum, right_sum, image_sum = totals.tolist()
             with agreed(fabric):
@@ -210,18 +213,6 @@ def fit(
         model.load_state_dict(average.module.state_dict())
     model.to(memory_format=torch.contiguous_format).eval()
     return log
-
-
-@contextlib.contextmanager
-def _fastest_convolutions() -> Iterator[None]:
-    """Batches are all of one size, so that trying every algorithm once pays, unless only reproducible ones may run."""
-    cudnn: Any = torch.backends.cudnn
-    before = cudnn.benchmark
-    cudnn.benchmark = not cudnn.deterministic
-    try:
-        yield
-    finally:
-        cudnn.benchmark = before
 
 
 @contextlib.contextmanager
