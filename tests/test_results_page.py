@@ -26,7 +26,7 @@ def results_page() -> ModuleType:
 def test_page_and_files_agree(results_page: ModuleType) -> None:
     found = results_page.runs()
     assert found
-    page = results_page.page(found, results_page.ablations())
+    page = results_page.page(found, results_page.ablations(), results_page.speeds())
     assert (ROOT / "docs" / "results.md").read_text(encoding="utf-8") == page
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import pickle
 import re
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from normgate.files import OutputError
-from normgate.training.checkpoint import Checkpoint, CheckpointError
+from normgate.training.checkpoint import Checkpoint, CheckpointError, Writing
 from samples import small_network
 
 RUN = {"seed": 0, "recipe": {"epochs": 3, "shift": 0.125}, "classes": ("cat", "dog")}
@@ -148,3 +150,55 @@ def test_a_newer_checkpoint_takes_the_place_of_the_old_one(file: Path) -> None:
     checkpoint = Checkpoint.load(file, RUN)
     assert checkpoint.log == LOG[:1]
     assert torch.equal(checkpoint.tensors["model.0.weight"], network[0].weight)
+
+
+def test_training_may_go_on_while_a_checkpoint_is_written(tmp_path: Path) -> None:
+    network, optimizer = started(0)
+    train(network, optimizer, range(3))
+    log = list(LOG)
+    taken = Checkpoint.take(RUN, log, {"model": network}, optimizer)
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    log.append({"epoch": 3})
+    train(network, optimizer, range(3, 6))
+    taken.save(tmp_path / "c")
+    loaded = Checkpoint.load(tmp_path / "c", RUN)
+    assert loaded.log == LOG
+    assert all(torch.equal(loaded.tensors[f"model.{key}"], value) for key, value in before.items())
+
+
+def test_files_are_written_one_after_another() -> None:
+    done: list[int] = []
+    gates = [threading.Event() for _ in range(2)]
+
+    def write(number: int) -> None:
+        gates[number].wait(60)
+        done.append(number)
+
+    with Writing() as writing:
+        writing.begin(functools.partial(write, 0))
+        assert done == []  # training goes on
+        gates[0].set()
+        writing.begin(functools.partial(write, 1))  # waits for the first
+        assert done == [0]
+        gates[1].set()
+        writing.finish()
+        assert done == [0, 1]
+        writing.finish()  # nothing is left to wait for
+
+
+@pytest.mark.parametrize("then", ["begin", "finish"])
+def test_what_went_wrong_in_writing_is_said(then: str) -> None:
+    def fail() -> None:
+        raise OutputError("the disk is full")
+
+    with Writing() as writing, pytest.raises(OutputError, match="the disk is full"):
+        writing.begin(fail)
+        writing.finish() if then == "finish" else writing.begin(lambda: None)
+
+
+def test_what_has_begun_ends_although_training_fails() -> None:
+    done = []
+    with pytest.raises(KeyError), Writing() as writing:
+        writing.begin(lambda: done.append(1))
+        raise KeyError
+    assert done == [1]
