@@ -1,6 +1,6 @@
 """What makes the magnitude strong: one change to a recipe at a time, judged without any reported OoD set.
 
-    python benchmarks/ablation.py SETTING [VARIANT ...] [--precision bf16-mixed] [--at-once N]
+    python benchmarks/ablation.py SETTING [VARIANT ...] [--precision bf16-mixed] [--at-once N] [--parts DIR]
     python benchmarks/ablation.py --list
 
 Some classes of a setting are held out in turn: a network is trained on the others, and images of the held-out classes
@@ -24,7 +24,9 @@ import argparse
 import concurrent.futures
 import dataclasses
 import functools
+import json
 import multiprocessing
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,11 +36,12 @@ import packs
 from normgate import demo
 from normgate.data.demo import demo_set
 from normgate.data.sources import Data, Records, load, open_source
+from normgate.files import whole_file
 from normgate.training.splitting import divide_groups
-from provenance import write
+from provenance import commit, write
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 JUDGES = ("flat", "noisy", "light", "blurred")
 """Families of probes that no variant trains on."""
@@ -162,6 +165,28 @@ def sets(pack: str, held: tuple[int, ...]) -> tuple[Records, dict[str, Data], Re
     )
 
 
+def kept(part: Path | None, plan: dict[str, Any], measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What was measured by the same plan and kept in a file, or else what is measured now, and kept there."""
+    if part is not None and part.exists():
+        found = json.loads(part.read_text(encoding="utf-8"))
+        if found["plan"] == json.loads(json.dumps(plan)):
+            return dict(found["run"])
+    run = measure()
+    if part is not None:
+        with whole_file(part, overwrite=True) as partial:
+            partial.write_text(json.dumps({"plan": plan, "run": run}), encoding="utf-8")
+    return run
+
+
+def network(
+    name: str, setting: Setting, variant: Variant, precision: str | None, parts: Path | None, held: tuple[int, ...]
+) -> dict[str, Any]:
+    """The figures of one network; `name` is that of the results."""
+    part = None if parts is None else parts / f"{name}-{'-'.join(map(str, held))}.json"
+    plan = {"recipe": recipe(setting, variant).to_dict(), "network": setting.network, "precision": precision}
+    return kept(part, {**plan, "commit": commit()}, functools.partial(measured, setting, variant, precision, held))
+
+
 def measured(setting: Setting, variant: Variant, precision: str | None, held: tuple[int, ...]) -> dict[str, Any]:
     """Train on the other classes and judge."""
     train, parts, known, unknown = sets(setting.pack, held)
@@ -205,6 +230,7 @@ def main() -> None:
     parser.add_argument("variants", nargs="*", choices=[*VARIANTS, []], metavar="VARIANT", help="default: all")
     parser.add_argument("--precision", help="of training; see normgate train --help")
     parser.add_argument("--at-once", type=int, default=1, help="of a variant's networks")
+    parser.add_argument("--parts", type=Path, help="folder that keeps each network's figures until all are there")
     parser.add_argument("--list", action="store_true", help="print the variants and the settings")
     arguments = parser.parse_args()
     if arguments.list or arguments.setting is None:
@@ -216,7 +242,8 @@ def main() -> None:
     setting = SETTINGS[arguments.setting]
     for name in arguments.variants or VARIANTS:
         variant = VARIANTS[name]
-        run = functools.partial(measured, setting, variant, arguments.precision)
+        title = f"ablation-{arguments.setting}-{name}"
+        run = functools.partial(network, title, setting, variant, arguments.precision, arguments.parts)
         with concurrent.futures.ProcessPoolExecutor(arguments.at_once, multiprocessing.get_context("spawn")) as pool:
             runs = list(pool.map(run, setting.held))
         values = {
@@ -231,7 +258,7 @@ def main() -> None:
             "runs": runs,
         }
         values["seconds"] = sum(run["seconds"] for run in values["runs"])
-        write(f"ablation-{arguments.setting}-{name}", values)
+        write(title, values)
 
 
 if __name__ == "__main__":
