@@ -75,6 +75,7 @@ def test_a_stopped_run_ends_with_the_same_weights(recipe: Recipe, tmp_path: Path
     torch.manual_seed(99)
     resumed = fitted(tmp_path / "stopped", recipe, network=normgate.l2norm(small_network(seed=5)), resume=True)
     assert same_weights(whole, resumed)
+    assert not any(module._forward_hooks for module in resumed.modules())
     assert normgate.normalization.temperature(resumed) == 1.0
 
 

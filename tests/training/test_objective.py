@@ -67,7 +67,9 @@ def test_rotations_are_told_from_what_the_head_reads() -> None:
     x, labels = batch(12)
     objective = Objective(network(), Recipe(rotations=0.25)).double()
     torch.manual_seed(3)
-    losses = objective(x, labels)
+    with objective.at_work():
+        losses = objective(x, labels)
+    assert not objective.network[6]._forward_hooks
     torch.manual_seed(3)
     quarters = torch.randint(0, 4, (12,))
     model = network()
@@ -86,7 +88,7 @@ def test_rotations_leave_norms_free() -> None:
     """Both tasks read directions alone: image by image no loss pushes outward."""
     x, labels = batch(12)
     objective = Objective(network(), Recipe(rotations=1.0)).double()
-    with capture(objective.network, "6") as tap:
+    with capture(objective.network, "6") as tap, objective.at_work():
         losses = objective(x, labels)
     (gradient,) = torch.autograd.grad(losses.total, tap.z)
     assert gradient.abs().max() > 1e-3
@@ -100,10 +102,11 @@ def test_probes_change_nothing_for_images(rotations: float) -> None:
     with_probes, without = (Objective(network(), Recipe(radial=1.0, rotations=rotations)).double() for _ in range(2))
     if rotations:
         without.quarters.load_state_dict(with_probes.quarters.state_dict())
-    torch.manual_seed(0)
-    losses = with_probes(x, labels, probes)
-    torch.manual_seed(0)
-    expected = without(x, labels)
+    with with_probes.at_work(), without.at_work():
+        torch.manual_seed(0)
+        losses = with_probes(x, labels, probes)
+        torch.manual_seed(0)
+        expected = without(x, labels)
     assert torch.allclose(losses.logits, expected.logits, rtol=1e-9, atol=1e-12)
     for name, value in without.network.state_dict().items():
         assert torch.allclose(with_probes.network.state_dict()[name].double(), value.double(), rtol=1e-6), name

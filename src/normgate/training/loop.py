@@ -134,7 +134,7 @@ def fit(
             log = checkpoint.log
     check_same(fabric, {"the checkpoints": len(log)}, f"let all machines see the same {folder}")
 
-    with Writing() as writing, contextlib.closing(objective):
+    with Writing() as writing, objective.at_work():
         for epoch in range(len(log), recipe.epochs):
             started = time.perf_counter()
             torch.manual_seed(_mixed(seed, epoch, 2 * fabric.global_rank + 1))  # for dropout and rotations

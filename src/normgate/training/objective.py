@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+import contextlib
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import torch
 from torch import nn
@@ -13,6 +14,8 @@ from normgate.taps import capture
 from normgate.training.radial import FAMILIES, check_norms, radial_loss, statistics_of_the_first
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from normgate.taps import MagnitudeSpec
     from normgate.training.recipe import Recipe
 
@@ -52,13 +55,11 @@ class Objective(nn.Module):
         self.magnitude = magnitude
         self.head_name, head = find_head(network)
         self.quarters = nn.Linear(head.in_features, 4) if recipe.rotations else None
-        # Stays on the head, not for one pass as a tap does, since a compiled step knows the hooks that it began with.
-        self._hook = head.register_forward_hook(self._note) if recipe.rotations else None
         if recipe.radial:
             check_norms(network)
 
     def forward(self, x: torch.Tensor, labels: torch.Tensor, probes: torch.Tensor | None = None) -> Losses:
-        """The losses of a batch.
+        """The losses of a batch; with `recipe.rotations`, `at_work`.
 
         Args:
             x: (N, 3, H, W) images; H = W with `recipe.rotations`.
@@ -94,14 +95,18 @@ class Objective(nn.Module):
             total = total + self.recipe.radial * count * radial_loss(m[:count], m[seen:])
         return Losses(total, cross_entropy, logits)
 
+    @contextlib.contextmanager
+    def at_work(self) -> Iterator[Self]:
+        """Around all steps: for rotations the head has a hook, and a compiled step wants it to be the same one."""
+        with contextlib.ExitStack() as stack:
+            if self.quarters is not None:
+                head = self.network.get_submodule(self.head_name)
+                stack.enter_context(head.register_forward_hook(self._note))
+            yield self
+
     def _note(self, _: nn.Module, args: tuple[torch.Tensor], __: torch.Tensor) -> None:
         """What the head has read: directions where the network is normalised."""
         (self._read,) = args
-
-    def close(self) -> None:
-        """Take what training has put on the network off it."""
-        if self._hook is not None:
-            self._hook.remove()
 
     def parameter_groups(self) -> list[dict[str, object]]:
         """For the optimiser: all in one, or the head's without weight decay."""
