@@ -26,6 +26,7 @@ import dataclasses
 import functools
 import json
 import multiprocessing
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,10 +39,10 @@ from normgate.data.demo import demo_set
 from normgate.data.sources import Data, Records, load, open_source
 from normgate.files import whole_file
 from normgate.training.splitting import divide_groups
-from provenance import commit, write
+from provenance import at_once, commit, provenance, write
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
 JUDGES = ("flat", "noisy", "light", "blurred")
 """Families of probes that no variant trains on."""
@@ -165,29 +166,28 @@ def sets(pack: str, held: tuple[int, ...]) -> tuple[Records, dict[str, Data], Re
     )
 
 
-def kept(part: Path | None, plan: dict[str, Any], measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What was measured by the same plan and kept in a file, or else what is measured now, and kept there."""
+def network(
+    name: str, setting: Setting, variant: Variant, precision: str | None, parts: Path | None, held: tuple[int, ...]
+) -> dict[str, Any]:
+    """The figures of one network: those that a call with the same code, on the same device, has kept, or new ones.
+
+    `name` is that of the results.
+    """
+    plan = {"recipe": recipe(setting, variant).to_dict(), "network": setting.network, "precision": precision}
+    plan = json.loads(json.dumps({**plan, "provenance": provenance()}))
+    part = None if parts is None or commit().endswith("-dirty") else parts / f"{name}-{'-'.join(map(str, held))}.json"
     if part is not None and part.exists():
-        found = json.loads(part.read_text(encoding="utf-8"))
-        if found["plan"] == json.loads(json.dumps(plan)):
-            return dict(found["run"])
-    run = measure()
+        kept = json.loads(part.read_text(encoding="utf-8"))
+        if kept["plan"] == plan:
+            return dict(kept["run"])
+    run = {**measured(setting, variant, held, precision), "commit": commit()}
     if part is not None:
         with whole_file(part, overwrite=True) as partial:
             partial.write_text(json.dumps({"plan": plan, "run": run}), encoding="utf-8")
     return run
 
 
-def network(
-    name: str, setting: Setting, variant: Variant, precision: str | None, parts: Path | None, held: tuple[int, ...]
-) -> dict[str, Any]:
-    """The figures of one network; `name` is that of the results."""
-    part = None if parts is None else parts / f"{name}-{'-'.join(map(str, held))}.json"
-    plan = {"recipe": recipe(setting, variant).to_dict(), "network": setting.network, "precision": precision}
-    return kept(part, {**plan, "commit": commit()}, functools.partial(measured, setting, variant, precision, held))
-
-
-def measured(setting: Setting, variant: Variant, precision: str | None, held: tuple[int, ...]) -> dict[str, Any]:
+def measured(setting: Setting, variant: Variant, held: tuple[int, ...], precision: str | None) -> dict[str, Any]:
     """Train on the other classes and judge."""
     train, parts, known, unknown = sets(setting.pack, held)
     gate = normgate.train(
@@ -240,12 +240,16 @@ def main() -> None:
             print(f"{name:26} {setting.tier}  held out in turn: {setting.held}  {recipe(setting, VARIANTS['paper'])}")
         return
     setting = SETTINGS[arguments.setting]
+    commit()  # of the code that runs, whatever is checked out later
+    os.environ["NORMGATE_AT_ONCE"] = str(at_once() * arguments.at_once)
     for name in arguments.variants or VARIANTS:
         variant = VARIANTS[name]
         title = f"ablation-{arguments.setting}-{name}"
         run = functools.partial(network, title, setting, variant, arguments.precision, arguments.parts)
         with concurrent.futures.ProcessPoolExecutor(arguments.at_once, multiprocessing.get_context("spawn")) as pool:
             runs = list(pool.map(run, setting.held))
+        if others := {each.pop("commit") for each in runs} - {commit()}:
+            raise SystemExit(f"the code has changed while it ran, from {commit()} to {', '.join(others)}; begin anew")
         values = {
             "setting": arguments.setting,
             "variant": name,

@@ -16,24 +16,34 @@ RESULTS = Path(os.environ.get("NORMGATE_RESULTS", ROOT / "benchmarks" / "results
 
 
 def write(name: str, values: dict[str, Any]) -> Path:
-    """Write `benchmarks/results/<name>.json`: the values and their provenance."""
+    """Write `benchmarks/results/<name>.json`: the values and their provenance, where they do not tell it themselves."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    rest = {key: value for key, value in provenance().items() if key not in values}
+    path.write_text(json.dumps({**values, **rest}, indent=1) + "\n", encoding="utf-8")
+    print(path.read_text(encoding="utf-8"))
+    return path
+
+
+def provenance() -> dict[str, Any]:
+    """Where something is measured."""
     import torch
 
-    provenance = {
+    return {
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {os.cpu_count()} cores",
         "threads": torch.get_num_threads(),
-        "at_once": int(os.environ.get("NORMGATE_AT_ONCE", "1")),  # benchmarks on this machine; see several.py
+        "at_once": at_once(),
         "commit": commit(),
         "python": platform.python_version(),
         "versions": {
             package: importlib.metadata.version(package) for package in ("torch", "torchvision", "timm", "numpy")
         },
     }
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps({**values, **provenance}, indent=1) + "\n", encoding="utf-8")
-    print(path.read_text(encoding="utf-8"))
-    return path
+
+
+def at_once() -> int:
+    """How many benchmarks share this machine; see several.py."""
+    return int(os.environ.get("NORMGATE_AT_ONCE", "1"))
 
 
 @functools.cache  # what runs is what was there at first

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ import speed
 from normgate import demo
 from normgate.collapse import geometry
 from normgate.data.sources import Data, Records, load, open_source
-from provenance import commit, write
+from provenance import RESULTS, at_once, commit, write
 
 FULL: dict[str, Any] = {"model": "resnet18"}
 SMALL: dict[str, Any] = {"image_size": 32}
@@ -97,7 +98,6 @@ RUNS = {
     **{
         f"cifar10-resnet18-{name}": Run("cifar10", {**GPU_RECIPE, **changes}, FULL, all_images=True, tier="gpu")
         for name, changes in (
-            ("l2-128", {"batch_size": 128, "learning_rate": 0.1}),
             ("patterns", {"patterns": 0.5}),
             ("patterns-all", {"patterns": 1.0}),
             ("patterns-rotations", {"patterns": 0.5, "rotations": 0.5}),
@@ -134,13 +134,15 @@ def measured(name: str, seed: int, folder: Path, hardware: normgate.Hardware, ra
     run = RUNS[name]
     test, held = divided(run.pack, run.all_images)
     target = folder / f"{name}-{seed}"
-    trainer = target.with_name(f"{target.name}.commit")
+    note = target.with_name(f"{target.name}.trained")  # what is not in the gate
     was_there = target.exists()
-    if not was_there and not target.with_name(f"{target.name}.run").exists():
+    new = not was_there and not target.with_name(f"{target.name}.run").exists()
+    if new:
         folder.mkdir(parents=True, exist_ok=True)
-        trainer.write_text(commit(), encoding="utf-8")
+        how = {"trained_by": commit(), "at_once": at_once(), "compiled": hardware.compile}
+        note.write_text(json.dumps(how), encoding="utf-8")
     clock, started = speed.Clock(), time.perf_counter()
-    trained_by = trainer.read_text(encoding="utf-8").strip() if trainer.exists() else "an earlier commit"
+    trained = json.loads(note.read_text(encoding="utf-8")) if note.exists() else {"trained_by": "an earlier commit"}
     gate = normgate.train(
         packs.train_data(run.pack),
         target,
@@ -153,7 +155,7 @@ def measured(name: str, seed: int, folder: Path, hardware: normgate.Hardware, ra
         **{**packs.held_out(run.pack, seed), **held},
         **run.network,
     )
-    if rate is not None and not was_there:
+    if rate is not None and new:
         recipe = packs.recipe(run.pack, **run.changes)
         timing = speed.figures(gate, recipe, run.network, clock, started, time.perf_counter(), rate)
         plan = {"recipe": recipe.to_dict(), "network": run.network, "compiled": hardware.compile}
@@ -168,10 +170,9 @@ def measured(name: str, seed: int, folder: Path, hardware: normgate.Hardware, ra
         "name": name,
         "seed": seed,
         "pack": run.pack,
-        "trained_by": trained_by,
+        **trained,
         "recipe": packs.recipe(run.pack, **run.changes).to_dict(),
         "network": run.network,
-        "compiled": hardware.compile,
         "precision": hardware.precision or ("bf16-mixed" if torch.cuda.is_available() else "32-true"),
         "seconds": sum(gate.provenance["sets"]["train"] / row["images_per_second"] for row in log),
         "images": {**gate.provenance["sets"], "test": evaluation.images["id"]},
@@ -210,6 +211,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--precision", help="of training; see normgate train --help")
     parser.add_argument("--compile", action="store_true", help="let torch.compile write the training step")
+    parser.add_argument("--missing", action="store_true", help="leave out runs that have a result")
     parser.add_argument("--speed", action="store_true", help="write a speed-NAME.json, too, of a machine of one's own")
     parser.add_argument("--list", action="store_true", help="print the runs and their tiers")
     arguments = parser.parse_args()
@@ -218,9 +220,14 @@ def main() -> None:
             print(f"{name:35} {run.tier}  {run.pack}  {run.changes}")
         return
     hardware = normgate.Hardware(precision=arguments.precision, compile=arguments.compile)
+    plain = all(RUNS[name].network == FULL and not RUNS[name].changes.get("rotations") for name in arguments.names)
+    if arguments.speed and not (plain and len(arguments.names) == len(arguments.seeds) == at_once() == 1):
+        parser.error("--speed is of one run of a ResNet18 on 32 pixels, without rotations and with nothing beside it")
     rate = speed.matrix_rate() if arguments.speed else None
     for seed in arguments.seeds:
         for name in arguments.names:
+            if arguments.missing and (RESULTS / f"quality-{name}-{seed}.json").exists():
+                continue
             write(f"quality-{name}-{seed}", measured(name, seed, arguments.gates, hardware, rate))
 
 

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import argparse
 import concurrent.futures
+import contextlib
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -20,31 +22,38 @@ from pathlib import Path
 from provenance import RESULTS
 
 HERE = Path(__file__).parent
+STOPPED: list[int] = []
+"""The signal that has asked for an end, if one has."""
 
 
-def run(number: int, line: str, until: float, at_once: int) -> None:
-    """Run one benchmark until a time, and print a line about it."""
+def run(number: int, command: list[str], until: float, at_once: int) -> bool:
+    """Run one benchmark until a time, print a line about it, and say whether it is done."""
     started = time.monotonic()
+    line = shlex.join(command)
     if started >= until:
         print(f"not begun: {line}", flush=True)
-        return
-    script, *arguments = shlex.split(line)
-    environment = {**os.environ, "NORMGATE_AT_ONCE": str(at_once)}
+        return False
     log = RESULTS / f"several-{os.getpid()}-{number}.log"
     with log.open("wb") as file:
+        process = subprocess.Popen(
+            [sys.executable, HERE / command[0], *command[1:]],
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "NORMGATE_AT_ONCE": str(at_once)},
+            start_new_session=True,
+        )
         try:
-            code = subprocess.run(
-                [sys.executable, HERE / script, *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                env=environment,
-                timeout=until - started,
-            ).returncode
-            outcome = "done" if code == 0 else f"failed ({code}), see {log}"
-        except subprocess.TimeoutExpired:
-            outcome = "stopped"
+            while process.poll() is None and time.monotonic() < until and not STOPPED:
+                time.sleep(0.1)
+            code = process.poll()
+        finally:  # its own processes, too
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    outcome = "stopped" if code is None else "done" if code == 0 else f"failed ({code}), see {log}"
     print(f"{outcome} after {time.monotonic() - started:.0f} s: {line}", flush=True)
+    return code == 0
 
 
 def main() -> None:
@@ -53,12 +62,21 @@ def main() -> None:
     parser.add_argument("--at-once", type=int, required=True)
     parser.add_argument("--seconds", type=float, default=float("inf"), help="for all together")
     arguments = parser.parse_args()
+    try:
+        commands = [shlex.split(line) for line in sys.stdin if line.strip()]
+    except ValueError as error:
+        parser.error(f"a line of the list is no command: {error}")
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, lambda number, _: STOPPED.append(number))
     RESULTS.mkdir(parents=True, exist_ok=True)
     until = time.monotonic() + arguments.seconds
-    lines = [line.strip() for line in sys.stdin if line.strip()]
     with concurrent.futures.ThreadPoolExecutor(arguments.at_once) as pool:
-        for number, line in enumerate(lines):
-            pool.submit(run, number, line, until, arguments.at_once)
+        runs = [pool.submit(run, number, command, until, arguments.at_once) for number, command in enumerate(commands)]
+        while not all(each.done() for each in runs):
+            time.sleep(0.1)
+            if STOPPED:
+                pool.shutdown(wait=False, cancel_futures=True)
+    sys.exit(0 if all(not each.cancelled() and each.result() for each in runs) else 1)
 
 
 if __name__ == "__main__":

@@ -29,15 +29,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--screenshots", type=Path, help="folder for pictures of the report; by default a temporary one")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Processes that share the tests take them by file; one takes all of the demo's run, and one all of Ray's."""
+    """Of processes that share the tests one takes all of what is slow to set up, so that it is set up once."""
+    groups = {"test_ray_engine.py": "ray", "test_on_ray.py": "ray", "test_processes.py": "processes"}
     for item in items:
-        name = item.path.relative_to(ROOT).as_posix()
-        if "demo_run" in getattr(item, "fixturenames", ()):
-            name = "demo"
-        elif item.path.name in ("test_ray_engine.py", "test_on_ray.py"):
-            name = "ray"
-        item.add_marker(pytest.mark.xdist_group(name))
+        name = "demo" if "demo_run" in getattr(item, "fixturenames", ()) else groups.get(item.path.name)
+        if name is not None:
+            item.add_marker(pytest.mark.xdist_group(name))
 
 
 @pytest.fixture

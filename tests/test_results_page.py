@@ -160,3 +160,34 @@ def test_runs_that_are_not_all_there_yet(results_page: ModuleType) -> None:
     assert "| demo-l2 | 1 | – | – |" in "\n".join(results_page._section(refused))
     lone = {"demo-l2-e5": [{**l2[0], "name": "demo-l2-e5"}]}
     assert "demo-l2-e5" in "\n".join(results_page._section(lone))
+
+
+def test_hindsight_is_of_the_same_seeds_and_the_norm_is_not_spared(results_page: ModuleType) -> None:
+    def run(name: str, seed: int, norm: float, knn: float, chosen: str) -> dict:
+        metrics = {
+            score: {where: {"auroc": value} for where in ("mean near", "mean far")}
+            for score, value in (("norm", norm), ("knn", knn))
+        }
+        return {"name": name, "seed": seed, "metrics": metrics, "chosen": chosen}
+
+    own = {
+        "a-plain": [run("a-plain", 0, 0.5, 0.8, "norm"), run("a-plain", 7, 0.0, 1.0, "norm")],
+        "a-l2": [run("a-l2", 0, 0.7, 0.85, "norm"), run("a-l2", 1, 1.0, 1.0, "norm")],
+        "a-patterns": [run("a-patterns", 0, 0.6, 0.9, "knn")],
+        "b-l2": [run("b-l2", 0, 0.6, 0.9, "knn")],
+    }
+    _, table = results_page._hindsight(own)
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
+    assert rows == [
+        ["a-l2", "1", "norm", "knn 80.0", "-10.0", "knn 80.0", "-10.0"],
+        ["a-patterns", "1", "knn", "knn 80.0", "+10.0", "knn 80.0", "+10.0"],
+    ]
+    _, losses = results_page._losses(own)
+    assert "a-patterns, near: the norm has 60.0; knn of a-patterns training has 90.0" in losses
+    assert "a-plain, near" not in losses
+
+
+def test_seconds_of_runs_that_shared_a_machine_are_not_shown(results_page: ModuleType) -> None:
+    assert results_page._seconds([{"seconds": 40.0, "at_once": 1}, {"seconds": 60.0}]) == "50"
+    assert results_page._seconds([{"seconds": 40.0, "at_once": 1}, {"seconds": 60.0, "at_once": 3}]) == "40"
+    assert results_page._seconds([{"seconds": 60.0, "at_once": 3}]) == "–"

@@ -182,7 +182,7 @@ def train(
         by_class: thresholds by predicted class.
         seed: of everything that is random.
         hardware: where to train.
-        resume: go on with the unfinished run of the same arguments, from the last finished epoch.
+        resume: go on with the unfinished run of the same arguments, from the last epoch that is on the disk.
         overwrite: replace an output, and an unfinished run.
         drop_duplicates: see `Gate.calibrate`, as are `workers` and `max_pixels`.
         skip_unreadable: go on without images that cannot be read.

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from normgate.data.preprocessing import Preprocessing
+from normgate.training import inputs
 from normgate.training.augmentation import draw_moves, flip_and_shift
 from normgate.training.images import ResidentImages
 from normgate.training.inputs import Batch, input_batches, network_input
@@ -86,3 +87,12 @@ def test_probes_are_made_of_the_images_before_they_are_moved() -> None:
         expected = network_input(draw_probes(images.pixels[rows], images.labels[rows], rng), PREPROCESSING)
         assert batch.probes is not None
         assert torch.equal(batch.probes, expected)
+
+
+def test_what_is_made_at_once_on_a_gpu_has_a_bound() -> None:
+    assert inputs._together(256, (32, 32)) == inputs.TOGETHER
+    assert inputs._together(256, (224, 224)) == 1
+    for batch_size, side in ((32, 224), (2, 1000), (4096, 32)):
+        many = inputs._together(batch_size, (side, side))
+        assert 1 <= many <= inputs.TOGETHER
+        assert many == 1 or many * batch_size * side * side * 3 <= inputs.VALUES

@@ -9,17 +9,21 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision
 from lightning_fabric.strategies import SingleDeviceStrategy
 
 import normgate
 from normgate import Gate, Recipe
 from normgate.data.preprocessing import Preprocessing
 from normgate.data.sources import Record
-from normgate.training import TrainingError, fit
+from normgate.files import OutputError
+from normgate.training import TrainingError, fit, loop
+from normgate.training.checkpoint import Checkpoint
 from normgate.training.images import ResidentImages, StreamedImages
 from normgate.training.recipe import RECIPES
 from samples import small_network
@@ -170,6 +174,39 @@ def test_what_a_compiler_says_names_the_fix(tmp_path: Path, monkeypatch: pytest.
 def test_what_cannot_be_compiled_is_refused(changes: dict, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="leave out --compile"):
         fitted(tmp_path, Recipe(epochs=1, batch_size=8, **changes), compiled=True)
+
+
+def test_a_checkpoint_that_cannot_be_written_beside_training_ends_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = loop._save
+    epochs: list[int] = []
+
+    def save(checkpoint: Checkpoint, folder: Path) -> None:
+        epochs.append(len(checkpoint.log))
+        if len(checkpoint.log) == 2:
+            raise OutputError("the disk is full")
+        saved(checkpoint, folder)
+
+    monkeypatch.setattr(loop, "_writes_beside", lambda _: True)
+    monkeypatch.setattr(loop, "_save", save)
+    recipe = Recipe(epochs=9, batch_size=8, learning_rate=0.05)
+    with pytest.raises(OutputError, match="the disk is full"):
+        fitted(tmp_path, recipe)
+    assert epochs == [1, 2]  # it is noticed when the third is to be written
+    monkeypatch.setattr(loop, "_save", saved)
+    resumed = fitted(tmp_path, recipe, network=normgate.l2norm(small_network(seed=5)), resume=True)
+    (tmp_path / "whole").mkdir()
+    assert same_weights(resumed, fitted(tmp_path / "whole", recipe))
+
+
+@pytest.mark.parametrize(("precision", "fused"), [("16-mixed", False), ("bf16-mixed", True)])
+@pytest.mark.filterwarnings("ignore:torch.cuda.amp.GradScaler is enabled")
+def test_a_scaler_does_without_the_fused_step(precision: str, fused: bool) -> None:
+    for device in ("cuda", "cpu"):
+        strategy = SimpleNamespace(precision=MixedPrecision(precision, device))
+        fabric = SimpleNamespace(device=torch.device(device), strategy=strategy)
+        assert loop._fused(fabric) == (fused and device == "cuda")
 
 
 def test_rotations_need_square_images(tmp_path: Path) -> None:

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from normgate.training.patterns import Patterns
 
 TOGETHER = 16
-"""Batches that are made ready at once where images lie on a GPU: there a kernel is sooner run than launched."""
+"""Most batches made ready at once where images lie on a GPU: there a small kernel is sooner run than launched."""
+VALUES = 2**26
+"""Most pixel values of such batches: larger images are worth a launch, and would take memory that the network needs."""
 
 
 class Batch(NamedTuple):
@@ -59,10 +61,11 @@ def input_batches(
         probes: source of randomness for the probes of a radial loss, or None for no probes.
         preprocessing: its normalisation is applied.
         device: where the network is.
-        together: batches that are made ready at once; by default `TOGETHER` on a GPU that holds the images, else one.
+        together: batches that are made ready at once; by default up to `TOGETHER` on a GPU that holds the images, or
+            else one.
     """
     if together is None:
-        together = 1 if images.labels.device.type == "cpu" else TOGETHER
+        together = 1 if images.labels.device.type == "cpu" else _together(batch_size, preprocessing.size)
     for pixels, numbers in images.batches(order, together * batch_size):
         labels = images.labels[numbers]
         made: list[torch.Tensor | None] = []
@@ -83,6 +86,10 @@ def input_batches(
         batches = zip(torch.split(x, batch_size), torch.split(labels.to(device), batch_size), strict=True)
         for index, (part, kinds) in enumerate(batches):
             yield Batch(part, kinds, made[index] if index < len(made) else None)
+
+
+def _together(batch_size: int, size: tuple[int, int]) -> int:
+    return min(max(VALUES // (batch_size * size[0] * size[1] * 3), 1), TOGETHER)
 
 
 def network_input(pixels: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:

@@ -108,7 +108,7 @@ def fit(
         momentum=recipe.momentum,
         nesterov=recipe.momentum > 0,
         weight_decay=recipe.weight_decay,
-        fused=fabric.device.type == "cuda",
+        fused=_fused(fabric),
     )
     # Convolutions are faster so.
     objective.to(memory_format=torch.channels_last)
@@ -207,7 +207,7 @@ def fit(
                 progress("training", (epoch + 1) * count, recipe.epochs * count, loss=loss_mean, accuracy=accuracy)
                 if fabric.is_global_zero:
                     writing.begin(functools.partial(_save, Checkpoint.take(run, log, modules, sgd), folder))
-                    if fabric.device.type == "cpu" or epoch == recipe.epochs - 1:  # else it is written beside training
+                    if not _writes_beside(fabric.device) or epoch == recipe.epochs - 1:
                         writing.finish()
     if average is not None:
         model.load_state_dict(average.module.state_dict())
@@ -236,6 +236,16 @@ def _compiled(objective: Objective, fabric: Fabric) -> nn.Module:
 def _mixed(seed: int, epoch: int, use: int) -> int:
     """One seed out of three numbers, far apart for neighbouring ones."""
     return int(np.random.SeedSequence([seed, epoch, use]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def _fused(fabric: Fabric) -> bool:
+    """One kernel for all weights; not with a scaler, which skips steps: of the first, momentum would stay unwritten."""
+    return fabric.device.type == "cuda" and getattr(fabric.strategy.precision, "scaler", None) is None
+
+
+def _writes_beside(device: torch.device) -> bool:
+    """A CPU has nothing to gain from it, and others than CUDA may not be used by two threads."""
+    return device.type == "cuda"
 
 
 def _save(checkpoint: Checkpoint, folder: Path) -> None:

@@ -55,6 +55,7 @@ class Objective(nn.Module):
         self.magnitude = magnitude
         self.head_name, head = find_head(network)
         self.quarters = nn.Linear(head.in_features, 4) if recipe.rotations else None
+        self._read: tuple[torch.Tensor, ...] = ()
         if recipe.radial:
             check_norms(network)
 
@@ -89,7 +90,9 @@ class Objective(nn.Module):
                 logits = self.network(batch)[:count]
         total = cross_entropy = _cross_entropy(logits, labels)
         if self.quarters is not None:
-            total = total + self.recipe.rotations * _cross_entropy(self.quarters(self._read[count:seen]), turns)
+            (read,) = self._read
+            self._read = ()
+            total = total + self.recipe.rotations * _cross_entropy(self.quarters(read[count:seen]), turns)
         if probes is not None:
             m = tap.z if tap.m is None else tap.m
             total = total + self.recipe.radial * count * radial_loss(m[:count], m[seen:])
@@ -106,7 +109,7 @@ class Objective(nn.Module):
 
     def _note(self, _: nn.Module, args: tuple[torch.Tensor], __: torch.Tensor) -> None:
         """What the head has read: directions where the network is normalised."""
-        (self._read,) = args
+        self._read = args
 
     def parameter_groups(self) -> list[dict[str, object]]:
         """For the optimiser: all in one, or the head's without weight decay."""

@@ -1,0 +1,65 @@
+"""Benchmarks side by side: all that are asked for, at most so many at once, and none that goes on unseen."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+CHILD = """
+import os, pathlib, subprocess, sys, time
+folder, name, seconds, code = sys.argv[1:]
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+pathlib.Path(folder, name).write_text(f"{child.pid} {os.environ['NORMGATE_AT_ONCE']}")
+time.sleep(float(seconds))
+sys.exit(int(code))
+"""
+
+
+def several(folder: Path, lines: str, *options: str) -> subprocess.CompletedProcess[str]:
+    (folder / "child.py").write_text(CHILD)
+    return subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / "several.py", *options],
+        input=lines.replace("CHILD", f"{folder / 'child.py'} {folder}"),
+        capture_output=True,
+        text=True,
+        env={**os.environ, "NORMGATE_RESULTS": str(folder)},
+        timeout=120,
+        check=False,
+    )
+
+
+def is_there(pid: str) -> bool:
+    status = Path("/proc", pid, "stat")
+    return status.exists() and status.read_text().split()[2] != "Z"
+
+
+def test_what_is_done_has_failed_or_is_stopped_is_said_and_leaves_no_process(tmp_path: Path) -> None:
+    found = several(
+        tmp_path, "CHILD a 0 0\nCHILD b 0 3\n\nCHILD c 600 0\nCHILD d 0 0\n", "--at-once", "1", "--seconds", "3"
+    )
+    said = found.stdout.splitlines()
+    assert [line.split(" after ")[0].split(":")[0] for line in said[:2]] == ["done", said[1].split(" after ")[0]]
+    assert said[1].startswith("failed (3), see ")
+    assert said[2].startswith("stopped after 3 s")
+    assert said[3].startswith("not begun: ")
+    assert found.returncode == 1
+    for name in "abc":
+        pid, at_once = (tmp_path / name).read_text().split()
+        assert at_once == "1"
+        assert not is_there(pid)
+
+
+def test_all_that_is_well_is_well(tmp_path: Path) -> None:
+    found = several(tmp_path, "CHILD a 0 0\nCHILD b 0 0\n", "--at-once", "2")
+    assert found.returncode == 0
+    assert {(tmp_path / name).read_text().split()[1] for name in "ab"} == {"2"}
+
+
+def test_a_line_that_is_no_command_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    found = several(tmp_path, "CHILD a 0 0\nCHILD 'b 0 0\n", "--at-once", "1")
+    assert found.returncode == 2
+    assert "no command" in found.stderr
+    assert not (tmp_path / "a").exists()
