@@ -69,7 +69,7 @@ def ablations() -> Variants:
 
 def page(found: Runs, variants: Variants, timed: list[dict[str, Any]]) -> str:
     """The whole page."""
-    parts = [HEAD]
+    parts = [HEAD, *_at_a_glance(found)]
     for pack, title in PACKS.items():
         own = {name: seeds for name, seeds in found.items() if seeds[0]["pack"] == pack}
         networks = {_network(seeds[0]): None for seeds in own.values()}
@@ -103,6 +103,43 @@ by the codec. Accuracy is lower than on the original pixels, and figures compare
 ones."""
 
 
+GLANCE = """## At a glance
+
+The norm of plain training → the norm of the paper's recipe (l2), over the seeds that both have; *hindsight* is the best
+of all scores of plain training for those very sets, which nobody could have chosen beforehand."""
+
+
+def _at_a_glance(found: Runs) -> list[str]:
+    rows = []
+    for name, seeds in found.items():
+        if not name.endswith("-l2"):
+            continue
+        base = name.removesuffix("-l2")
+        plain = {run["seed"]: run for run in found.get(f"{base}-plain", [])}
+        both = [(run, plain[run["seed"]]) for run in seeds if run["seed"] in plain]
+        if not both:
+            continue
+        cells = [f"{100 * _mean([run['accuracy'] for run in part]):.1f}" for part in zip(*both, strict=True)]
+        row = [base, str(len(both)), " → ".join(reversed(cells))]
+        for where in ("mean near", "mean far"):
+            l2, before = (_mean([_auroc(pair[side], "norm", where) for pair in both]) for side in (0, 1))
+            score, best = _best([other for _, other in both], where)
+            row += [f"{100 * before:.1f} → {100 * l2:.1f}", f"{score} {100 * best:.1f}"]
+        rows.append(row)
+    head = ["known images", "seeds", "accuracy", "norm, near", "hindsight, near", "norm, far", "hindsight, far"]
+    return [GLANCE, _table(head, rows)] if rows else []
+
+
+def _best(seeds: list[dict[str, Any]], where: str) -> tuple[str, float]:
+    """The score that is best in the mean over seeds, and its AUROC."""
+    mean = {
+        score: _mean([_auroc(run, score, where) for run in seeds])
+        for score in seeds[0]["metrics"]
+        if all(score in run["metrics"] for run in seeds)
+    }
+    return max(mean.items(), key=lambda item: item[1])
+
+
 def _section(everything: Runs) -> list[str]:
     own = {name: seeds for name, seeds in everything.items() if not _order(name)[2]}
     if not own:
@@ -114,7 +151,7 @@ def _section(everything: Runs) -> list[str]:
     parts = [
         f"{_network(first)}; {recipe['epochs']} epochs, batch {recipe['batch_size']}, "
         f"rate {recipe['learning_rate']:g}; {first['images']['train']} training images, "
-        f"{held[0] if len(held) == 1 else held} held out of them for "
+        f"{held[0] if len(held) == 1 else f'{held[0]} to {held[-1]}'} held out of them for "
         f"tuning and calibration; {first['images']['test']} test images; {first['precision']}; {', '.join(devices)}."
     ]
     parts.append(
@@ -244,14 +281,9 @@ def _hindsight(own: Runs) -> list[str]:
             continue
         cells = []
         for where in ("mean near", "mean far"):
-            mean = {
-                score: _mean([_auroc(other, score, where) for _, other in both])
-                for score in both[0][1]["metrics"]
-                if all(score in other["metrics"] for _, other in both)
-            }
-            best = max(mean, key=mean.__getitem__)
+            best, auroc = _best([other for _, other in both], where)
             gains = [_auroc(run, run["chosen"], where) - _auroc(other, best, where) for run, other in both]
-            cells += [f"{best} {100 * mean[best]:.1f}", _shown(gains)]
+            cells += [f"{best} {100 * auroc:.1f}", _shown(gains)]
         rows.append([name, str(len(both)), ", ".join(dict.fromkeys(run["chosen"] for run, _ in both)), *cells])
     head = ["recipe", "seeds", "chosen", "plain in hindsight, near", "difference"]
     head += ["plain in hindsight, far", "difference"]
