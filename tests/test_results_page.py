@@ -191,3 +191,13 @@ def test_seconds_of_runs_that_shared_a_machine_are_not_shown(results_page: Modul
     assert results_page._seconds([{"seconds": 40.0, "at_once": 1}, {"seconds": 60.0}]) == "50"
     assert results_page._seconds([{"seconds": 40.0, "at_once": 1}, {"seconds": 60.0, "at_once": 3}]) == "40"
     assert results_page._seconds([{"seconds": 60.0, "at_once": 3}]) == "–"
+
+
+def test_one_setting_can_be_enough_to_say_no(results_page: ModuleType) -> None:
+    no = "no variant has a gain above its interval"
+    cheap = {**BETTER, "runs": [{**run, "accuracy": 0.895} for run in BETTER["runs"]]}
+    dear = {**BETTER, "runs": [{**run, "accuracy": 0.88} for run in BETTER["runs"]]}
+    plain = {**BETTER, "recipe": {**BETTER["recipe"], "temperature": None}}
+    for own, beaten in (({"better": cheap}, False), ({"better": dear}, True), ({"plain": plain}, True)):
+        assert (no in results_page.verdict({"demo": {"paper": PAPER, "worse": WORSE, **own}})) == beaten
+    assert no not in results_page.verdict({"demo": {"better": BETTER}})
