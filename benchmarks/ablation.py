@@ -180,7 +180,7 @@ def network(
         kept = json.loads(part.read_text(encoding="utf-8"))
         if kept["plan"] == plan:
             return dict(kept["run"])
-    run = {**measured(setting, variant, held, precision), "commit": commit()}
+    run = measured(setting, variant, held, precision)
     if part is not None:
         with whole_file(part, overwrite=True) as partial:
             partial.write_text(json.dumps({"plan": plan, "run": run}), encoding="utf-8")
@@ -240,7 +240,7 @@ def main() -> None:
             print(f"{name:26} {setting.tier}  held out in turn: {setting.held}  {recipe(setting, VARIANTS['paper'])}")
         return
     setting = SETTINGS[arguments.setting]
-    commit()  # of the code that runs, whatever is checked out later
+    os.environ["NORMGATE_COMMIT"] = commit()  # of all networks, whatever is committed while they train
     os.environ["NORMGATE_AT_ONCE"] = str(at_once() * arguments.at_once)
     for name in arguments.variants or VARIANTS:
         variant = VARIANTS[name]
@@ -248,8 +248,6 @@ def main() -> None:
         run = functools.partial(network, title, setting, variant, arguments.precision, arguments.parts)
         with concurrent.futures.ProcessPoolExecutor(arguments.at_once, multiprocessing.get_context("spawn")) as pool:
             runs = list(pool.map(run, setting.held))
-        if others := {each.pop("commit") for each in runs} - {commit()}:
-            raise SystemExit(f"the code has changed while it ran, from {commit()} to {', '.join(others)}; begin anew")
         values = {
             "setting": arguments.setting,
             "variant": name,

@@ -23,6 +23,7 @@ import torch
 import normgate
 import packs
 import speed
+from ablation import MAGNITUDES
 from normgate import demo
 from normgate.collapse import geometry
 from normgate.data.sources import Data, Records, load, open_source
@@ -182,6 +183,9 @@ def measured(name: str, seed: int, folder: Path, hardware: normgate.Hardware, ra
         "training": {"loss": last["loss"], "accuracy": last["accuracy"], "epochs": last["epoch"]},
         "accuracy": evaluation.accuracy,
         "chosen": gate.score.name,
+        "magnitude": None
+        if gate.probes is None
+        else next((score for score in gate.probes.ranking() if score in MAGNITUDES), None),
         "collapse": {
             "nc1_directions": found.directions.within_between,
             "nc1_raw": found.raw.within_between,

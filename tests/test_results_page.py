@@ -201,3 +201,12 @@ def test_one_setting_can_be_enough_to_say_no(results_page: ModuleType) -> None:
     for own, beaten in (({"better": cheap}, False), ({"better": dear}, True), ({"plain": plain}, True)):
         assert (no in results_page.verdict({"demo": {"paper": PAPER, "worse": WORSE, **own}})) == beaten
     assert no not in results_page.verdict({"demo": {"better": BETTER}})
+
+
+def test_a_norm_that_was_refused_costs_no_page(results_page: ModuleType) -> None:
+    found = results_page.runs()
+    bare = {score: by_set for score, by_set in found["demo-plain"][0]["metrics"].items() if score != "norm"}
+    runs = {**found, "demo-plain": [{**run, "metrics": bare} for run in found["demo-plain"]]}
+    glance = results_page.page(runs, {}, []).partition("## Hand signs")[0]
+    (row,) = [line for line in glance.splitlines() if line.startswith("| demo |")]
+    assert " | – → " in row

@@ -36,20 +36,26 @@ def is_there(pid: str) -> bool:
     return status.exists() and status.read_text().split()[2] != "Z"
 
 
-def test_what_is_done_has_failed_or_is_stopped_is_said_and_leaves_no_process(tmp_path: Path) -> None:
-    found = several(
-        tmp_path, "CHILD a 0 0\nCHILD b 0 3\n\nCHILD c 600 0\nCHILD d 0 0\n", "--at-once", "1", "--seconds", "3"
-    )
-    said = found.stdout.splitlines()
-    assert [line.split(" after ")[0].split(":")[0] for line in said[:2]] == ["done", said[1].split(" after ")[0]]
-    assert said[1].startswith("failed (3), see ")
-    assert said[2].startswith("stopped after 3 s")
-    assert said[3].startswith("not begun: ")
+def left(folder: Path, names: str) -> list[str]:
+    """Processes of the processes that are still there."""
+    return [pid for name in names if is_there(pid := (folder / name).read_text().split()[0])]
+
+
+def test_what_has_failed_is_said_and_leaves_no_process(tmp_path: Path) -> None:
+    found = several(tmp_path, "CHILD a 0 0\nCHILD b 0 3\n\nCHILD c 0 0\n", "--at-once", "1")
+    assert [line.split()[0] for line in found.stdout.splitlines()] == ["done", "failed", "done"]
+    assert "failed (3), see " in found.stdout
     assert found.returncode == 1
-    for name in "abc":
-        pid, at_once = (tmp_path / name).read_text().split()
-        assert at_once == "1"
-        assert not is_there(pid)
+    assert left(tmp_path, "abc") == []
+
+
+def test_what_takes_too_long_is_stopped_with_all_its_processes(tmp_path: Path) -> None:
+    found = several(tmp_path, "CHILD a 600 0\nCHILD b 0 0\n", "--at-once", "1", "--seconds", "5")
+    stopped, not_begun = found.stdout.splitlines()
+    assert stopped.startswith("stopped after 5 s")
+    assert not_begun.startswith("not begun: ")
+    assert found.returncode == 1
+    assert left(tmp_path, "a") == []
 
 
 def test_all_that_is_well_is_well(tmp_path: Path) -> None:
