@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import nn
@@ -99,13 +99,13 @@ class Objective(nn.Module):
         return Losses(total, cross_entropy, logits)
 
     @contextlib.contextmanager
-    def at_work(self) -> Iterator[Self]:
+    def at_work(self) -> Iterator[None]:
         """Around all steps: for rotations the head has a hook, and a compiled step wants it to be the same one."""
         with contextlib.ExitStack() as stack:
             if self.quarters is not None:
                 head = self.network.get_submodule(self.head_name)
                 stack.enter_context(head.register_forward_hook(self._note))
-            yield self
+            yield
 
     def _note(self, _: nn.Module, args: tuple[torch.Tensor], __: torch.Tensor) -> None:
         """What the head has read: directions where the network is normalised."""
