@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import itertools
+import math
 import re
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
+from scipy import stats
 
 ROOT = Path(__file__).parents[1]
 
@@ -118,6 +122,28 @@ def test_ablations_that_are_not_all_there_yet(results_page: ModuleType) -> None:
     found = rows("\n".join(results_page._ablations({"demo": {"paper": PAPER, "better": {**BETTER, "runs": without}}})))
     assert found[1][2:5:2] == ["–", "–"]
     assert results_page._ablations({}) == []
+
+
+def test_intervals_over_groups_of_classes(results_page: ModuleType) -> None:
+    """Student's where no class is in two groups, else the jackknife.
+
+    With gains x_a + x_b over all pairs of n classes the mean is 2 x̄, whose error is 2 s/√n.
+    """
+    apart = {("a", "b"): 0.01, ("c", "d"): 0.02, ("e", "f"): 0.03}
+    assert results_page._over_classes(apart) == "+2.0 (-0.5 to +4.5)"
+    own = dict(zip("abcdefgh", np.random.default_rng(0).normal(size=8), strict=True))
+    pairs = {(a, b): own[a] + own[b] for a, b in itertools.combinations(own, 2)}
+    reach = 2 * np.std(list(own.values()), ddof=1) / math.sqrt(8) * stats.t.ppf(0.975, 7)
+    assert results_page._reach_over_classes(pairs) == pytest.approx(reach, rel=1e-12)
+    assert results_page._reach_over_classes({("a", "b"): 0.1}) == math.inf
+
+
+def test_all_pairs_stand_for_some(results_page: ModuleType) -> None:
+    own = {"paper": PAPER, "better": BETTER}
+    none = {"paper": PAPER, "better": {**BETTER, "runs": [{**run, "accuracy": 0.5} for run in BETTER["runs"]]}}
+    variants = {"demo": none, "demo-pairs": own, "cifar10-slim": own}
+    assert "By the rule better is" in results_page.verdict(variants)
+    assert "in demo it costs" in results_page.verdict({"demo": none, "cifar10-slim": own})
 
 
 @pytest.mark.parametrize(
