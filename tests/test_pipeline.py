@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import logging
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning_fabric import Fabric
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -150,6 +152,25 @@ def test_starting_from_weights(class_folders: Path, tmp_path: Path) -> None:
     tuned = normgate.train(class_folders, weights=tmp_path / "weights.pt", recipe=QUICK, **OPTIONS)
     fresh = normgate.train(class_folders, recipe=QUICK, **OPTIONS)
     assert tuned.provenance["log"][0]["loss"] < fresh.provenance["log"][0]["loss"]
+
+
+def test_lightning_says_nothing_of_settings_that_were_chosen_here() -> None:
+    logger, said = logging.getLogger("lightning_fabric.utilities.rank_zero"), []
+    handler = logging.Handler()
+    handler.emit = said.append  # type: ignore[method-assign]
+    level = logger.level
+    logger.addHandler(handler)
+    try:
+        logger.setLevel(logging.INFO)
+        Fabric(accelerator="cpu", precision="bf16-mixed")
+        assert said
+        said.clear()
+        pipeline.Hardware("cpu", precision="bf16-mixed").fabric()
+        assert not said
+        assert logger.level == logging.INFO
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 def test_bad_input_stops_before_training(class_folders: Path, tmp_path: Path) -> None:

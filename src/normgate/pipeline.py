@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
+import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -34,7 +36,7 @@ from normgate.training.run_folder import check_run, remove_leftover, run_folder,
 from normgate.training.splitting import split
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from lightning_fabric import Fabric
 
@@ -95,13 +97,14 @@ class Hardware:
             cuda = self.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
             precision = "bf16-mixed" if cuda else "32-true"
         try:
-            fabric = Fabric(
-                accelerator=self.accelerator,
-                devices=self.devices,
-                num_nodes=self.nodes,
-                strategy=self.strategy,
-                precision=precision,  # type: ignore[arg-type]
-            )
+            with _without_hints():
+                fabric = Fabric(
+                    accelerator=self.accelerator,
+                    devices=self.devices,
+                    num_nodes=self.nodes,
+                    strategy=self.strategy,
+                    precision=precision,  # type: ignore[arg-type]
+                )
         except (RuntimeError, ValueError, TypeError, ImportError, MisconfigurationException) as error:
             raise PipelineError(f"training cannot run as asked: {error} (--device, --devices, --precision)") from error
         environment = getattr(fabric.strategy, "cluster_environment", None)
@@ -121,12 +124,25 @@ class Hardware:
                     "would wait for it"
                 )
         try:
-            fabric.launch()
+            with _without_hints():
+                fabric.launch()
         except (torch.distributed.DistError, ValueError) as error:
             raise PipelineError(f"the processes of this run do not find each other: {error}") from error
         if fabric.world_size > 1:
             part_at_exit()
         return fabric
+
+
+@contextlib.contextmanager
+def _without_hints() -> Iterator[None]:
+    """Without what Lightning tells of the precision that was chosen here, and of settings that only code can reach."""
+    logger = logging.getLogger("lightning_fabric.utilities.rank_zero")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def train(
