@@ -47,6 +47,7 @@ from normgate.data.sources import Data, Records, load, open_source
 from normgate.files import whole_file
 from normgate.training.splitting import divide_groups
 from provenance import at_once, commit, provenance, write
+from turns import turn
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -204,14 +205,16 @@ def network(
 def measured(setting: Setting, variant: Variant, held: tuple[int, ...], hardware: normgate.Hardware) -> dict[str, Any]:
     """Train on the other classes and judge."""
     train, parts, known, unknown = sets(setting.pack, held)
-    gate = normgate.train(
-        train,
-        recipe=recipe(setting, variant),
-        hardware=hardware,
-        drop_duplicates=True,
-        **parts,
-        **setting.network,
-    )
+    with turn() as progress:
+        gate = normgate.train(
+            train,
+            recipe=recipe(setting, variant),
+            hardware=hardware,
+            drop_duplicates=True,
+            progress=progress,
+            **parts,
+            **setting.network,
+        )
     evaluation = normgate.evaluate(gate, known, {"near": unknown})
     assert gate.probes is not None
     ranking = [score for score in gate.probes.ranking() if score in MAGNITUDES]

@@ -28,6 +28,7 @@ from normgate import demo
 from normgate.collapse import geometry
 from normgate.data.sources import Data, Records, load, open_source
 from provenance import RESULTS, at_once, commit, write
+from turns import turn
 
 FULL: dict[str, Any] = {"model": "resnet18"}
 SMALL: dict[str, Any] = {"image_size": 32}
@@ -144,18 +145,19 @@ def measured(name: str, seed: int, folder: Path, hardware: normgate.Hardware, ra
         note.write_text(json.dumps(how), encoding="utf-8")
     clock, started = speed.Clock(), time.perf_counter()
     trained = json.loads(note.read_text(encoding="utf-8")) if note.exists() else {"trained_by": "an earlier commit"}
-    gate = normgate.train(
-        packs.train_data(run.pack),
-        target,
-        recipe=packs.recipe(run.pack, **run.changes),
-        seed=seed,
-        hardware=hardware,
-        resume=True,
-        drop_duplicates=True,
-        progress=clock,
-        **{**packs.held_out(run.pack, seed), **held},
-        **run.network,
-    )
+    with turn(clock) as progress:
+        gate = normgate.train(
+            packs.train_data(run.pack),
+            target,
+            recipe=packs.recipe(run.pack, **run.changes),
+            seed=seed,
+            hardware=hardware,
+            resume=True,
+            drop_duplicates=True,
+            progress=progress,
+            **{**packs.held_out(run.pack, seed), **held},
+            **run.network,
+        )
     if rate is not None and new:
         recipe = packs.recipe(run.pack, **run.changes)
         timing = speed.figures(gate, recipe, run.network, clock, started, time.perf_counter(), rate)

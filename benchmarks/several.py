@@ -1,8 +1,9 @@
-"""Several benchmarks side by side: python benchmarks/several.py --at-once 3 [--seconds 500] < list.
+"""Several benchmarks side by side: python benchmarks/several.py --at-once 3 [--training 1] [--seconds 500] < list.
 
 Each line of the list is a benchmark with its arguments, such as `quality.py cifar10-l2 --gates gates --seeds 0`. They
 are started in that order, as many at once as asked for, and each writes what it prints to a log beside its results.
-What still runs after so many seconds is stopped; a benchmark's finished results stay. Their JSON says how many ran at
+What still runs after so many seconds is stopped; a benchmark's finished results stay. With --training only so many of
+their networks train at a time, while others are read, compiled and evaluated. Their JSON says how many ran at
 once ("at_once"), since seconds are then not those of a machine of one's own.
 """
 
@@ -16,6 +17,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -60,6 +62,7 @@ def main() -> None:
     """Run the list that is given on standard input."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--at-once", type=int, required=True)
+    parser.add_argument("--training", type=int, help="networks that train at a time; by default all")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="for all together")
     arguments = parser.parse_args()
     try:
@@ -70,7 +73,10 @@ def main() -> None:
         signal.signal(name, lambda number, _: STOPPED.append(number))
     RESULTS.mkdir(parents=True, exist_ok=True)
     until = time.monotonic() + arguments.seconds
-    with concurrent.futures.ThreadPoolExecutor(arguments.at_once) as pool:
+    with tempfile.TemporaryDirectory() as folder, concurrent.futures.ThreadPoolExecutor(arguments.at_once) as pool:
+        if arguments.training:
+            turns = [str(Path(folder, str(number))) for number in range(arguments.training)]
+            os.environ["NORMGATE_TURNS"] = os.pathsep.join(turns)
         runs = [pool.submit(run, number, command, until, arguments.at_once) for number, command in enumerate(commands)]
         while not all(each.done() for each in runs):
             time.sleep(0.1)

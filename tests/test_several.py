@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 CHILD = """
 import os, pathlib, subprocess, sys, time
@@ -15,6 +17,38 @@ child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
 pathlib.Path(folder, name).write_text(f"{child.pid} {os.environ['NORMGATE_AT_ONCE']}")
 time.sleep(float(seconds))
 sys.exit(int(code))
+"""
+
+
+TRAINING = """
+import os, pathlib, sys, time
+sys.path.insert(0, sys.argv[2])
+from turns import turn
+folder = pathlib.Path(sys.argv[1])
+
+def touch(what):
+    (folder / f"{what}-{os.getpid()}").touch()
+
+def wait_for_both(what):
+    while len(list(folder.glob(f"{what}-*"))) < 2:
+        time.sleep(0.02)
+
+alone = "NORMGATE_TURNS" in os.environ
+with turn() as progress:
+    progress("reading", 1, 2)
+    touch("arrived")
+    wait_for_both("arrived")
+    progress("training", 1, 5)
+    try:
+        (folder / "training").mkdir()  # fails where another trains
+    finally:
+        touch("tried")
+    time.sleep(0.1) if alone else wait_for_both("tried")
+    (folder / "training").rmdir()
+    progress("training", 5, 5)
+    touch("given-back")
+    if alone:
+        wait_for_both("given-back")
 """
 
 
@@ -69,3 +103,13 @@ def test_a_line_that_is_no_command_is_refused_before_anything_runs(tmp_path: Pat
     assert found.returncode == 2
     assert "no command" in found.stderr
     assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize(("options", "code"), [(("--training", "1"), 0), ((), 1)])
+def test_so_many_train_at_a_time(options: tuple[str, ...], code: int, tmp_path: Path) -> None:
+    """Two that would stumble over each other, and each of which waits at its end for the other."""
+    (tmp_path / "training.py").write_text(TRAINING)
+    line = f"{tmp_path / 'training.py'} {tmp_path} {ROOT / 'benchmarks'}\n"
+    found = several(tmp_path, 2 * line, "--at-once", "2", "--seconds", "20", *options)
+    assert found.returncode == code, [path.read_text() for path in tmp_path.glob("*.log")]
+    assert ("FileExistsError" in "".join(path.read_text() for path in tmp_path.glob("*.log"))) == bool(code)
