@@ -138,10 +138,10 @@ def test_intervals_over_groups_of_classes(results_page: ModuleType) -> None:
     assert results_page._reach_over_classes({("a", "b"): 0.1}) == math.inf
 
 
-def test_all_pairs_stand_for_some(results_page: ModuleType) -> None:
+def test_all_pairs_stand_for_some_and_short_runs_for_none(results_page: ModuleType) -> None:
     own = {"paper": PAPER, "better": BETTER}
     none = {"paper": PAPER, "better": {**BETTER, "runs": [{**run, "accuracy": 0.5} for run in BETTER["runs"]]}}
-    variants = {"demo": none, "demo-pairs": own, "cifar10-slim": own}
+    variants = {"demo": none, "demo-pairs": own, "cifar10-slim": own, "cifar10-slim-short": none}
     assert "By the rule better is" in results_page.verdict(variants)
     assert "in demo it costs" in results_page.verdict({"demo": none, "cifar10-slim": own})
 
