@@ -5,14 +5,14 @@ import threading
 import numpy as np
 import pytest
 
-from normgate.data.decoding import ImageError, decode
+from normgate.data.decoding import Fetchable, ImageError, decode
 from normgate.data.fetching import FETCHES, fetched, fetchers
 from normgate.data.loading import load_batches
 from normgate.data.preprocessing import Preprocessing
 from normgate.data.sources import Record
 
 
-class Elsewhere:
+class Elsewhere(Fetchable):
     """An image that is told when to come."""
 
     def __init__(self, content: bytes | Exception, gate: threading.Barrier | None = None) -> None:

@@ -7,6 +7,7 @@ multi-page files the first frame is taken. Embedded ICC profiles are not applied
 
 from __future__ import annotations
 
+import abc
 import hashlib
 import importlib
 import os
@@ -14,7 +15,7 @@ import stat
 import threading
 from io import BytesIO
 from pathlib import Path
-from typing import IO, Any, Protocol, TypeAlias, runtime_checkable
+from typing import IO, Any, TypeAlias
 
 import numpy as np
 from PIL import ExifTags, Image
@@ -56,17 +57,16 @@ class ImageError(NormgateError):
     """One image cannot be used; the message does not repeat its id."""
 
 
-@runtime_checkable
-class Fetchable(Protocol):
+class Fetchable(abc.ABC):
     """An image that is elsewhere."""
 
+    @abc.abstractmethod
     def fetch(self) -> bytes:
         """The bytes of its file, anew at each call.
 
         Raises:
             ImageError: they cannot be had.
         """
-        ...
 
 
 Payload: TypeAlias = bytes | str | os.PathLike[str] | Image.Image | np.ndarray | Fetchable | ImageError

@@ -9,7 +9,7 @@ import threading
 import urllib.parse
 from typing import IO, TYPE_CHECKING, Any, cast
 
-from normgate.data.decoding import MOST_BYTES, ImageError
+from normgate.data.decoding import MOST_BYTES, Fetchable, ImageError
 from normgate.data.names import utf8_name
 from normgate.data.patience import Result, patiently, reason, shown
 
@@ -24,7 +24,7 @@ _alone = threading.Lock()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class RemoteFile:
+class RemoteFile(Fetchable):
     """A file or a folder of a file system elsewhere; as a payload, an image that is still to be fetched.
 
     Attributes:
