@@ -1,0 +1,12 @@
+"""The command line: parse, call, print."""
+
+from normgate.cli.application import DATA_FAILED, DONE, INTERNAL, INTERRUPTED, REJECTED, USAGE, app, main, run
+from normgate.cli.evaluating import evaluate, figure
+from normgate.cli.making import calibrate, demo, train
+from normgate.cli.screening import screen
+from normgate.cli.using import export, inspect, scores, serve
+
+__all__ = ["DATA_FAILED", "DONE", "INTERNAL", "INTERRUPTED", "REJECTED", "USAGE", "app", "main", "run"]
+
+for command in (demo, train, calibrate, screen, evaluate, inspect, export, serve, figure, scores):  # as help lists them
+    app.command()(command)

@@ -1,0 +1,96 @@
+"""What the texts of arguments and options mean."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from normgate.errors import NormgateError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from normgate.data.sources import Source
+
+
+def open_place(place: str, labelled: bool, image_column: str, label_column: str, group_column: str | None) -> Source:
+    """Images at a place, with the columns of a Parquet file that hold them."""
+    from normgate.data.sources import open_source
+
+    return open_source(
+        place,
+        labelled=labelled,
+        image_column=image_column,
+        label_column=label_column,
+        group_column=group_column,
+    )
+
+
+def neighbours_of(report: Path | None, place: str | None, overwrite: bool, image_column: str) -> Source | None:
+    """What `--report` and `--with-neighbours` ask for, looked at before anything that takes long."""
+    if report is None:
+        if place is not None:
+            raise NormgateError("--with-neighbours shows training images in a report; say where with --report PAGE")
+        return None
+    from normgate.report import check_report
+
+    check_report(report, overwrite=overwrite)
+    return None if place is None else open_place(place, False, image_column, "label", None)
+
+
+def named(option: str, texts: list[str] | None) -> list[tuple[str, str]]:
+    """NAME and VALUE of a repeatable option NAME=VALUE."""
+    pairs = [text.partition("=") for text in texts or []]
+    for (name, equals, value), text in zip(pairs, texts or [], strict=True):
+        if not (name and equals and value):
+            wanted = "NAME=DATA, such as textures=photos/dtd" if option == "--ood" else "NAME=SET,SET"
+            raise NormgateError(f"{option} wants {wanted}, not {text!r}")
+    names = [name for name, _, _ in pairs]
+    if repeated := [name for name in names if names.count(name) > 1]:
+        raise NormgateError(f"{option} {repeated[0]}=… is given twice; give each its own name")
+    return [(name, value) for name, _, value in pairs]
+
+
+def set_names(group: str, text: str, sets: list[str]) -> list[str]:
+    """The names of `--group NAME=SET,SET`."""
+    names = [name.strip() for name in text.split(",")]
+    if not all(names):
+        raise NormgateError(f"--group {group}={text} names a set without a name; write NAME=SET,SET")
+    if (split := [name for name in sets if "," in name]) and not set(names) <= set(sets):
+        raise NormgateError(f"--group is split at commas, so the set {split[0]!r} needs a name without one")
+    return names
+
+
+def temperature_of(text: str) -> Any:
+    """τ of `--temperature`: a number, "learned", or None."""
+    if text in ("none", "learned"):
+        return None if text == "none" else text
+    try:
+        return float(text)
+    except ValueError as error:
+        raise NormgateError(f"--temperature wants a number, 'learned' or 'none', not {text!r}") from error
+
+
+def stem_of(text: str) -> Any:
+    """What `Backbone` takes, of `--stem`."""
+    stems = {"auto": "auto", "standard": None, "1": 1, "2": 2}
+    if text not in stems:
+        raise NormgateError(f"--stem wants one of {', '.join(stems)}, not {text!r}")
+    return stems[text]
+
+
+def json_arguments(pairs: list[str], option: str = "--model-arg", example: str = "layers=[1,1,1,1]") -> dict[str, Any]:
+    """What the values of a repeatable option NAME=JSON say, by name."""
+    arguments = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if name in arguments:
+            raise NormgateError(f"{name} is set twice by {option}; leave one out")
+        try:
+            arguments[name] = json.loads(value)
+        except ValueError as error:
+            text = f"; a text needs quotes: '{name}=\"{value}\"'" if value.isidentifier() else ""
+            raise NormgateError(f"{option} wants NAME=JSON, such as {example}, not {pair!r}{text}") from error
+        if not (name and equals):
+            raise NormgateError(f"{option} wants NAME=JSON, such as {example}, not {pair!r}")
+    return arguments

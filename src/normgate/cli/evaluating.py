@@ -1,0 +1,183 @@
+"""Commands that measure and draw."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from normgate.cli.application import DATA_FAILED
+from normgate.cli.arguments import named, neighbours_of, open_place, set_names
+from normgate.cli.options import (
+    PIXELS,
+    AsJson,
+    BatchSize,
+    Device,
+    ImageColumn,
+    MaxPixels,
+    Overwrite,
+    Report,
+    WithNeighbours,
+    Workers,
+)
+
+if TYPE_CHECKING:
+    from normgate.data.sources import Source
+    from normgate.evaluation import Evaluation
+
+
+def evaluate(
+    gates: Annotated[
+        list[Path],
+        typer.Argument(metavar="GATE...", help="A gate; several that differ by their seed give mean, min and max."),
+    ],
+    known: Annotated[str, typer.Option("--id", metavar="DATA", help="Test images of the known classes.")],
+    ood: Annotated[
+        list[str] | None, typer.Option("--ood", metavar="NAME=DATA", help="Unknown images; repeatable.")
+    ] = None,
+    group: Annotated[
+        list[str] | None,
+        typer.Option("--group", metavar="NAME=SET,SET", help="Unknown sets whose mean is taken; by default all."),
+    ] = None,
+    score: Annotated[
+        list[str] | None, typer.Option("--score", help="Scores to compare; by default all; repeatable.")
+    ] = None,
+    train_data: Annotated[
+        str | None,
+        typer.Option("--train", metavar="DATA", help="Training images for scores, instead of those the gate keeps."),
+    ] = None,
+    tuning: Annotated[
+        str | None, typer.Option(metavar="DATA", help="Tuning images for scores, instead of those the gate keeps.")
+    ] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Where features are kept for the next run; by default in your cache folder."),
+    ] = None,
+    cache_limit: Annotated[
+        float,
+        typer.Option("--cache-limit", metavar="GIB", min=0, help="Features beyond it that were used longest ago go."),
+    ] = 4.0,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Keep no features for the next run.")] = False,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Also write the results, as .json, .csv or .md.")
+    ] = None,
+    report: Report = None,
+    with_neighbours: WithNeighbours = None,
+    figures: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Also write the report's charts there, as SVG and PDF.")
+    ] = None,
+    overwrite: Overwrite = False,
+    device: Device = None,
+    batch_size: BatchSize = 128,
+    workers: Workers = None,
+    max_pixels: MaxPixels = PIXELS,
+    image_column: ImageColumn = "image",
+    label_column: Annotated[
+        str | None,
+        typer.Option("--label-column", help="Parquet column of the labels; by default 'label', if there is one."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare scores on test images, and what the gate promised with what happened."""
+    from normgate import console, tables
+    from normgate.errors import NormgateError
+    from normgate.evaluation import evaluate as run
+    from normgate.evaluation import open_known, over_seeds
+    from normgate.evaluation.cache import FeatureCache, default_folder
+    from normgate.evaluation.writing import writer
+    from normgate.files import check_output
+    from normgate.gate import Gate
+
+    if output is not None:
+        writer(output)
+        check_output(output, overwrite=overwrite)
+    neighbours = neighbours_of(report, with_neighbours, overwrite, image_column)
+    if figures is not None:
+        from normgate.report import check_figures
+
+        check_figures(figures, overwrite=overwrite)
+    drawn = report is not None or figures is not None
+    if drawn and len(gates) > 1:
+        raise NormgateError("a report and figures are of one gate; name one, or leave out --report and --figures")
+
+    def opened(place: str | None, labelled: bool) -> "Source | None":
+        return None if place is None else open_place(place, labelled, image_column, label_column or "label", None)
+
+    sets = {name: open_place(place, False, image_column, "label", None) for name, place in named("--ood", ood)}
+    groups = {name: set_names(name, text, list(sets)) for name, text in named("--group", group)}
+    features = None if no_cache else FeatureCache(cache or default_folder(), limit=int(cache_limit * 2**30))
+    test = open_known(known, image_column=image_column, label_column=label_column)
+    with console.progress_bars() as progress:
+        first = Gate.load(gates[0], device=device)
+
+        def evaluated(folder: Path) -> "Evaluation":
+            return run(
+                first if folder == gates[0] else Gate.load(folder, device=device),
+                test,
+                sets,
+                scores=score or "all",
+                groups=groups or None,
+                train=opened(train_data, True),
+                tuning=opened(tuning, False),
+                cache=features,
+                batch_size=batch_size,
+                workers=workers,
+                max_pixels=max_pixels,
+                keep_features=drawn,
+                progress=progress if len(gates) == 1 else console.prefixed(f"{folder.name}: ", progress),
+            )
+
+        if neighbours is not None:
+            from normgate.report import check_neighbours
+
+            check_neighbours(first, neighbours)
+        evaluations = [evaluated(folder) for folder in gates]
+        results = evaluations[0] if len(gates) == 1 else over_seeds(evaluations)
+        if output is not None:
+            results.save(output, overwrite=overwrite)
+    if as_json:
+        console.print_json(results.to_dict())
+    else:
+        tables.print_results(results)
+    with console.progress_bars() as progress:
+        if report is not None:
+            from normgate.report import evaluation_report
+
+            evaluation_report(
+                report,
+                first,
+                evaluations[0],
+                {"id": test, **sets},
+                neighbours=neighbours,
+                max_pixels=max_pixels,
+                overwrite=overwrite,
+                progress=progress,
+            )
+        if figures is not None:
+            from normgate.report import save_figures
+
+            save_figures(first, evaluations[0], figures, overwrite=overwrite)
+    for written in () if as_json else filter(None, (output, report, figures)):
+        tables.print_written(written)
+    if any(evaluation.errors for evaluation in evaluations):
+        raise typer.Exit(DATA_FAILED)
+
+
+def figure(
+    chart: Annotated[str, typer.Argument(metavar="CHART", help="collapse, probes or norms-by-class.")],
+    gates: Annotated[
+        list[Path], typer.Argument(metavar="GATE...", help="A gate; for collapse several, drawn side by side.")
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Where to write, as .svg or .pdf.")],
+    overwrite: Overwrite = False,
+) -> None:
+    """Draw what gates tell of themselves, for a paper; 'normgate evaluate --figures' draws what images tell of them."""
+    from normgate import tables
+    from normgate.gate import Gate
+    from normgate.report import check_gate_figure
+
+    check_gate_figure(chart, len(gates), output, overwrite=overwrite)
+    from normgate.report import gate_figure
+
+    loaded = {str(folder): Gate.load(folder, device="cpu") for folder in gates}
+    gate_figure(chart, loaded, output, overwrite=overwrite)
+    tables.print_written(output)
