@@ -311,6 +311,8 @@ def test_a_signal_at_any_sync_doubles_nothing(
                 assert count < stop
                 break
         if not target.exists():
+            left = target.with_name(f"{target.name}.run")
+            assert not left.exists() or '"part"' in (left / MANIFEST).read_text()
             screen(gate(), incoming, target)
         assert ids(target) == sorted(path.name for path in incoming.iterdir())
     else:

@@ -79,6 +79,7 @@ class Parts:
         self._job = None if job is None else dict(job)
         self._schema = schema
         self._one_file, self._overwrite, self._part_rows = one_file, overwrite, part_rows
+        self._begun = False  # a new run, and not one to go on with
         self._names: list[str] = []
         self._pending: list[pa.Table] = []
         self._paths: list[bytes] = []
@@ -97,6 +98,8 @@ class Parts:
             try:
                 self._open()
             except BaseException:
+                if self._begun:
+                    shutil.rmtree(self.folder, ignore_errors=True)
                 self._lock.release()
                 raise
         return self
@@ -187,6 +190,7 @@ class Parts:
             if path.name not in (MANIFEST, _LOCK) and f"part-{number}.parquet" not in self._names:
                 path.unlink()
         if not self._names:
+            self._begun = True
             (self.folder / MANIFEST).write_bytes(b"")
             self._append(self._header())
         self.rows = self.resumed = sum(self._rows(name) for name in self._names)
