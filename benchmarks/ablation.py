@@ -21,6 +21,7 @@ default. (The interval is of one variant: the best of many is flattered by it, w
 Added once `demo` had been run, and before anything else was: its four pairs of signs are too few to see ten points,
 since the paper's recipe itself has 21 to 95 over them. `demo-pairs` holds out all 28 pairs, the four among them, and
 stands for `demo` in the rule. A sign is then in seven pairs, so that intervals are those of the jackknife over signs.
+How long a recipe takes is told by settings where nothing else ran beside it and the paper's recipe.
 Also before their runs, the batch and the rate of `cifar10-resnet18` became those that quality.py trains it with.
 
 `cifar10-resnet18-short` asks something else, how good ten epochs can be, and has no part in that rule. There the best
@@ -50,7 +51,7 @@ from normgate.data.sources import Data, Records, load, open_source
 from normgate.files import whole_file
 from normgate.training.splitting import divide_groups
 from provenance import at_once, commit, provenance, write
-from turns import turn
+from turns import Turn
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -69,7 +70,7 @@ class Variant:
     """A change to the paper's recipe.
 
     Attributes:
-        changes: settings of the recipe; those in `FACTORS` are factors.
+        changes: settings of the recipe; those in `FACTORS` are factors, and `averaging` is a share of the epochs.
         near: what was predicted: points that the norm's near AUROC gains over the paper's recipe.
         why: and why.
     """
@@ -96,7 +97,7 @@ VARIANTS = {
     "decay-double": Variant({"weight_decay": 2}, -1, "shared weights, and norms with them, are held smaller"),
     "warmup-short": Variant({"warmup": 0.03}, 0, "τ = 1 has small gradients, and warms up by itself"),
     "epochs-double": Variant({"epochs": 2}, 1, "norms have more time to grow"),
-    "averaging": Variant({"averaging": 3.0}, 0.5, "flatter minima"),
+    "averaging": Variant({"averaging": 0.05}, 0.5, "flatter minima"),
     "patterns": Variant({"patterns": 0.5}, 1, "background no longer counts as evidence; much more on probes"),
     "rotations": Variant({"rotations": 0.5}, 3, "features must know shapes, as in RotPred"),
     "radial": Variant({"radial": 0.5}, 1, "norms are told to fall for non-images; tens of points on probes"),
@@ -167,8 +168,12 @@ def recipe(setting: Setting, variant: Variant) -> normgate.Recipe:
     """The setting's recipe at τ = 1 with the variant's changes."""
     base = packs.recipe(setting.pack, **{"temperature": 1.0, **setting.recipe})
     own = {name: getattr(base, name) for name in FACTORS if name in variant.changes}
-    multiplied = {name: type(value)(round(value * variant.changes[name], 9)) for name, value in own.items()}
-    return normgate.Recipe(**{**base.to_dict(), **variant.changes, **multiplied})
+    changes = variant.changes | {
+        name: type(value)(round(value * variant.changes[name], 9)) for name, value in own.items()
+    }
+    if "averaging" in changes:
+        changes["averaging"] *= changes.get("epochs", base.epochs)
+    return normgate.Recipe(**{**base.to_dict(), **changes})
 
 
 def sets(pack: str, held: tuple[int, ...]) -> tuple[Records, dict[str, Data], Records, Records]:
@@ -232,13 +237,13 @@ def network(
 def measured(setting: Setting, variant: Variant, held: tuple[int, ...], hardware: normgate.Hardware) -> dict[str, Any]:
     """Train on the other classes and judge."""
     train, parts, known, unknown = sets(setting.pack, held)
-    with turn() as progress:
+    with Turn() as turn:
         gate = normgate.train(
             train,
             recipe=recipe(setting, variant),
             hardware=hardware,
             drop_duplicates=True,
-            progress=progress,
+            progress=turn,
             **parts,
             **setting.network,
         )
@@ -255,7 +260,7 @@ def measured(setting: Setting, variant: Variant, held: tuple[int, ...], hardware
         "magnitude": ranking[0],
         "images": {**gate.provenance["sets"], "known": len(known), "unknown": len(unknown)},
         "loss": log[-1]["loss"],
-        "seconds": sum(gate.provenance["sets"]["train"] / row["images_per_second"] for row in log),
+        "seconds": sum(gate.provenance["sets"]["train"] / row["images_per_second"] for row in log) - turn.waited,
     }
 
 
@@ -284,6 +289,8 @@ def main() -> None:
         for name, setting in SETTINGS.items():
             groups = f"{len(setting.held)} groups of classes held out in turn"
             print(f"{name:26} {setting.tier}  {groups}  {recipe(setting, VARIANTS['paper'])}")
+            for other, near in setting.near.items():
+                print(f"{'':26} {near:+5.1f}  {other}, here")
         return
     setting = SETTINGS[arguments.setting]
     os.environ["NORMGATE_COMMIT"] = commit()  # of all networks, whatever is committed while they train

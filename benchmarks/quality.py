@@ -28,7 +28,7 @@ from normgate import demo
 from normgate.collapse import geometry
 from normgate.data.sources import Data, Records, load, open_source
 from provenance import RESULTS, at_once, commit, write
-from turns import turn
+from turns import Turn
 
 FULL: dict[str, Any] = {"model": "resnet18"}
 SMALL: dict[str, Any] = {"image_size": 32}
@@ -145,7 +145,7 @@ def measured(name: str, seed: int, folder: Path, hardware: normgate.Hardware, ra
         note.write_text(json.dumps(how), encoding="utf-8")
     clock, started = speed.Clock(), time.perf_counter()
     trained = json.loads(note.read_text(encoding="utf-8")) if note.exists() else {"trained_by": "an earlier commit"}
-    with turn(clock) as progress:
+    with Turn(clock) as turn:
         gate = normgate.train(
             packs.train_data(run.pack),
             target,
@@ -154,7 +154,7 @@ def measured(name: str, seed: int, folder: Path, hardware: normgate.Hardware, ra
             hardware=hardware,
             resume=True,
             drop_duplicates=True,
-            progress=progress,
+            progress=turn,
             **{**packs.held_out(run.pack, seed), **held},
             **run.network,
         )
@@ -177,7 +177,7 @@ def measured(name: str, seed: int, folder: Path, hardware: normgate.Hardware, ra
         "recipe": packs.recipe(run.pack, **run.changes).to_dict(),
         "network": run.network,
         "precision": hardware.precision or ("bf16-mixed" if torch.cuda.is_available() else "32-true"),
-        "seconds": sum(gate.provenance["sets"]["train"] / row["images_per_second"] for row in log),
+        "seconds": sum(gate.provenance["sets"]["train"] / row["images_per_second"] for row in log) - turn.waited,
         "images": {**gate.provenance["sets"], "test": evaluation.images["id"]},
         "held_out": 0
         if run.all_images or run.pack == "demo"

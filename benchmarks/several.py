@@ -65,6 +65,8 @@ def main() -> None:
     parser.add_argument("--training", type=int, help="networks that train at a time; by default all")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="for all together")
     arguments = parser.parse_args()
+    if arguments.training is not None and arguments.training < 1:
+        parser.error("--training is at least 1: nothing would ever train")
     try:
         commands = [shlex.split(line) for line in sys.stdin if line.strip()]
     except ValueError as error:

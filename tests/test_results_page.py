@@ -136,6 +136,7 @@ def test_intervals_over_groups_of_classes(results_page: ModuleType) -> None:
     reach = 2 * np.std(list(own.values()), ddof=1) / math.sqrt(8) * stats.t.ppf(0.975, 7)
     assert results_page._reach_over_classes(pairs) == pytest.approx(reach, rel=1e-12)
     assert results_page._reach_over_classes({("a", "b"): 0.1}) == math.inf
+    assert results_page._reach_over_classes({("a", "b"): 0.1, ("a", "c"): 0.2}) == math.inf
 
 
 def test_all_pairs_stand_for_some_and_short_runs_for_none(results_page: ModuleType) -> None:
@@ -152,9 +153,11 @@ def test_all_pairs_stand_for_some_and_short_runs_for_none(results_page: ModuleTy
         ({}, r"\*\*By the rule better is the default recipe\*\*: better gains most, \+11.0"),
         ({"seconds": 4.4}, "By the rule better is"),
         ({"seconds": 6.0}, "it takes longer, and epochs-double was not run in every setting"),
+        ({"seconds": 6.0, "at_once": 2}, "how long it takes was not measured"),
+        ({"seconds": 4.4, "compiled": True}, "how long it takes was not measured"),
         ({"runs": BETTER["runs"][:1]}, "its gain, .10.5, is not above its interval"),
         ({"runs": [{**run, "accuracy": 0.88} for run in BETTER["runs"]]}, "it costs 2.0 points of accuracy"),
-        ({"recipe": {**BETTER["recipe"], "temperature": None}}, "stays the paper's.*worse gains most"),
+        ({"recipe": {**BETTER["recipe"], "temperature": None}}, "stays the paper's.*worse, the only candidate, gains"),
     ],
 )
 def test_the_rule_is_followed(changes: dict, said: str, results_page: ModuleType) -> None:
@@ -164,8 +167,10 @@ def test_the_rule_is_followed(changes: dict, said: str, results_page: ModuleType
     assert "asks for runs on two data sets" in results_page.verdict({"cifar10-slim": own, "cifar10-resnet18": own})
     assert "was not run in b yet" in results_page.verdict({"a": own, "b": {"better": BETTER}})
     strange = {**BETTER, "runs": [{**run, "held": ["another class"]} for run in BETTER["runs"]]}
-    assert "worse gains most" in results_page.verdict({"a": own, "b": {**own, "better": strange}})
+    assert "worse, the only candidate, gains" in results_page.verdict({"a": own, "b": {**own, "better": strange}})
     alone = {"paper": PAPER, "worse": WORSE}
+    said = results_page.verdict({"demo": alone, "cifar10-slim": own})
+    assert "worse, the only candidate, gains -1.0" in said
     assert "better" not in results_page.verdict({"demo": own, "cifar10-slim": alone})
 
 

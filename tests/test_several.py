@@ -23,7 +23,7 @@ sys.exit(int(code))
 TRAINING = """
 import os, pathlib, sys, time
 sys.path.insert(0, sys.argv[2])
-from turns import turn
+from turns import Turn
 folder = pathlib.Path(sys.argv[1])
 
 def touch(what):
@@ -34,7 +34,7 @@ def wait_for_both(what):
         time.sleep(0.02)
 
 alone = "NORMGATE_TURNS" in os.environ
-with turn() as progress:
+with Turn() as progress:
     progress("reading", 1, 2)
     touch("arrived")
     wait_for_both("arrived")
@@ -96,6 +96,11 @@ def test_all_that_is_well_is_well(tmp_path: Path) -> None:
     found = several(tmp_path, "CHILD a 0 0\nCHILD b 0 0\n", "--at-once", "2")
     assert found.returncode == 0
     assert {(tmp_path / name).read_text().split()[1] for name in "ab"} == {"2"}
+
+
+def test_nothing_would_ever_train(tmp_path: Path) -> None:
+    assert several(tmp_path, "CHILD a 0 0\n", "--at-once", "1", "--training", "0").returncode == 2
+    assert not (tmp_path / "a").exists()
 
 
 def test_a_line_that_is_no_command_is_refused_before_anything_runs(tmp_path: Path) -> None:

@@ -135,10 +135,10 @@ class Hardware:
 
 @contextlib.contextmanager
 def _without_hints() -> Iterator[None]:
-    """Without what Lightning tells of the precision that was chosen here, and of settings that only code can reach."""
+    """Without what Lightning tells for information: the precision that was chosen here, settings of code elsewhere."""
     logger = logging.getLogger("lightning_fabric.utilities.rank_zero")
     level = logger.level
-    logger.setLevel(logging.WARNING)
+    logger.setLevel(max(logging.WARNING, logger.getEffectiveLevel()))
     try:
         yield
     finally:

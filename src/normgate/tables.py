@@ -20,7 +20,6 @@ from normgate.data.names import printable
 from normgate.evaluation.figures import DEFINITIONS
 from normgate.evaluation.results import Evaluation
 from normgate.evaluation.writing import mean_name, shown_groups, spread_text, summary_lines
-from normgate.gate.folder import describe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -43,6 +42,8 @@ def print_gate(gate: Gate, folder: Path, *, as_json: bool = False) -> None:
     """What a gate is, what it promises and where it comes from."""
     calibration = gate.calibration
     if as_json:
+        from normgate.gate.folder import describe
+
         # JSON has no infinity: a threshold there accepts every image, or none but those at infinity.
         numbers = [value if math.isfinite(value) else None for value in calibration.thresholds.tolist()]
         print_json({**describe(gate), "thresholds": numbers, "calibration_images": calibration.n})

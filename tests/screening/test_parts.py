@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pyarrow as pa
@@ -28,7 +29,7 @@ from normgate.files import OutputError
 from normgate.judging import Chosen, choose_judge
 from normgate.screening import ScreeningError, running
 from normgate.screening.finished import Finished
-from normgate.screening.parts import MANIFEST
+from normgate.screening.parts import MANIFEST, Parts
 from normgate.screening.tables import part_files
 from samples import PREPROCESSING, random_records, small_network
 
@@ -317,6 +318,40 @@ def test_a_signal_at_any_sync_doubles_nothing(
         assert ids(target) == sorted(path.name for path in incoming.iterdir())
     else:
         raise AssertionError
+
+
+def test_a_signal_while_it_begins_leaves_nothing(tmp_path: Path) -> None:
+    """At every line of the beginning."""
+    begun = {Parts.__enter__.__code__, Parts._open.__code__}
+    target, schema = tmp_path / "v.parquet", pa.schema([("id", pa.string())])
+    for stop in range(1, 100):
+        lines = 0
+
+        def interrupted(frame: FrameType, event: str, _: object, stop: int = stop) -> Any:
+            nonlocal lines
+            if frame.f_code not in begun:
+                return None
+            lines += event == "line"
+            if lines == stop and event == "line":
+                raise KeyboardInterrupt
+            return interrupted
+
+        parts = Parts(target, {"a": 1}, schema, one_file=True, overwrite=False, part_rows=8)
+        try:
+            sys.settrace(interrupted)
+            parts.__enter__()
+        except KeyboardInterrupt:
+            assert list(tmp_path.iterdir()) == []
+        else:
+            assert lines < stop
+            break
+        finally:
+            sys.settrace(None)
+    else:
+        raise AssertionError
+    assert stop > 10
+    parts.__exit__(None, None, None)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_lists_of_paths_are_told_apart(incoming: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,5 +8,16 @@ from normgate.cli.using import export, inspect, scores, serve
 
 __all__ = ["DATA_FAILED", "DONE", "INTERNAL", "INTERRUPTED", "REJECTED", "USAGE", "app", "main", "run"]
 
-for command in (demo, train, calibrate, screen, evaluate, inspect, export, serve, figure, scores):  # as help lists them
-    app.command()(command)
+for _command in (
+    demo,
+    train,
+    calibrate,
+    screen,
+    evaluate,
+    inspect,
+    export,
+    serve,
+    figure,
+    scores,
+):  # as help lists them
+    app.command()(_command)

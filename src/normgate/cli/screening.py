@@ -186,7 +186,8 @@ def _told_of_parts(output: Path) -> "Iterator[None]":
     try:
         yield
     except BaseException:
-        if (folder := output.with_name(output.name + ".run")).exists():
+        folder = output.with_name(output.name + ".run")
+        if any(folder.glob("part-*")):
             message = f"the verdicts so far are kept in {folder}; the same command goes on with them"
             console.err.print(printable(message), style="yellow", soft_wrap=True)
         raise

@@ -60,6 +60,8 @@ class ImageError(NormgateError):
 class Fetchable(abc.ABC):
     """An image that is elsewhere."""
 
+    __slots__ = ()
+
     @abc.abstractmethod
     def fetch(self) -> bytes:
         """The bytes of its file, anew at each call.

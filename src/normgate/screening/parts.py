@@ -87,22 +87,21 @@ class Parts:
 
     def __enter__(self) -> Self:
         _check_own(self.folder)
-        with explained(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            try:
-                self._lock.acquire(timeout=0)
-            except Timeout as error:
-                raise ScreeningError(
-                    f"another run is writing {self.target}; wait for it, or name another output"
-                ) from error
-            try:
+        new = not self.folder.exists()
+        try:
+            with explained(self.folder):
+                self.folder.mkdir(parents=True, exist_ok=True)
+                self._take()
                 self._open()
-            except BaseException:
-                if self._begun:
-                    shutil.rmtree(self.folder, ignore_errors=True)
-                self._lock.release()
-                raise
-        return self
+            return self
+        except BaseException:
+            if self._lock.is_locked and (new or self._begun):
+                shutil.rmtree(self.folder, ignore_errors=True)
+            elif new:  # it is another run's, or empty
+                with contextlib.suppress(OSError):
+                    self.folder.rmdir()
+            self._lock.release()
+            raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -173,6 +172,14 @@ class Parts:
             replace_folder(self.folder, self.target)
             for file in (self.target / _LOCK, *self.target.glob("_paths-*")):
                 file.unlink(missing_ok=True)
+
+    def _take(self) -> None:
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout as error:
+            raise ScreeningError(
+                f"another run is writing {self.target}; wait for it, or name another output"
+            ) from error
 
     def _open(self) -> None:
         """Go on with what the manifest names, or begin anew, and remove what does not count."""
