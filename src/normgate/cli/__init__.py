@@ -8,16 +8,6 @@ from normgate.cli.using import export, inspect, scores, serve
 
 __all__ = ["DATA_FAILED", "DONE", "INTERNAL", "INTERRUPTED", "REJECTED", "USAGE", "app", "main", "run"]
 
-for _command in (
-    demo,
-    train,
-    calibrate,
-    screen,
-    evaluate,
-    inspect,
-    export,
-    serve,
-    figure,
-    scores,
-):  # as help lists them
+# In the order of the help.
+for _command in (demo, train, calibrate, screen, evaluate, inspect, export, serve, figure, scores):
     app.command()(_command)
