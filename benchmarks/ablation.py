@@ -135,7 +135,7 @@ class Setting:
 
 
 THREE_OF_TEN = ((0, 1, 2), (3, 4, 5), (6, 7, 8))
-SHORT = {
+PREDICTED_OF_SHORT_RUNS = {
     "tau-0.1": 3.0,  # learns faster, and norms have had no time anyway
     "tau-0.3": 3.0,
     "tau-learned": 1.0,
@@ -159,7 +159,7 @@ SETTINGS = {
         {"epochs": 10, "batch_size": 256, "learning_rate": 0.2},
         {"model": "resnet18"},
         "gpu",
-        SHORT,
+        PREDICTED_OF_SHORT_RUNS,
     ),
 }
 

@@ -154,23 +154,19 @@ def test_starting_from_weights(class_folders: Path, tmp_path: Path) -> None:
     assert tuned.provenance["log"][0]["loss"] < fresh.provenance["log"][0]["loss"]
 
 
-def test_lightning_says_nothing_of_settings_that_were_chosen_here() -> None:
-    logger, said = logging.getLogger("lightning_fabric.utilities.rank_zero"), []
-    handler = logging.Handler()
-    handler.emit = said.append  # type: ignore[method-assign]
-    level = logger.level
-    logger.addHandler(handler)
+def test_lightning_says_nothing_of_settings_that_were_chosen_here(caplog: pytest.LogCaptureFixture) -> None:
+    logger = logging.getLogger("lightning_fabric.utilities.rank_zero")
+    logger.addHandler(caplog.handler)  # Lightning's loggers do not propagate
     try:
-        logger.setLevel(logging.INFO)
-        Fabric(accelerator="cpu", precision="bf16-mixed")
-        assert said
-        said.clear()
-        pipeline.Hardware("cpu", precision="bf16-mixed").fabric()
-        assert not said
-        assert logger.level == logging.INFO
+        with caplog.at_level(logging.INFO, logger=logger.name):
+            Fabric(accelerator="cpu", precision="bf16-mixed")
+            assert caplog.records
+            caplog.clear()
+            pipeline.Hardware("cpu", precision="bf16-mixed").fabric()
+            assert not caplog.records
+            assert logger.level == logging.INFO
     finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
+        logger.removeHandler(caplog.handler)
 
 
 def test_bad_input_stops_before_training(class_folders: Path, tmp_path: Path) -> None:
