@@ -74,10 +74,11 @@ def page(found: Runs, variants: Variants, timed: list[dict[str, Any]]) -> str:
     parts = [HEAD, *_at_a_glance(found)]
     for pack, title in PACKS.items():
         own = {name: seeds for name, seeds in found.items() if seeds[0]["pack"] == pack}
-        networks = {_network(seeds[0]): None for seeds in own.values()}
-        for network in networks:
+        networks = {_network(seeds[0]): seeds[0]["network"] for seeds in own.values()}
+        for network, values in networks.items():
             same = {name: seeds for name, seeds in own.items() if _network(seeds[0]) == network}
-            parts += [f"## {title}" + (f": {network}" if len(networks) > 1 else ""), *_section(same)]
+            width = f" of width {values['width']}" if "width" in values else ""
+            parts += [f"## {title}" + (f": {values['model']}{width}" if len(networks) > 1 else ""), *_section(same)]
     parts += [*_speed(timed), *_ablations(variants)]
     return "\n\n".join(parts) + "\n"
 
