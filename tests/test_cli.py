@@ -153,6 +153,15 @@ def test_paths_on_standard_input(gate: Path, class_folders: Path, tmp_path: Path
     assert pq.read_metadata(tmp_path / "v.parquet").num_rows == 5
 
 
+@pytest.fixture
+def heard_ctrl_c() -> Iterator[None]:
+    """Where tests are started to ignore Ctrl-C, as background jobs are, their children would ignore it, too."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heard_ctrl_c")
 def test_ctrl_c_leaves_nothing_half_written(class_folders: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "normgate.cli", "train", str(class_folders), "-o", str(tmp_path / "g")]
     command += ["--epochs", "100000", "--batch-size", "8", "--alpha", "0.2", "--width", "2"]
@@ -197,6 +206,7 @@ def test_a_full_disk_is_said_and_leaves_nothing(
         assert not outputs.exists() or not list(outputs.iterdir())
 
 
+@pytest.mark.usefixtures("heard_ctrl_c")
 def test_a_killed_screening_leaves_nothing_under_the_name(gate: Path, class_folders: Path, tmp_path: Path) -> None:
     target = tmp_path / "verdicts.parquet"
     command = [sys.executable, "-m", "normgate.cli", "screen", str(gate), "-", "-o", str(target)]
