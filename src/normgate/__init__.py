@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from normgate.evaluation import Evaluation, evaluate
     from normgate.gate import Gate, Verdict, Verdicts
     from normgate.normalization import is_normalized, l2norm, remove_l2norm
-    from normgate.pipeline import Hardware, train
+    from normgate.pipeline import train
     from normgate.screening import screen
-    from normgate.training import Recipe
+    from normgate.training import Hardware, Recipe
 
 __version__ = "0.1.0"
 
@@ -44,7 +44,7 @@ _MODULES = {
     "Backbone": "backbones",
     "Evaluation": "evaluation",
     "Gate": "gate",
-    "Hardware": "pipeline",
+    "Hardware": "training",
     "NormgateError": "errors",
     "Preprocessing": "data.preprocessing",
     "ProbeWarning": "errors",

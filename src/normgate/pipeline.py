@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
-import logging
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -26,19 +23,18 @@ from normgate.gate.choosing import unfitted
 from normgate.gate.folder import foreign
 from normgate.normalization import l2norm
 from normgate.progress import silent
-from normgate.training import Recipe, fit
+from normgate.training import Hardware, Recipe, fit
 from normgate.training.geometry_log import GeometryLog, sample
 from normgate.training.images import ResidentImages, StreamedImages
 from normgate.training.objective import trained_on_probes
-from normgate.training.processes import agreed, check_same, noticing_loss, part_at_exit, patient
+from normgate.training.processes import agreed, check_same, noticing_loss, patient
 from normgate.training.reading import channel_statistics, check_enough, fingerprint, geometry, read, separated
 from normgate.training.run_folder import check_run, remove_leftover, run_folder, running
 from normgate.training.splitting import split
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from lightning_fabric import Fabric
+    import os
+    from collections.abc import Mapping
 
     from normgate.data.preprocessing import Preprocessing
     from normgate.data.sources import Data
@@ -49,100 +45,10 @@ if TYPE_CHECKING:
 
 FIT_ROWS = 50_000
 MOST_SEED = 2**63 - 1  # what every generator takes
-STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true")
 
 
 class PipelineError(NormgateError):
     """A gate cannot be trained from this data as asked."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Hardware:
-    """Where and how training runs; the defaults take what is there.
-
-    Attributes:
-        accelerator: `auto`, `cpu`, `cuda`, `mps`, …
-        devices: number of devices on each machine, a process each; they share a recipe's batch.
-        nodes: number of machines, each of which runs the same command with `MASTER_ADDR`, `MASTER_PORT` and `NODE_RANK`
-            set, or under a launcher (torchrun, Slurm).
-        strategy: `auto`, or a name of `STRATEGIES`: those of Lightning Fabric that keep the network whole.
-        precision: of Lightning Fabric; by default `bf16-mixed` on CUDA and `32-true` elsewhere.
-        compile: let torch.compile write the code of a training step.
-    """
-
-    accelerator: str = "auto"
-    devices: int | Literal["auto"] = 1
-    nodes: int = 1
-    strategy: str = "auto"
-    precision: str | None = None
-    compile: bool = False
-
-    def fabric(self) -> Fabric:
-        """A launched Fabric.
-
-        Raises:
-            PipelineError: there is no such device here, no such strategy or precision, or no way to the other machines.
-        """
-        from lightning_fabric import Fabric
-        from lightning_fabric.plugins.environments.lightning import LightningEnvironment
-        from lightning_fabric.utilities.exceptions import MisconfigurationException
-
-        if self.strategy not in STRATEGIES:
-            raise PipelineError(
-                f"the strategy {self.strategy!r} is not one of {', '.join(STRATEGIES)}: checkpoint and gate need "
-                "the whole network in one process"
-            )
-        precision = self.precision
-        if precision is None:
-            cuda = self.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
-            precision = "bf16-mixed" if cuda else "32-true"
-        try:
-            with _without_hints():
-                fabric = Fabric(
-                    accelerator=self.accelerator,
-                    devices=self.devices,
-                    num_nodes=self.nodes,
-                    strategy=self.strategy,
-                    precision=precision,  # type: ignore[arg-type]
-                )
-        except (RuntimeError, ValueError, TypeError, ImportError, MisconfigurationException) as error:
-            raise PipelineError(f"training cannot run as asked: {error} (--device, --devices, --precision)") from error
-        environment = getattr(fabric.strategy, "cluster_environment", None)
-        if self.nodes > 1 and isinstance(environment, LightningEnvironment):  # no launcher has set them
-            missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
-            if not {"NODE_RANK", "GROUP_RANK"} & os.environ.keys():
-                missing.append("NODE_RANK")
-            if missing:
-                raise PipelineError(
-                    f"{self.nodes} machines find each other by {', '.join(missing)}, which are not set: the address of "
-                    "the first machine, a free port there, and on each machine its number, 0 on the first"
-                )
-            number = os.environ.get("NODE_RANK", os.environ.get("GROUP_RANK", ""))
-            if not (number.isascii() and number.isdecimal() and int(number) < self.nodes):
-                raise PipelineError(
-                    f"NODE_RANK is the number of this machine, from 0 to {self.nodes - 1}, and not {number!r}: nobody "
-                    "would wait for it"
-                )
-        try:
-            with _without_hints():
-                fabric.launch()
-        except (torch.distributed.DistError, ValueError) as error:
-            raise PipelineError(f"the processes of this run do not find each other: {error}") from error
-        if fabric.world_size > 1:
-            part_at_exit()
-        return fabric
-
-
-@contextlib.contextmanager
-def _without_hints() -> Iterator[None]:
-    """Without what Lightning tells for information: the precision that was chosen here, settings of code elsewhere."""
-    logger = logging.getLogger("lightning_fabric.utilities.rank_zero")
-    level = logger.level
-    logger.setLevel(max(logging.WARNING, logger.getEffectiveLevel()))
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def train(
@@ -223,28 +129,7 @@ def train(
         check_output(target, overwrite=overwrite, foreign=foreign)
         check_run(run_folder(target), resume=resume, overwrite=overwrite)
 
-    source = open_source(data, labelled=True)
-    assert source.classes is not None  # open_source checked
-    classes = source.classes
-    loaded = load(source)
-    records = loaded.subset(row for row, record in enumerate(loaded) if record.label is not None)
-    # What is known to be unreadable (a damaged tar) has no label; reading the training images says so.
-    unlabelled = [record for record in loaded if record.label is None]
-    parts = split(
-        [str(record.label) for record in records],
-        [record.group for record in records] if any(record.group is not None for record in records) else None,
-        seed=seed,
-        alpha=false_alarm_rate,
-        hold_tuning=tuning is None,
-        hold_calibration=calibration is None,
-    )
-    sets = {
-        "train": Records([*records.subset(parts.train), *unlabelled], classes),
-        "tuning": records.subset(parts.tuning) if tuning is None else load(open_source(tuning, labelled=False)),
-        "calibration": records.subset(parts.calibration)
-        if calibration is None
-        else load(open_source(calibration, labelled=False)),
-    }
+    sets, classes = _sets(data, tuning, calibration, seed=seed, alpha=false_alarm_rate)
     # Further processes start here, and not before: what was wrong until now has been said once.
     hardware = hardware or Hardware()
     fabric = hardware.fabric()
@@ -362,6 +247,34 @@ def train(
             assert target is not None  # or there would be one process
             gate = Gate.load(target)
         return gate
+
+
+def _sets(
+    data: Data, tuning: Data | None, calibration: Data | None, *, seed: int, alpha: float
+) -> tuple[dict[str, Records], tuple[str, ...]]:
+    """Training, tuning and calibration images, held out of `data` where they are not given, and the classes."""
+    source = open_source(data, labelled=True)
+    assert source.classes is not None  # open_source checked
+    loaded = load(source)
+    records = loaded.subset(row for row, record in enumerate(loaded) if record.label is not None)
+    # What is known to be unreadable (a damaged tar) has no label; reading the training images says so.
+    unlabelled = [record for record in loaded if record.label is None]
+    parts = split(
+        [str(record.label) for record in records],
+        [record.group for record in records] if any(record.group is not None for record in records) else None,
+        seed=seed,
+        alpha=alpha,
+        hold_tuning=tuning is None,
+        hold_calibration=calibration is None,
+    )
+    sets = {
+        "train": Records([*records.subset(parts.train), *unlabelled], source.classes),
+        "tuning": records.subset(parts.tuning) if tuning is None else load(open_source(tuning, labelled=False)),
+        "calibration": records.subset(parts.calibration)
+        if calibration is None
+        else load(open_source(calibration, labelled=False)),
+    }
+    return sets, source.classes
 
 
 def _finished(target: Path, asked: Mapping[str, Any], digests: Mapping[str, tuple[bytes, ...]]) -> Gate:

@@ -224,7 +224,7 @@ def test_recipes_train(tmp_path: Path) -> None:
 TWO_PROCESSES = """
 import shutil, sys
 import normgate
-from normgate.pipeline import Hardware
+from normgate.training import Hardware
 
 photos, whole, resumed = sys.argv[1:]
 copied = []

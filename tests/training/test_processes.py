@@ -21,7 +21,7 @@ from PIL import Image
 
 import normgate
 from normgate import Gate, Recipe
-from normgate.pipeline import Hardware, PipelineError
+from normgate.training import Hardware
 from normgate.training.processes import ProcessError, agreed
 from normgate.training.run_folder import RunFolderError, running
 from samples import CLASSES
@@ -41,7 +41,7 @@ SCRIPT = """
 import atexit, json, sys
 import torch
 import normgate
-from normgate.pipeline import Hardware
+from normgate.training import Hardware
 
 atexit.register(lambda: print("together" if torch.distributed.is_initialized() else "parted"))
 
@@ -157,7 +157,7 @@ import sys
 from pathlib import Path
 import torch
 from normgate.errors import NormgateError, ToldError
-from normgate.pipeline import Hardware
+from normgate.training import Hardware
 from normgate.training.processes import ProcessError, agreed, check_same, noticing_loss, patient
 
 place, fabric = Path(sys.argv[1]), Hardware("cpu", devices=2).fabric()
@@ -238,11 +238,3 @@ def test_a_folder_that_not_all_machines_see_is_refused(tmp_path: Path, monkeypat
     ):
         pass
     assert not list(tmp_path.iterdir())
-
-
-def test_machines_that_cannot_find_each_other_are_told_how(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "GROUP_RANK"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
-    with pytest.raises(PipelineError, match="by MASTER_PORT, NODE_RANK, which are not set"):
-        Hardware("cpu", nodes=2).fabric()

@@ -123,7 +123,7 @@ def train(
     from normgate import console, pipeline
     from normgate.errors import NormgateError
     from normgate.tables import print_gate
-    from normgate.training import Recipe
+    from normgate.training import Hardware, Recipe
 
     changes = {
         "epochs": epochs,
@@ -158,7 +158,7 @@ def train(
             false_alarm_rate=alpha,
             by_class=by_class,
             seed=seed,
-            hardware=pipeline.Hardware(device or "auto", devices, nodes, strategy, precision, compiled),
+            hardware=Hardware(device or "auto", devices, nodes, strategy, precision, compiled),
             resume=resume,
             overwrite=overwrite,
             drop_duplicates=drop_duplicates,

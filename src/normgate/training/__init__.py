@@ -1,4 +1,4 @@
-"""Training: recipe, images, augmentation, the loop and its checkpoints."""
+"""Training: recipe, hardware, images, augmentation, the loop and its checkpoints."""
 
 from __future__ import annotations
 
@@ -6,12 +6,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from normgate.training.hardware import Hardware, HardwareError
     from normgate.training.loop import TrainingError, fit
     from normgate.training.recipe import RECIPES, Recipe
 
-__all__ = ["RECIPES", "Recipe", "TrainingError", "fit"]
+__all__ = ["RECIPES", "Hardware", "HardwareError", "Recipe", "TrainingError", "fit"]
 
-_MODULES = {"RECIPES": "recipe", "Recipe": "recipe", "TrainingError": "loop", "fit": "loop"}
+_MODULES = {
+    "RECIPES": "recipe",
+    "Hardware": "hardware",
+    "HardwareError": "hardware",
+    "Recipe": "recipe",
+    "TrainingError": "loop",
+    "fit": "loop",
+}
 
 
 def __getattr__(name: str) -> Any:

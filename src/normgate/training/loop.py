@@ -87,20 +87,10 @@ def fit(
     """
     count = len(images.labels)
     batch = min(recipe.batch_size, count)
-    if batch // fabric.world_size < 2:  # batch normalisation needs two
-        raise TrainingError(
-            f"{fabric.world_size} processes cannot share a batch of {batch} images, each needs two or more; "
-            "raise the batch size (--batch-size), or use fewer devices"
-        )
+    _check(recipe, batch, fabric.world_size, preprocessing.size, compiled)
     first, last = (batch * (fabric.global_rank + side) // fabric.world_size for side in (0, 1))
     steps_an_epoch = count // batch
     steps = recipe.epochs * steps_an_epoch
-    shift = round(recipe.shift * min(preprocessing.size))
-
-    if compiled and (recipe.radial or recipe.temperature_start):
-        raise TrainingError("a step with a radial loss or a moving temperature cannot be compiled; leave out --compile")
-    if recipe.rotations and preprocessing.size[0] != preprocessing.size[1]:
-        raise TrainingError(f"rotations need square images, not {preprocessing.size}; choose a recipe with rotations=0")
     objective = Objective(model, recipe, magnitude).to(fabric.device)
     sgd = torch.optim.SGD(
         objective.parameter_groups(),
@@ -118,13 +108,7 @@ def fit(
         modules["quarters"] = objective.quarters
     average = None
     if recipe.averaging:
-        if any(p.dtype in (torch.float16, torch.bfloat16) for p in model.parameters()):
-            raise TrainingError(
-                "averages move by less than weights of 16 bits can show; choose a mixed precision (--precision "
-                "bf16-mixed), or a recipe with averaging=0"
-            )
-        averaged = get_ema_multi_avg_fn(math.exp(-1 / (recipe.averaging * steps_an_epoch)))  # type: ignore[no-untyped-call]
-        average = modules["average"] = AveragedModel(model, multi_avg_fn=averaged, use_buffers=True)
+        average = modules["average"] = _average(model, recipe.averaging * steps_an_epoch)
     checkpoint_file = folder / "checkpoint.safetensors"
     log: list[dict[str, float | None]] = []
     with agreed(fabric):
@@ -139,17 +123,9 @@ def fit(
             started = time.perf_counter()
             torch.manual_seed(_mixed(seed, epoch, 2 * fabric.global_rank + 1))  # for dropout and rotations
             rng = np.random.default_rng([seed, epoch, 2 * fabric.global_rank + 2])  # for probes
-            # Every process draws the same order and moves, and takes its own share of each batch.
-            generator = torch.Generator().manual_seed(_mixed(seed, epoch, 0))
-            order = torch.randperm(count, generator=generator)[: steps_an_epoch * batch]
-            device = images.labels.device
-            moves = draw_moves(count, flip=recipe.flip, shift=shift, generator=generator).to(device)
-            patterns = None
-            if recipe.patterns:
-                patterns = Patterns.draw(
-                    count, share=recipe.patterns, size=preprocessing.size, generator=generator, device=device
-                )
-            mine = order.view(steps_an_epoch, batch)[:, first:last]
+            # Every process draws the same, and takes its own share of each batch.
+            order, moves, patterns = _draw(recipe, _mixed(seed, epoch, 0), images.labels, preprocessing.size)
+            mine = order[: steps_an_epoch * batch].view(steps_an_epoch, batch)[:, first:last]
             if (tau := recipe.temperature_at(epoch)) is not None:
                 set_temperature(model, tau)
             objective.train()
@@ -213,6 +189,44 @@ def fit(
         model.load_state_dict(average.module.state_dict())
     model.to(memory_format=torch.contiguous_format).eval()
     return log
+
+
+def _check(recipe: Recipe, batch: int, processes: int, size: tuple[int, int], compiled: bool) -> None:
+    """Refuse what cannot be trained so."""
+    if batch // processes < 2:  # batch normalisation needs two
+        raise TrainingError(
+            f"{processes} processes cannot share a batch of {batch} images, each needs two or more; "
+            "raise the batch size (--batch-size), or use fewer devices"
+        )
+    if compiled and (recipe.radial or recipe.temperature_start):
+        raise TrainingError("a step with a radial loss or a moving temperature cannot be compiled; leave out --compile")
+    if recipe.rotations and size[0] != size[1]:
+        raise TrainingError(f"rotations need square images, not {size}; choose a recipe with rotations=0")
+
+
+def _draw(
+    recipe: Recipe, seed: int, labels: torch.Tensor, size: tuple[int, int]
+) -> tuple[torch.Tensor, torch.Tensor, Patterns | None]:
+    """The order of an epoch, and how each image is moved and what it is mixed with, where its images are."""
+    generator = torch.Generator().manual_seed(seed)
+    count, device = len(labels), labels.device
+    order = torch.randperm(count, generator=generator)
+    moves = draw_moves(count, flip=recipe.flip, shift=round(recipe.shift * min(size)), generator=generator)
+    patterns = None
+    if recipe.patterns:
+        patterns = Patterns.draw(count, share=recipe.patterns, size=size, generator=generator, device=device)
+    return order, moves.to(device), patterns
+
+
+def _average(model: nn.Module, steps: float) -> AveragedModel:
+    """The weights of the last steps, about so many, averaged with ever smaller shares."""
+    if any(p.dtype in (torch.float16, torch.bfloat16) for p in model.parameters()):
+        raise TrainingError(
+            "averages move by less than weights of 16 bits can show; choose a mixed precision (--precision "
+            "bf16-mixed), or a recipe with averaging=0"
+        )
+    averaged = get_ema_multi_avg_fn(math.exp(-1 / steps))  # type: ignore[no-untyped-call]
+    return AveragedModel(model, multi_avg_fn=averaged, use_buffers=True)
 
 
 @contextlib.contextmanager
