@@ -22,6 +22,22 @@ def small_network(seed: int = 0) -> nn.Module:
     )
 
 
+class Overflowing(nn.Module):
+    """Infinite where all pixels of an image are alike, as a normalisation by contrast would be."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        spread = x.amax(dim=(1, 2, 3)) - x.amin(dim=(1, 2, 3))
+        return torch.where(spread > 0, x.flatten(1).T, torch.inf).T.unflatten(1, x.shape[1:])
+
+
+def overflowing_network() -> nn.Module:
+    """A `small_network` that gives no finite features for an image of one colour."""
+    return nn.Sequential(Overflowing(), *small_network())
+
+
+FLAT = np.zeros((8, 8, 3), np.uint8)
+
+
 def random_records(count: int, seed: int, labelled: bool = True) -> Records:
     """Images of noise, the same for the same seed, with the classes in turn."""
     rng = np.random.default_rng(seed)

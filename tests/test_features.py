@@ -26,7 +26,16 @@ from normgate.data.preprocessing import Preprocessing
 from normgate.data.sources import Record
 from normgate.features import FeatureError, FeatureExtractor, Features, concatenate, extract
 from normgate.taps import MagnitudeError, MagnitudeSpec
-from samples import CLASSES, PREPROCESSING, random_features, random_records, small_network
+from normgate.verdicts import NOT_FINITE
+from samples import (
+    CLASSES,
+    FLAT,
+    PREPROCESSING,
+    overflowing_network,
+    random_features,
+    random_records,
+    small_network,
+)
 
 PIXELS = np.stack([record.payload for record in random_records(10, 0)])
 
@@ -356,8 +365,25 @@ def test_nan_weights_are_an_error(network: nn.Module) -> None:
     extractor = FeatureExtractor(network, PREPROCESSING)
     with torch.no_grad():
         network[0].weight[0, 0, 0, 0] = float("nan")
-    with pytest.raises(FeatureError, match="NaN or infinite features for 3 of 3 images; its weights or"):
+    with pytest.raises(FeatureError, match="NaN or infinite features for 10 of 10 images; its weights or"):
+        extractor(PIXELS)
+    with pytest.raises(FeatureError, match=r"no image that can be read; the first of 3 errors: 0/0: .*NaN or infinite"):
         extract(extractor, random_records(3, 0))
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 8])
+def test_images_without_finite_features_are_listed(batch_size: int) -> None:
+    extractor = FeatureExtractor(overflowing_network(), PREPROCESSING)
+    records = [*random_records(3, 0), Record("flat", FLAT, "cat"), Record("bad", b"no image", "cat")]
+    extraction = extract(extractor, records, classes=CLASSES, batch_size=batch_size, digests=True)
+    assert extraction.errors[0] == ("flat", NOT_FINITE)
+    assert [name for name, _ in extraction.errors] == ["flat", "bad"]
+    plain = extract(extractor, random_records(3, 0), classes=CLASSES, batch_size=batch_size, digests=True)
+    assert extraction.features.digests == plain.features.digests
+    assert extraction.features.ids == plain.features.ids
+    assert extraction.features.labels is not None
+    assert extraction.features.labels.tolist() == [0, 1, 2]
+    torch.testing.assert_close(extraction.features.z, plain.features.z)
 
 
 @pytest.mark.parametrize("device", ["abacus", "cuda:77", "cpu:x"])

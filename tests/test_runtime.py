@@ -24,7 +24,16 @@ from normgate.export import ExportError, export
 from normgate.features import Features, Rows
 from normgate.files import OutputError
 from normgate.runtime import KEY, PortableGate, RuntimeFileError
-from samples import CLASSES, PREPROCESSING, random_features, random_records, small_network
+from normgate.verdicts import NOT_FINITE
+from samples import (
+    CLASSES,
+    FLAT,
+    PREPROCESSING,
+    overflowing_network,
+    random_features,
+    random_records,
+    small_network,
+)
 
 ROOT = Path(__file__).parent.parent
 IMAGES = [record.payload for record in random_records(33, 9)]
@@ -142,6 +151,17 @@ def test_batches_of_any_size_and_images_that_cannot_be_read(tmp_path: Path) -> N
     assert len(exported.judge(np.empty((0, 8, 8, 3), np.uint8))) == 0
     with pytest.raises(RuntimeFileError, match="cannot judge"):
         exported.judge(np.zeros((1, 9, 9, 3), np.uint8))
+
+
+def test_an_image_that_cannot_be_judged_costs_the_others_nothing(tmp_path: Path) -> None:
+    sets = {"calibration": random_records(40, 3), "classes": CLASSES}
+    export(Gate.calibrate(overflowing_network(), preprocessing=PREPROCESSING, **sets), tmp_path / "g.onnx")
+    exported = PortableGate.load(tmp_path / "g.onnx")
+    verdicts = exported([IMAGES[0], FLAT, b"no image", IMAGES[1]])
+    assert [verdicts.error[0], verdicts.error[1], verdicts.error[3]] == [None, NOT_FINITE, None]
+    assert (verdicts.label[1], verdicts[1].accepted, np.isnan(verdicts.score[1])) == (None, False, True)
+    np.testing.assert_allclose(verdicts.score[[0, 3]], exported(IMAGES[:2]).score, rtol=1e-5)
+    assert list(exported([FLAT]).error) == [NOT_FINITE]
 
 
 def test_no_torch_is_needed(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from normgate.errors import NormgateError
 from normgate.normalization import find_head, temperature, unwrap
 from normgate.progress import silent
 from normgate.taps import MagnitudeSpec, capture, find_magnitude, magnitude_at
+from normgate.verdicts import NOT_FINITE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -92,6 +93,11 @@ class Features:
     def u(self) -> torch.Tensor:
         """Directions `z / ‖z‖₂`, (N, D); a zero feature stays zero."""
         return F.normalize(self.z, dim=1)
+
+    @property
+    def finite(self) -> torch.Tensor:
+        """Which rows are finite numbers, (N,) bool."""
+        return torch.isfinite(self.z).all(dim=1) & torch.isfinite(self.logits).all(dim=1)
 
     @property
     def magnitude(self) -> torch.Tensor:
@@ -248,10 +254,30 @@ class FeatureExtractor:
         Raises:
             FeatureError: the network does not take such a batch, or a feature or logit is not finite.
         """
+        features = self.unchecked(images)
+        if not (finite := features.finite).all():
+            raise FeatureError(
+                f"the network gives NaN or infinite features for {int((~finite).sum())} of {len(finite)} images; "
+                "its weights or its preprocessing are broken"
+            )
+        return features
+
+    def read(self, batch: PixelBatch) -> tuple[PixelBatch, Features | None]:
+        """Features of a loaded batch, None without any; an image whose features are not finite counts as unreadable."""
+        if not len(batch.pixels):
+            return batch, None
+        features = self.unchecked(batch.pixels)
+        fine = features.finite.numpy()
+        if fine.all():
+            return batch, features
+        return batch.only(fine, NOT_FINITE), features.select(fine) if fine.any() else None
+
+    def unchecked(self, images: np.ndarray | torch.Tensor) -> Features:
+        """Features of a batch, whether they are finite or not; otherwise as a call."""
         batch = self._input(images)
         with _inference(self.model), _explained(batch):
             rows = self.rows(batch)
-        features = Features(
+        return Features(
             z=_host(rows.z),
             logits=_host(rows.logits),
             weight=_host(rows.weight),
@@ -261,13 +287,6 @@ class FeatureExtractor:
             m=None if rows.m is None else _host(rows.m),
             stage_norms=None if rows.stage_norms is None else _host(rows.stage_norms),
         )
-        finite = torch.isfinite(features.z).all(dim=1) & torch.isfinite(features.logits).all(dim=1)
-        if not finite.all():
-            raise FeatureError(
-                f"the network gives NaN or infinite features for {int((~finite).sum())} of {len(finite)} images; "
-                "its weights or its preprocessing are broken"
-            )
-        return features
 
     def rows(self, batch: torch.Tensor) -> Rows:
         """What a forward pass over a prepared batch (N, 3, H, W) shows, where the network is and with its graph."""
@@ -321,7 +340,10 @@ class Rows(Features):
 
 @dataclasses.dataclass(frozen=True)
 class Extraction:
-    """Features of the images that could be read, and `(id, message)` of those that could not."""
+    """Features of the images that could be read, and `(id, message)` of those that could not.
+
+    An image for which the network gives no finite features is among the latter.
+    """
 
     features: Features
     errors: tuple[tuple[str, str], ...]
@@ -355,7 +377,7 @@ def extract(
         progress: told how far the pass is.
 
     Raises:
-        FeatureError: no image can be read, a label is missing or is no class, or a feature is not finite.
+        FeatureError: no image can be read, or a label is missing or is no class.
     """
     parts: list[Features] = []
     errors: list[tuple[str, str]] = []
@@ -369,12 +391,13 @@ def extract(
         max_pixels=max_pixels,
         digests=digests,
     )
-    for batch in batches:
+    for loaded in batches:
+        batch, features = extractor.read(loaded)
         errors += [
             (record.id, error) for record, error in zip(batch.records, batch.errors, strict=True) if error is not None
         ]
-        if len(batch.pixels):
-            part = _labelled(extractor(batch.pixels), batch, numbers)
+        if features is not None:
+            part = _labelled(features, batch, numbers)
             # One copy of the head for all rows, not one a batch: it may weigh as much as the batch's features.
             parts.append(dataclasses.replace(part, weight=parts[0].weight, bias=parts[0].bias) if parts else part)
         done += len(batch.records)

@@ -19,7 +19,7 @@ from normgate.data.loading import load_batches
 from normgate.data.preprocessing import Preprocessing
 from normgate.data.sources import open_source
 from normgate.errors import NormgateError
-from normgate.verdicts import EMPTY, Verdicts, concatenate
+from normgate.verdicts import EMPTY, NOT_FINITE, Verdicts, concatenate
 
 if TYPE_CHECKING:
     from normgate.data.loading import PixelBatch
@@ -146,24 +146,29 @@ class PortableGate:
         """Verdicts on (N, H, W, 3) uint8 pixels of the input's size.
 
         Raises:
-            RuntimeFileError: the graph cannot judge them, or a score is not a number.
+            RuntimeFileError: the graph cannot judge them.
         """
         try:
             logits, score, p_value, accepted = self.session.run(list(OUTPUTS), {"pixels": pixels})
         except Exception as error:
             raise RuntimeFileError(f"the exported graph cannot judge {pixels.shape} pixels: {error}") from error
-        if not np.isfinite(score).all():
-            raise RuntimeFileError(f"{self.score} scores of {int((~np.isfinite(score)).sum())} images are not finite")
+        fine = np.isfinite(score) & np.isfinite(logits).all(axis=1)
+        if not fine.all():
+            own = self._verdicts(logits[fine], score[fine], p_value[fine], accepted[fine])
+            return own.among(("",) * len(pixels), [None if judged else NOT_FINITE for judged in fine])
+        return self._verdicts(logits, score, p_value, accepted)
+
+    def _verdicts(self, logits: np.ndarray, score: np.ndarray, p_value: np.ndarray, accepted: np.ndarray) -> Verdicts:
         predicted = logits.argmax(axis=1)
         odds = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
         return Verdicts(
-            id=("",) * len(pixels),
+            id=("",) * len(score),
             label=[self.classes[i] for i in predicted],
             probability=1 / odds.sum(axis=1),
             score=score,
             p_value=p_value,
             accepted=accepted,
-            error=[None] * len(pixels),
+            error=[None] * len(score),
         )
 
 

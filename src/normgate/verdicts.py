@@ -11,18 +11,22 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 
+NOT_FINITE = "the network gives NaN or infinite values for this image"
+"""The error of an image that can be read and cannot be judged."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Verdict:
     """What a gate says of one image.
 
     Attributes:
         id: name of the image.
-        label: predicted class; None where the image cannot be read.
+        label: predicted class; None where the image cannot be read or judged.
         probability: of that class, by the trained softmax.
         score: larger = more familiar.
         p_value: share of calibration images at most as familiar, this one counted in; in (0, 1].
-        accepted: whether the score passes the threshold; False where the image cannot be read.
-        error: why the image cannot be read; None where it can.
+        accepted: whether the score passes the threshold; False where the image cannot be read or judged.
+        error: why the image cannot be read or judged; None where it can.
     """
 
     id: str
@@ -40,12 +44,12 @@ class Verdicts:
 
     Attributes:
         id: N names.
-        label: N predicted classes, None where an image cannot be read.
-        probability: (N,) float64, NaN where an image cannot be read; so are score and p_value.
+        label: N predicted classes, None where an image has an error.
+        probability: (N,) float64, NaN where an image has an error; so are score and p_value.
         score: (N,) float64; larger = more familiar.
         p_value: (N,) float64 in (0, 1].
-        accepted: (N,) bool, False where an image cannot be read.
-        error: N messages, None where an image can be read.
+        accepted: (N,) bool, False where an image has an error.
+        error: N messages, None where an image can be read and judged.
     """
 
     id: Sequence[str]
@@ -77,8 +81,9 @@ class Verdicts:
         """These verdicts spread over all `ids`: those without an error are ours, in order."""
         rows = np.flatnonzero([error is None for error in errors])
         label: list[str | None] = [None] * len(ids)
-        for row, value in zip(rows, self.label, strict=True):
-            label[row] = value
+        said = list(errors)
+        for row, value, error in zip(rows, self.label, self.error, strict=True):
+            label[row], said[row] = value, error
 
         def spread(values: np.ndarray) -> np.ndarray:
             column = np.full(len(ids), np.nan)
@@ -94,7 +99,7 @@ class Verdicts:
             score=spread(self.score),
             p_value=spread(self.p_value),
             accepted=accepted,
-            error=list(errors),
+            error=said,
         )
 
 

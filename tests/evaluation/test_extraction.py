@@ -20,7 +20,8 @@ from normgate.evaluation import Evaluation, FeatureCache, evaluate
 from normgate.evaluation.extraction import Reader
 from normgate.features import Extraction, FeatureError, FeatureExtractor, Features, extract
 from normgate.progress import silent
-from samples import CLASSES, PREPROCESSING, random_records, small_network
+from normgate.verdicts import NOT_FINITE
+from samples import CLASSES, FLAT, PREPROCESSING, overflowing_network, random_records, small_network
 
 
 class Counting(FeatureExtractor):
@@ -28,9 +29,9 @@ class Counting(FeatureExtractor):
 
     images = 0
 
-    def __call__(self, pixels: torch.Tensor) -> Features:
-        self.images += len(pixels)
-        return super().__call__(pixels)
+    def unchecked(self, images: np.ndarray | torch.Tensor) -> Features:
+        self.images += len(images)
+        return super().unchecked(images)
 
 
 class Counted:
@@ -74,6 +75,17 @@ def folder(tmp_path: Path) -> Path:
 
 def flat(folder: Path) -> Any:
     return open_source(folder, labelled=False)
+
+
+def test_an_image_without_finite_features_is_an_error_that_is_kept(cache: FeatureCache, folder: Path) -> None:
+    Image.fromarray(FLAT).save(folder / "30.png")
+    network = overflowing_network()
+    plain = extract(FeatureExtractor(network, PREPROCESSING, search=False), flat(folder), batch_size=7)
+    assert ("30.png", NOT_FINITE) in plain.errors
+    counted = Counted(network)
+    for _ in range(2):
+        assert equal(counted.read(flat(folder), cache, 7), plain)
+        assert counted.images == 38
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 7, 16, 100])

@@ -26,7 +26,8 @@ from normgate.gate import GateError, Verdicts
 from normgate.gate.duplicates import DuplicateError
 from normgate.probes import PROBES
 from normgate.scores import ScoreError
-from samples import CLASSES, PREPROCESSING, random_records, small_network
+from normgate.verdicts import NOT_FINITE
+from samples import CLASSES, FLAT, PREPROCESSING, overflowing_network, random_records, small_network
 
 SLIM = normgate.Backbone("resnet18", 3, 2, 1, {"layers": [1, 1, 1, 1]})
 
@@ -47,6 +48,39 @@ def same(one: Verdicts, other: Verdicts) -> bool:
     return list(one.label) == list(other.label) and all(
         np.array_equal(getattr(one, name), getattr(other, name), equal_nan=name != "accepted") for name in columns
     )
+
+
+def test_an_image_that_cannot_be_judged_costs_the_others_nothing() -> None:
+    own = calibrated(overflowing_network())
+    images = pixels(6)
+    verdicts = own([images[0], FLAT, b"no image", *images[1:]])
+    assert [error is None for error in verdicts.error] == [True, False, False, *[True] * 5]
+    assert verdicts.error[1] == NOT_FINITE
+    assert verdicts[1].label is None
+    assert not verdicts[1].accepted
+    assert np.isnan([verdicts[1].score, verdicts[1].probability, verdicts[1].p_value]).all()
+    np.testing.assert_allclose(np.delete(verdicts.score, [1, 2]), own(images).score, rtol=1e-5)
+    prepared = torch.from_numpy(PREPROCESSING(np.stack([FLAT, images[0]])))
+    assert [error is None for error in own(prepared, preprocessed=True).error] == [False, True]
+    assert list(own([FLAT]).error) == [NOT_FINITE]
+
+
+def test_a_score_that_is_not_finite_is_the_error_of_its_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = calibrated()
+    before = own(pixels(3))
+    real = type(own.score)._score
+
+    def second_is_infinite(self: Any, features: Any) -> torch.Tensor:
+        values = real(self, features).clone()
+        values[1] = torch.inf
+        return values
+
+    monkeypatch.setattr(type(own.score), "_score", second_is_infinite)
+    after = own(pixels(3))
+    assert list(after.error) == [None, NOT_FINITE, None]
+    assert (np.delete(after.score, 1) == np.delete(before.score, 1)).all()
+    with pytest.raises(ScoreError, match="1 of 40 images are NaN or infinite"):
+        calibrated()
 
 
 # ------------------------------------------------------------------------------------------ any network

@@ -22,7 +22,8 @@ from normgate.data.preprocessing import Preprocessing
 from normgate.errors import NormgateError
 from normgate.files import OutputError
 from normgate.screening import ScreeningError, rejected_ids
-from samples import random_records, small_network
+from normgate.verdicts import NOT_FINITE
+from samples import FLAT, overflowing_network, random_records, small_network
 
 screen = functools.partial(normgate.screen, runtime="torch")  # bit-equal to the gate's own verdicts
 
@@ -50,6 +51,23 @@ def incoming(tmp_path: Path) -> Path:
     Image.fromarray(random_records(1, 5)[0].payload).save(root / "odd.png")
     os.rename(root / "odd.png", odd)  # noqa: PTH104
     return root
+
+
+@pytest.mark.parametrize("runtime", ["torch", "onnx"])
+def test_an_image_that_cannot_be_judged_has_a_row_with_an_error(runtime: str, incoming: Path, tmp_path: Path) -> None:
+    Image.fromarray(FLAT).save(incoming / "flat.png")
+    judge = Gate.calibrate(
+        overflowing_network(),
+        preprocessing=Preprocessing((8, 8)),
+        calibration=random_records(40, 3),
+        classes=["a", "b", "c"],
+    )
+    summary = normgate.screen(judge, incoming, tmp_path / "v.parquet", runtime=runtime, fdr=0.1)
+    assert (summary.images, summary.unreadable) == (33, 2)
+    rows = {row["id"]: row for row in pq.read_table(tmp_path / "v.parquet").to_pylist()}
+    assert rows["flat.png"]["error"] == NOT_FINITE
+    assert not rows["flat.png"]["accepted"]
+    assert [name for name, row in rows.items() if row["error"] is not None] == ["broken.png", "flat.png"]
 
 
 def test_rows_are_the_gates_verdicts(gate: Gate, incoming: Path, tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ from PIL import Image
 
 from normgate.data.loading import PixelBatch, load_batches
 from normgate.data.sources import Record
-from normgate.errors import NormgateError
 from normgate.serving import batching
 from normgate.serving.batching import BATCH, Batcher
 from normgate.serving.errors import Refused
@@ -44,11 +43,10 @@ class Judge:
         assert self.open.wait(30)
         self.sizes.append(len(batch.records))
         first = batch.pixels[:, 0, 0, 0].astype(float)
-        if (first == 13).any():
-            raise NormgateError("thirteen")
+        said = ["thirteen" if value == 13 else None for value in first]
         if (first == 99).any():
             raise MemoryError
-        own = Verdicts([""] * len(first), ["cat"] * len(first), first, first, first, first > 0, [None] * len(first))
+        own = Verdicts([""] * len(first), ["cat"] * len(first), first, first, first, first > 0, said)
         return own.among([record.id for record in batch.records], batch.errors)
 
 

@@ -44,6 +44,17 @@ class PixelBatch:
     errors: tuple[str | None, ...]
     digests: tuple[bytes, ...]
 
+    def only(self, fine: np.ndarray, error: str) -> PixelBatch:
+        """Those of the R images that are fine, (R,); the others have an error from here on."""
+        rows = np.flatnonzero(self.readable)
+        errors = list(self.errors)
+        for row in rows[~fine]:
+            errors[row] = error
+        readable = self.readable.copy()
+        readable[rows] = fine
+        digests = tuple(itertools.compress(self.digests, fine))
+        return PixelBatch(self.records, self.pixels[fine], readable, tuple(errors), digests)
+
 
 def default_workers() -> int:
     """Decoding threads by default: one for each core that this process may use, at most 8."""

@@ -81,8 +81,9 @@ class Reader:
         rows = _Rows()
         writable = True
         # One stream for all that is missing, so that decoding stays ahead of the network across chunks.
-        for batch in load_batches(self._missing(source, chunks, missing), self.extractor.preprocessing, **options):
-            rows.add(self.extractor(batch.pixels) if len(batch.pixels) else None, batch.errors)
+        for loaded in load_batches(self._missing(source, chunks, missing), self.extractor.preprocessing, **options):
+            batch, features = self.extractor.read(loaded)
+            rows.add(features, batch.errors)
             while missing and len(rows.errors) >= len(missing[0].ids):
                 chunk = missing.popleft()
                 chunk.entry = rows.take(len(chunk.ids))

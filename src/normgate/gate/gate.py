@@ -8,6 +8,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from normgate.calibration import Calibration, smallest_n
@@ -21,14 +22,13 @@ from normgate.gate.errors import GateError
 from normgate.gate.recognition import recognised
 from normgate.gate.sets import Reading, collect, digests, kept
 from normgate.progress import silent
-from normgate.verdicts import EMPTY, Verdicts
+from normgate.verdicts import EMPTY, NOT_FINITE, Verdicts
 from normgate.verdicts import concatenate as concatenate_verdicts
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Collection, Mapping, Sequence
 
-    import numpy as np
     from torch import nn
 
     from normgate.backbones import Backbone
@@ -267,16 +267,25 @@ class Gate:
     def judge_batch(self, batch: PixelBatch) -> Verdicts:
         """Verdicts on a batch of loaded images, the unreadable ones included."""
         ids = [record.id for record in batch.records]
-        own = self.judge(self.extractor(batch.pixels)) if len(batch.pixels) else EMPTY
+        own = self.judge(self.extractor.unchecked(batch.pixels)) if len(batch.pixels) else EMPTY
         return own.among(ids, batch.errors)
 
     def judge(self, features: Features, scores: np.ndarray | None = None) -> Verdicts:
-        """Verdicts on N images whose features are known, and their (N,) scores, if these are known, too."""
-        values = self.score(features).numpy() if scores is None else scores
-        probabilities, predicted = features.logits.double().softmax(dim=1).max(dim=1)
+        """Verdicts on N images whose features are known, and their (N,) scores, if these are known, too.
+
+        An image with features or a score that are not finite has an error, and costs the others nothing.
+        """
+        fine = features.finite.numpy()
+        values = scores
+        if values is None:
+            values = np.full(len(features), np.nan)
+            values[fine] = self.score.unchecked(features.select(fine)).numpy()
+        fine &= np.isfinite(values)
+        judged, values = features.select(fine), values[fine]
+        probabilities, predicted = judged.logits.double().softmax(dim=1).max(dim=1)
         index = predicted.numpy()
-        return Verdicts(
-            id=features.ids,
+        own = Verdicts(
+            id=judged.ids,
             label=[self.classes[i] for i in index],
             probability=probabilities.numpy(),
             score=values,
@@ -284,6 +293,7 @@ class Gate:
             accepted=self.calibration.accepts(values, index),
             error=[None] * len(index),
         )
+        return own.among(features.ids, [None if finite else NOT_FINITE for finite in fine])
 
     def shift_alarm(self, *, delta: float = 0.01, seed: int = 0) -> ShiftAlarm:
         """An alarm for a stream of this gate's scores; see `normgate.monitor`.
@@ -350,7 +360,7 @@ class Gate:
             raise GateError(f"preprocessed=True takes a float tensor of shape (N, 3, {height}, {width})")
         if batch_size < 1:
             raise GateError(f"batch_size is at least 1, not {batch_size}")
-        parts = [self.judge(self.extractor(part)) for part in torch.split(images, batch_size) if len(part)]
+        parts = [self.judge(self.extractor.unchecked(part)) for part in torch.split(images, batch_size) if len(part)]
         verdicts = concatenate_verdicts(parts or [EMPTY])
         return dataclasses.replace(verdicts, id=[f"tensor#{i}" for i in range(len(verdicts))])
 

@@ -86,12 +86,16 @@ class Score(abc.ABC):
         Raises:
             ScoreError: the score was not fitted, or a score is not a number.
         """
+        scores = self.unchecked(features)
+        _check_finite(scores, f"{self.name} scores")
+        return scores
+
+    def unchecked(self, features: Features) -> torch.Tensor:
+        """Scores, be they numbers or not; otherwise as a call."""
         if self.needs_fit and not self.state:
             raise ScoreError(f"{self.name} has not been fitted; call fit(training_features) first")
         with torch.inference_mode(), full_precision(), torch.autocast("cpu", enabled=False):
-            scores = self._score(features).double()
-        _check_finite(scores, f"{self.name} scores")
-        return scores
+            return self._score(features).double()
 
     def traced(self, features: Features) -> torch.Tensor:
         """The score in operations that take a whole batch of any size, for an exported graph; (N,) float64."""

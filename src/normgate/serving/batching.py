@@ -22,9 +22,7 @@ import numpy as np
 
 from normgate.data.decoding import declared_pixels
 from normgate.data.loading import PixelBatch, cores, default_workers, load_batches
-from normgate.errors import NormgateError
 from normgate.serving.errors import Refused
-from normgate.verdicts import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -33,6 +31,7 @@ if TYPE_CHECKING:
     from normgate.judging import Judge
     from normgate.serving.neighbours import Neighbour
     from normgate.serving.served import Served
+    from normgate.verdicts import Verdict
 
 BATCH = 128
 _TOGETHER = 16
@@ -254,10 +253,7 @@ class Batcher:
         served = jobs[0].served
         started = time.perf_counter()
         batch = _joined([job.batch for job in jobs if job.batch is not None])
-        try:
-            verdicts = list(judge.judge_batch(batch))
-        except NormgateError:  # one image, such as one with an infinite score, must not cost the others theirs
-            verdicts = [_judged_alone(judge, one) for one in _singles(batch)]
+        verdicts = list(judge.judge_batch(batch))
         seconds = time.perf_counter() - started
         with self._telling:
             self._told(served, verdicts, seconds)
@@ -282,8 +278,10 @@ def _is_large(record: Record) -> bool:
 def _answers(served: Served, job: _Job, verdicts: Sequence[Verdict]) -> list[Answer]:
     if not job.neighbours or served.neighbours is None or job.batch is None or not len(job.batch.pixels):
         return [Answer(verdict) for verdict in verdicts]
-    found = iter(served.neighbours.nearest(job.batch.pixels, job.neighbours))
-    near = [next(found) if fine else () for fine in job.batch.readable]
+    judged = [verdict.error is None for verdict in verdicts]
+    pixels = job.batch.pixels[np.array(judged)[job.batch.readable]]
+    found = iter(served.neighbours.nearest(pixels, job.neighbours) if len(pixels) else ())
+    near = [next(found) if fine else () for fine in judged]
     return [Answer(verdict, own) for verdict, own in zip(verdicts, near, strict=True)]
 
 
@@ -297,23 +295,3 @@ def _joined(batches: Sequence[PixelBatch]) -> PixelBatch:
         errors=tuple(error for batch in batches for error in batch.errors),
         digests=(),
     )
-
-
-def _singles(batch: PixelBatch) -> list[PixelBatch]:
-    row = 0
-    found = []
-    for i, fine in enumerate(batch.readable):
-        pixels = batch.pixels[row : row + int(fine)]
-        row += int(fine)
-        found.append(
-            PixelBatch(batch.records[i : i + 1], pixels, batch.readable[i : i + 1], batch.errors[i : i + 1], ())
-        )
-    return found
-
-
-def _judged_alone(judge: Judge, batch: PixelBatch) -> Verdict:
-    try:
-        return judge.judge_batch(batch)[0]
-    except NormgateError as error:
-        nothing = float("nan")
-        return Verdict(batch.records[0].id, None, nothing, nothing, nothing, False, str(error))
