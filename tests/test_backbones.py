@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+import normgate
 from normgate.backbones import Backbone, BackboneError, auto_stem, create, load_weights, stage_names
 
 
@@ -284,6 +285,19 @@ def test_wrapped_state_dicts_are_unwrapped(wrapping, trained, fresh, tmp_path):
     torch.save(WRAPPINGS[wrapping](trained.state_dict()), tmp_path / "weights.pt")
     assert load_weights(fresh, tmp_path / "weights.pt") == ()
     assert same(fresh, trained) == []
+
+
+def test_a_learned_temperature_is_part_of_a_network_that_is_used_as_it_was_trained(trained, fresh, tmp_path):
+    save_file(trained.state_dict(), tmp_path / "plain.safetensors")
+    learned = normgate.l2norm(trained, temperature="learned")
+    save_file(learned.state_dict(), tmp_path / "learned.safetensors")
+    assert load_weights(fresh, tmp_path / "learned.safetensors") == ()  # to be trained further, in its own way
+    with pytest.raises(BackboneError, match="a learned τ: pass --temperature learned"):
+        load_weights(fresh, tmp_path / "learned.safetensors", exact=True)
+    normgate.l2norm(fresh, temperature="learned")
+    assert load_weights(fresh, tmp_path / "learned.safetensors", exact=True) == ()
+    with pytest.raises(BackboneError, match="holds no learned τ: pass the number"):
+        load_weights(fresh, tmp_path / "plain.safetensors", exact=True)
 
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "weights.bin"])

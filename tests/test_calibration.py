@@ -18,6 +18,7 @@ from normgate.calibration import (
     benjamini_hochberg,
     expected_false_alarm_rate,
     false_alarm_band,
+    false_alarm_spread,
     p_values,
     rank,
     smallest_n,
@@ -217,6 +218,24 @@ class TestBand:
             false_alarm_band(0.05, 100, 10, level=99)
         with pytest.raises(CalibrationError, match="at least 19"):
             false_alarm_band(0.05, 18, 10)
+
+
+class TestSpread:
+    @given(st.floats(0.01, 0.6), st.integers(1, 3000), st.floats(0.5, 0.999))
+    def test_is_the_central_beta_interval(self, alpha: float, n: int, level: float) -> None:
+        if n < smallest_n(alpha):
+            return
+        k = rank(alpha, n)
+        expected = scipy.stats.beta.ppf([(1 - level) / 2, (1 + level) / 2], k, n + 1 - k)
+        np.testing.assert_allclose(false_alarm_spread(alpha, n, level), expected, atol=2e-9)
+
+    def test_narrows_with_images(self) -> None:
+        low, high = false_alarm_spread(0.05, 100_000)
+        assert 0.0485 < low < 0.05 < high < 0.0515
+        with pytest.raises(CalibrationError, match="at least 19"):
+            false_alarm_spread(0.05, 18)
+        with pytest.raises(CalibrationError, match="level of the spread"):
+            false_alarm_spread(0.05, 100, 1)
 
 
 class TestCalibration:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 from safetensors.torch import save_file
 
 import normgate
@@ -132,6 +133,35 @@ def test_exit_codes(gate: Path, class_folders: Path, tmp_path: Path, capsys: pyt
     assert run("screen", gate, class_folders, "-o", tmp_path / "c.parquet", "--fail-on-reject") in (0, 4)
     rejected = pq.read_table(tmp_path / "c.parquet")["accepted"].to_pylist().count(False)
     assert (run("screen", gate, class_folders, "-o", tmp_path / "d.parquet", "--fail-on-reject") == 4) == (rejected > 0)
+
+
+def test_what_is_left_out_is_said(class_folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    quick = ["--alpha", "0.2", "--width", "2", "--model-arg", "layers=[1,1,1,1]", "--epochs", "1", "--batch-size", "8"]
+    for number in range(12):
+        (class_folders / "cat" / f"broken{number:02d}.png").write_bytes(b"no image")
+    (class_folders / "owl" / "notes.txt").write_text("no image")
+    assert run("train", class_folders, "-o", tmp_path / "g", *quick) == 2
+    said = capsys.readouterr().err
+    assert "train images cannot be read" in said
+    assert said.count("cat/broken") <= 10
+    assert run("train", class_folders, "-o", tmp_path / "g", *quick, "--skip-unreadable") == 1
+    captured = capsys.readouterr()
+    assert "warning: " in captured.err
+    assert "cannot be read, and the gate is made without:" in captured.err
+    assert "1 other file skipped" in captured.out
+    (tmp_path / "new").mkdir()
+    for path in (class_folders / "dog").glob("*.png"):
+        with Image.open(path) as image:
+            image.rotate(90).save(tmp_path / "new" / path.name)
+    (tmp_path / "new" / "broken.png").write_bytes(b"no image")
+    arguments = ["calibrate", tmp_path / "g", tmp_path / "new", "-o", tmp_path / "h"]
+    assert run(*arguments, "--skip-unreadable", "--json") == 1
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["calibration_images"] == 20
+    assert "1 calibration image cannot be read" in captured.err
+    assert "broken.png: not an image" in captured.err
+    assert run("evaluate", tmp_path / "g", "--id", class_folders / "dog", "--ood", f"odd={tmp_path / 'new'}") == 1
+    assert "warning: id: " in capsys.readouterr().err
 
 
 def test_an_internal_error_is_three(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

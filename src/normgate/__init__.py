@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from normgate.backbones import Backbone
     from normgate.data.preprocessing import Preprocessing
     from normgate.data.sources import open_source
-    from normgate.errors import NormgateError, ProbeWarning
+    from normgate.errors import NormgateError, NormgateWarning, ProbeWarning
     from normgate.evaluation import Evaluation, evaluate
     from normgate.gate import Gate, Verdict, Verdicts
     from normgate.normalization import is_normalized, l2norm, remove_l2norm
@@ -25,6 +25,7 @@ __all__ = [
     "Gate",
     "Hardware",
     "NormgateError",
+    "NormgateWarning",
     "Preprocessing",
     "ProbeWarning",
     "Recipe",
@@ -46,6 +47,7 @@ _MODULES = {
     "Gate": "gate",
     "Hardware": "training",
     "NormgateError": "errors",
+    "NormgateWarning": "errors",
     "Preprocessing": "data.preprocessing",
     "ProbeWarning": "errors",
     "Recipe": "training",

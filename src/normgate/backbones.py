@@ -216,7 +216,9 @@ def stage_names(model: nn.Module) -> tuple[str, ...]:
 _TEMPERATURE = "log_temperature"
 
 
-def load_weights(model: nn.Module, path: str | os.PathLike[str], head: str | None = None) -> tuple[str, ...]:
+def load_weights(
+    model: nn.Module, path: str | os.PathLike[str], head: str | None = None, *, exact: bool = False
+) -> tuple[str, ...]:
     """Load weights from a safetensors file or a torch state dict (read without unpickling objects).
 
     Wrappers around the state dict (``state_dict``, ``model``) and prefixes of DDP and ``torch.compile`` are
@@ -226,17 +228,21 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str], head: str | Non
         model: the network to fill.
         path: the file.
         head: dotted name of the head; None asks timm's ``get_classifier()``.
+        exact: whether the network is used as it was trained: a learned temperature is then part of it. Otherwise it
+            belongs to how a network is trained, and either side may be without one.
 
     Returns:
         Names of the head's entries that keep their fresh values, because the file has no head or one of
         another size; empty where everything was loaded.
 
     Raises:
-        BackboneError: the file cannot be read, does not fit the model, or holds values that are not finite.
+        BackboneError: the file cannot be read, does not fit the model, or holds values that are not finite; or, with
+            `exact`, only one of them has a learned temperature.
     """
     own = model.state_dict()
     given = {_bare(name, own): value for name, value in _read(Path(path)).items()}
-    # A learned temperature belongs to how a network is trained: either side may be without one.
+    if exact:
+        _check_temperature(path, given, own)
     given = {name: value for name, value in given.items() if name in own or not name.endswith(_TEMPERATURE)}
     for name, value in given.items():
         if value.is_floating_point() and not value.isfinite().all():
@@ -263,6 +269,17 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str], head: str | Non
         raise BackboneError(f"{path} does not fit the model: {', '.join(problems[:6])}{more}")
     model.load_state_dict(given, strict=False)
     return kept
+
+
+def _check_temperature(path: str | os.PathLike[str], given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    stored, wanted = (any(name.endswith(_TEMPERATURE) for name in names) for names in (given, own))
+    if stored and not wanted:
+        raise BackboneError(f"{path} is of a network that was trained with a learned τ: pass --temperature learned")
+    if wanted and not stored:
+        raise BackboneError(
+            f"{path} holds no learned τ: pass the number that it was trained with (--temperature 1), or none if it was "
+            "trained without L2 normalisation"
+        )
 
 
 def _bare(name: str, own: Mapping[str, Tensor]) -> str:

@@ -7,8 +7,16 @@ class NormgateError(Exception):
     """Input or usage that stops the job; the message names the fix (exit code 2 on the command line)."""
 
 
-class ProbeWarning(UserWarning):
-    """Probes say that the score of a gate would miss outliers of some kind."""
+class NormgateWarning(UserWarning):
+    """What does not stop the job, and that a user must know (a line on standard error of the command line)."""
+
+
+class ProbeWarning(NormgateWarning):
+    """Probes say that the score of a gate would miss outliers of some kind, or there are none to say it."""
+
+
+class UnreadableWarning(NormgateWarning):
+    """Images that cannot be read were left out (exit code 1 on the command line)."""
 
 
 class ToldError(NormgateError):

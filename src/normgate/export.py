@@ -68,6 +68,12 @@ def export(gate: Gate, path: str | os.PathLike[str], *, overwrite: bool = False)
         OutputError: the file exists and `overwrite` is not set, or it cannot be written.
     """
     check_export(path, overwrite=overwrite)
+    parts = unwrap(gate.extractor.model).state_dict().values()
+    if other := {str(part.dtype) for part in parts if part.is_floating_point() and part.dtype != torch.float32}:
+        raise ExportError(
+            f"the network computes in {', '.join(sorted(other))} and a graph in float32, so that scores would differ "
+            "from those that the gate was calibrated with; calibrate network.float()"
+        )
     graph = GateGraph(gate).eval()
     height, width = gate.extractor.preprocessing.size
     example = torch.zeros(2, height, width, 3, dtype=torch.uint8)
@@ -141,6 +147,7 @@ def _about(gate: Gate) -> dict[str, Any]:
         "false_alarm_rate": calibration.alpha,
         "by_class": calibration.by_class,
         "calibration_images": calibration.n,
+        "warnings": gate.caveats,
     }
 
 

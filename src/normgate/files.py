@@ -99,8 +99,10 @@ def whole_folder(path: Path, *, foreign: Foreign, overwrite: bool = False) -> It
     try:
         with explained(path):
             yield partial
-            partial.chmod(0o777 & ~_umask())
+            mask = _umask()
+            partial.chmod(0o777 & ~mask)
             for file in partial.rglob("*"):
+                file.chmod((0o777 if file.is_dir() else 0o666) & ~mask)  # some libraries write for the owner alone
                 sync(file)
             replace_folder(partial, path)
     finally:

@@ -30,7 +30,7 @@ from normgate.training.objective import trained_on_probes
 from normgate.training.processes import agreed, check_same, noticing_loss, patient
 from normgate.training.reading import channel_statistics, check_enough, fingerprint, geometry, read, separated
 from normgate.training.run_folder import check_run, remove_leftover, run_folder, running
-from normgate.training.splitting import split
+from normgate.training.splitting import check_groups, split
 
 if TYPE_CHECKING:
     import os
@@ -274,6 +274,7 @@ def _sets(
         if calibration is None
         else load(open_source(calibration, labelled=False)),
     }
+    check_groups({name: (record.group for record in part) for name, part in sets.items()})
     return sets, source.classes
 
 

@@ -15,6 +15,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from normgate.calibration import false_alarm_spread
 from normgate.console import err, out, print_json
 from normgate.data.names import printable
 from normgate.evaluation.figures import DEFINITIONS
@@ -24,6 +25,7 @@ from normgate.evaluation.writing import mean_name, shown_groups, spread_text, su
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from normgate.calibration import Calibration
     from normgate.demo import DemoResult
     from normgate.evaluation import SeedSummary
     from normgate.gate import Gate, Verdict
@@ -66,9 +68,10 @@ def print_gate(gate: Gate, folder: Path, *, as_json: bool = False) -> None:
     table.add_row(
         "promise",
         f"rejects {calibration.expected_false_alarm_rate:.2%} of familiar images on average over calibration sets "
-        f"(at most {calibration.alpha:.2%}),\nif new ones come like the calibration images; "
+        f"(at most {calibration.alpha:.2%}){_spread(calibration)},\nif new ones come like the calibration images; "
         "pictures of one person, burst or scene are clustered, and it is then nominal",
     )
+    table.add_row("training", _training(gate))
     kept = {name: len(part) for name, part in gate.kept.items()}
     table.add_row(
         "keeps",
@@ -79,10 +82,31 @@ def print_gate(gate: Gate, folder: Path, *, as_json: bool = False) -> None:
         + " images; they derive from those images, share them as you would the images",
     )
     out.print(table)
-    if gate.probes is None:
-        out.print("not probed, for want of tuning images when it was made: what its score would miss is not known")
-    else:
+    if gate.probes is not None:
         print_probes(gate.probes, gate.score.name)
+    for line in gate.caveats:
+        out.print(f"warning: {line}", style="yellow", soft_wrap=True)
+
+
+def _spread(calibration: Calibration) -> str:
+    if calibration.by_class:
+        return ""
+    low, high = false_alarm_spread(calibration.alpha, calibration.n)
+    return f",\nand with {calibration.n} of them, in 19 cases of 20, from {low:.2%} to {high:.2%}"
+
+
+def _training(gate: Gate) -> str:
+    """How the network was normalised in training and, where it was trained here, with which recipe."""
+    from normgate.gate.folder import describe
+
+    tau = describe(gate)["network"]["temperature"]
+    said = "without L2 normalisation" if tau is None else f"L2 normalisation, τ {'' if tau == 'learned' else '= '}{tau}"
+    run = gate.provenance.get("run")
+    if run is None:
+        return said
+    recipe = run["recipe"]
+    images = gate.provenance["sets"]["train"]
+    return f"{said}; {recipe['epochs']} epochs over {images} images, batch {recipe['batch_size']}, seed {run['seed']}"
 
 
 def print_probes(report: ProbeReport, own: str) -> None:
@@ -109,8 +133,6 @@ def print_probes(report: ProbeReport, own: str) -> None:
     if report.uninformative and not report.too_few:
         names = ", ".join(report.uninformative)
         out.print(f"left out, since no score tells them from your images: {names}", soft_wrap=True)
-    for line in report.warnings(own):
-        out.print(f"warning: {line}", style="yellow", soft_wrap=True)
 
 
 def print_each_probe(report: ProbeReport, own: str) -> None:
@@ -204,6 +226,12 @@ def print_summary(summary: Summary, output: Path, rejected: Iterable[str] | None
     if summary.unreadable > len(summary.first_errors):
         more = summary.unreadable - len(summary.first_errors)
         err.print(f"… and {more} more; all are in the column 'error' of {output}", style="red")
+
+
+def print_skipped(count: int) -> None:
+    """How many files were not taken for images."""
+    if count:
+        out.print(f"{count} other file{'s' * (count != 1)} skipped, not named like images", soft_wrap=True)
 
 
 def print_written(path: Path) -> None:

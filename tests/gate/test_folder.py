@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,14 @@ from torch import nn
 import normgate
 from normgate import Gate, scores
 from normgate.data.preprocessing import Preprocessing
-from normgate.errors import NormgateError
+from normgate.errors import NormgateError, NormgateWarning, ProbeWarning
+from normgate.export import ExportError, export
 from normgate.features import Features
 from normgate.files import OutputError
 from normgate.gate import GateError, Verdicts
 from normgate.gate.folder import GateFolderError
 from normgate.normalization import is_normalized, temperature
+from normgate.verdicts import NOT_FINITE
 from samples import CLASSES, PREPROCESSING, random_records, small_network
 
 STAGED = ("norm_gain", "norm_profile")  # networks from timm tell their stages
@@ -476,10 +479,6 @@ MAGNITUDE = {"module": "layer1", "position": 10**9, "channels_last": True}
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (
-            tensor("network.safetensors", "fc.weight", lambda own: own * float("nan")),
-            r"NaN or infinite.* weights or its preprocessing",
-        ),
         (tensor("score.safetensors", "means", lambda own: own * float("nan")), "NaN or infinite"),
         (told("network", "magnitude", value=MAGNITUDE), "no magnitude vector"),
     ],
@@ -487,6 +486,45 @@ MAGNITUDE = {"module": "layer1", "position": 10**9, "channels_last": True}
 def test_what_cannot_be_computed_is_never_a_verdict(edit: Edit, message: str, folder: Path) -> None:
     with pytest.raises(NormgateError, match=message):
         asked(Gate.load(edited(folder, edit), device="cpu"))
+
+
+def test_a_network_of_nan_accepts_nothing(folder: Path) -> None:
+    edit = tensor("network.safetensors", "fc.weight", lambda own: own * float("nan"))
+    verdicts = asked(Gate.load(edited(folder, edit), device="cpu"))
+    assert set(verdicts.error) == {NOT_FINITE}
+    assert not verdicts.accepted.any()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_a_network_of_another_precision_comes_back_in_it(dtype: torch.dtype, tmp_path: Path) -> None:
+    sets = {"calibration": random_records(40, 3), "classes": CLASSES}
+    gate = Gate.calibrate(small_network().to(dtype), preprocessing=PREPROCESSING, **sets)
+    gate.save(tmp_path / "g")
+    again = Gate.load(tmp_path / "g", model=small_network(), device="cpu")
+    assert again.extractor.head.weight.dtype == dtype
+    assert (asked(again).score == asked(gate).score).all()
+    with pytest.raises(ExportError, match=r"computes in torch\.\w+ and a graph in float32"):
+        export(gate, tmp_path / "g.onnx")
+
+
+def test_files_of_a_gate_are_as_readable_as_their_folder(folder: Path) -> None:
+    usual = folder.parent / "usual"
+    usual.touch()
+    assert {file.stat().st_mode for file in folder.iterdir()} == {usual.stat().st_mode}
+
+
+def test_a_timm_network_that_cannot_be_rebuilt_is_told(tmp_path: Path) -> None:
+    network = timm.create_model("resnet10t", num_classes=3, global_pool="max")
+    sets = {"calibration": random_records(40, 3), "classes": CLASSES}
+    preprocessing = Preprocessing((32, 32), resize=32)
+    with pytest.warns(NormgateWarning, match=r"backbone=normgate\.Backbone"):
+        Gate.calibrate(network, preprocessing=preprocessing, **sets).save(tmp_path / "g")
+    backbone = normgate.Backbone("resnet10t", 3, args={"global_pool": "max"})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", NormgateWarning)
+        warnings.simplefilter("ignore", ProbeWarning)
+        Gate.calibrate(network, preprocessing=preprocessing, backbone=backbone, **sets).save(tmp_path / "h")
+    assert Gate.load(tmp_path / "h", device="cpu").backbone == backbone
 
 
 # ---------------------------------------------------------------------------------------------- damaged probes

@@ -375,7 +375,8 @@ def test_new_calibration_images() -> None:
 def test_new_training_images_refit_the_score_with_its_settings() -> None:
     gate = calibrated(score=scores.create("knn", k=3)).recalibrate(train=random_records(66, 13))
     assert gate.score.settings["k"] == 3
-    assert len(gate.score.state["bank"]) == len(gate.kept["train"]) == len(gate.digests["train"]) == 66
+    assert len(gate.score.state["bank"]) == len(gate.kept["train"]) == 66
+    assert len(gate.digests["train"]) == 60 + 66
     fresh = calibrated(train=random_records(66, 13), score=scores.create("knn", k=3))
     assert same(gate(pixels()), fresh(pixels()))
 
@@ -456,10 +457,21 @@ def test_new_training_images_give_way_to_calibration_images_that_stay() -> None:
     train = Records([*random_records(60, 13), *random_records(40, 3)[:3], random_records(30, 2)[0]], CLASSES)
     with pytest.raises(DuplicateError, match="1 in train and tuning, 3 in train and calibration"):
         gate.recalibrate(train=train, score="knn")
-    assert len(gate.recalibrate(train=train, score="knn", drop_duplicates=True).digests["train"]) == 60
+    assert len(gate.recalibrate(train=train, score="knn", drop_duplicates=True).kept["train"]) == 60
     # Calibration images that are new, too, are the later set.
     both = gate.recalibrate(random_records(40, 3), train=train, score="knn", drop_duplicates=True)
-    assert {name: len(part) for name, part in both.digests.items()} == {"train": 63, "tuning": 30, "calibration": 37}
+    assert {name: len(part) for name, part in both.digests.items()} == {"train": 123, "tuning": 30, "calibration": 37}
+
+
+def test_what_the_network_was_trained_on_never_calibrates_it() -> None:
+    """Be it that the score is fitted to other images since."""
+    gate = calibrated()
+    for options in ({}, {"train": random_records(60, 13)}):
+        with pytest.raises(DuplicateError, match="60 in train and calibration"):
+            gate.recalibrate(random_records(60, 1), **options)
+        gate = gate.recalibrate(train=random_records(60, 13))
+    own = [*random_records(60, 1)[:20], *random_records(40, 12)]
+    assert gate.recalibrate(Records(own), train=random_records(60, 14), drop_duplicates=True).calibration.n == 40
 
 
 def test_nothing_left_is_said() -> None:
@@ -488,8 +500,8 @@ def test_nothing_left_is_said() -> None:
         ({"classes": ["a", "b", "c"]}, FeatureError, "'cat', which is none of the 3 classes"),
         (
             {"tuning": [b"no image", *pixels(3)]},
-            GateError,
-            "1 tuning .*array#0: not an.*--skip-unreadable",
+            NormgateError,
+            r"(?s)1 tuning image cannot be read; .*--skip-unreadable.*array#0: not an",
         ),
         ({"tuning": [b"no image"], "skip_unreadable": True}, FeatureError, "no image that can be read"),
         ({"score": "nrom"}, ScoreError, "did you mean 'norm'"),

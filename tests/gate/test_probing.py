@@ -230,10 +230,13 @@ def test_a_blind_or_inverted_score_is_told() -> None:
     assert gate.probes.auroc["norm"]["flat/black"] == 1
 
 
-def test_nothing_is_said_without_reason() -> None:
-    with warnings.catch_warnings():
+def test_a_gate_without_probes_says_so() -> None:
+    with pytest.warns(ProbeWarning, match="not probed, for want of tuning images.*tuning=") as said:
+        gate = calibrated(tuning=None)
+    assert [str(warning.message) for warning in said] == gate.caveats
+    with warnings.catch_warnings():  # once, and not again with each new threshold
         warnings.simplefilter("error", ProbeWarning)
-        calibrated(tuning=None)
+        gate.recalibrate(false_alarm_rate=0.2)
 
 
 def test_the_choice_does_not_spend_the_promise() -> None:

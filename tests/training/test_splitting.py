@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from normgate.training.splitting import SplitError, divide_groups, split
+from normgate.training.splitting import SplitError, check_groups, divide_groups, split
 
 LABELS = ["a"] * 300 + ["b"] * 100
 
@@ -59,3 +59,9 @@ def test_images_without_a_group_are_groups_by_themselves() -> None:
     groups = [None if row < 150 else f"person {row // 10}" for row in range(200)]
     sizes = [len(split(labels, groups, seed=seed, alpha=0.1).calibration) for seed in range(20)]
     assert max(sizes) < 60
+
+
+def test_a_group_in_two_sets_is_refused() -> None:
+    check_groups({"train": ["ann", "bob", None], "tuning": [None, "cat"], "calibration": []})
+    with pytest.raises(SplitError, match=r"train and calibration images share groups \(ann, bob, cat and 1 more\)"):
+        check_groups({"train": ["dan", "cat", "bob", "ann"], "calibration": ["ann", "bob", "cat", "dan", "eve"]})

@@ -136,6 +136,32 @@ def false_alarm_band(alpha: float, n_calibration: int, n_test: int, level: float
     return low / n_test, high / n_test
 
 
+def false_alarm_spread(alpha: float, n: int, level: float = 0.95) -> tuple[float, float]:
+    """Where the false-alarm rate of a gate with n calibration images lies with probability `level`.
+
+    Over calibration sets, and without ties, that rate is spread as Beta(k, n+1−k) (Vovk 2012, as in
+    `false_alarm_band`); these are its (1−level)/2 and (1+level)/2 quantiles.
+
+    Raises:
+        CalibrationError: alpha or level is not in (0, 1), or n is too small.
+    """
+    k = rank(alpha, n)
+    check_share(level, "the level of the spread")
+    # Of n uniform numbers the k-th smallest is at most p where k or more of them are: a binomial tail.
+    j = np.arange(n + 1, dtype=np.float64)
+    log_choose = np.concatenate([[0.0], np.cumsum(np.log((n - j[:-1]) / j[1:]))])
+
+    def quantile(share: float) -> float:
+        low, high = 0.0, 1.0
+        while high - low > 1e-9:
+            rate = (low + high) / 2
+            tail = np.exp(log_choose + j * np.log(rate) + (n - j) * np.log1p(-rate))[k:].sum()
+            low, high = (rate, high) if tail < share else (low, rate)
+        return (low + high) / 2
+
+    return quantile((1 - level) / 2), quantile((1 + level) / 2)
+
+
 def check_share(value: float, what: str) -> None:
     """Refuse a rate that is not strictly between 0 and 1."""
     if not isinstance(value, int | float | np.number | Fraction) or not 0 < value < 1:

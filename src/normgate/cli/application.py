@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import io
+import os
 import signal
 import sys
 import warnings
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from normgate import __version__
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import FrameType
 
 app = typer.Typer(
@@ -63,21 +66,42 @@ def _ended(number: int, _: FrameType | None) -> None:
     sys.exit(128 + number)
 
 
+def _show(
+    shown: list[Warning | str], usual: Callable[..., None], message: Warning | str, category: type[Warning], *place: Any
+) -> None:
+    """Our own warnings as lines for people, of several processes once; those of others as ever."""
+    from normgate import console
+    from normgate.data.names import printable
+    from normgate.errors import NormgateWarning
+
+    if not issubclass(category, NormgateWarning):
+        usual(message, category, *place)
+    elif os.environ.get("LOCAL_RANK", "0") == "0":
+        shown.append(message)
+        text = "\n".join(map(printable, f"warning: {message}".splitlines()))
+        console.err.print(text, style="yellow", soft_wrap=True)
+
+
 def run(arguments: list[str]) -> int:
     """Run with these arguments and return the exit code."""
     from normgate import console
     from normgate.data.names import printable
-    from normgate.errors import NormgateError, ProbeWarning, ToldError
+    from normgate.errors import NormgateError, NormgateWarning, ProbeWarning, ToldError, UnreadableWarning
 
+    shown: list[Warning | str] = []
     try:
         with warnings.catch_warnings():
+            warnings.simplefilter("always", NormgateWarning)
             warnings.simplefilter("ignore", ProbeWarning)  # the commands print what it says
+            warnings.showwarning = functools.partial(_show, shown, warnings.showwarning)
             app(arguments)
     except SystemExit as exit_:
         if isinstance(exit_.__context__, BrokenPipeError):  # whoever read our output went away; Click ends with 1
             return DONE
         if exit_.code == INTERRUPTED:
             console.err.print("interrupted; no output was left half-written", style="yellow")
+        if exit_.code in (None, DONE) and any(isinstance(warning, UnreadableWarning) for warning in shown):
+            return DATA_FAILED
         return exit_.code if isinstance(exit_.code, int) else DONE
     except ToldError:
         return USAGE

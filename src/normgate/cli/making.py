@@ -122,7 +122,7 @@ def train(
 
     from normgate import console, pipeline
     from normgate.errors import NormgateError
-    from normgate.tables import print_gate
+    from normgate.tables import print_gate, print_skipped
     from normgate.training import Hardware, Recipe
 
     changes = {
@@ -138,8 +138,11 @@ def train(
     if twice := sorted(chosen.keys() & settings):
         raise NormgateError(f"{', '.join(twice)} is set twice: by an option of its own and by --set; leave one out")
 
+    sources: list[Source] = []
+
     def opened(place: str, labelled: bool) -> "Source":
-        return open_place(place, labelled, image_column, label_column, group_column)
+        sources.append(open_place(place, labelled, image_column, label_column, group_column))
+        return sources[-1]
 
     with console.progress_bars() as progress:
         gate = pipeline.train(
@@ -169,7 +172,10 @@ def train(
             max_pixels=max_pixels,
             progress=progress,
         )
-    rank_zero_only(print_gate)(gate, output, as_json=as_json)  # of several processes one speaks
+    said = rank_zero_only(print_gate)  # of several processes one speaks
+    said(gate, output, as_json=as_json)
+    if not as_json:
+        rank_zero_only(print_skipped)(sum(source.skipped for source in sources))
 
 
 def calibrate(
@@ -233,7 +239,7 @@ def calibrate(
     from normgate.files import check_output
     from normgate.gate import Gate
     from normgate.gate.folder import foreign
-    from normgate.tables import print_gate
+    from normgate.tables import print_gate, print_skipped
 
     if output is None:
         raise NormgateError("say where to write the new gate: -o FOLDER")
@@ -253,8 +259,13 @@ def calibrate(
     if len(calibration_images) > 1:
         raise NormgateError(f"{' and '.join(calibration_images)} are both calibration images; pass one of them")
 
+    sources: list[Source] = []
+
     def opened(place: str | None, labelled: bool) -> "Source | None":
-        return None if place is None else open_place(place, labelled, image_column, label_column, None)
+        if place is None:
+            return None
+        sources.append(open_place(place, labelled, image_column, label_column, None))
+        return sources[-1]
 
     with console.progress_bars() as progress:
         if model is None:
@@ -292,7 +303,7 @@ def calibrate(
                 preprocessing,
                 classes,
                 temperature,
-                calibration=open_place(images, False, image_column, label_column, None),
+                calibration=opened(images, False),
                 train=opened(train_data, True),
                 tuning=opened(tuning, False),
                 score=score or ("norm" if tuning is None else "auto"),
@@ -306,6 +317,8 @@ def calibrate(
             )
         new.save(output, overwrite=overwrite)
     print_gate(new, output, as_json=as_json)
+    if not as_json:
+        print_skipped(sum(source.skipped for source in sources))
 
 
 def _gate_of_network(
@@ -335,7 +348,7 @@ def _gate_of_network(
     tau = None if temperature is None else temperature_of(temperature)
     if tau is not None:
         l2norm(network, head=options["head"], temperature=tau)
-    if fresh := load_weights(network, weights, options["head"]):
+    if fresh := load_weights(network, weights, options["head"], exact=True):
         raise NormgateError(
             f"{weights} holds no head for {len(names)} classes ({', '.join(fresh)}); pass weights that were trained on "
             "these classes, or fine-tune with 'normgate train --weights'"

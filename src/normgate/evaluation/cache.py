@@ -9,7 +9,7 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from normgate.features import Features
 
 _ROWS = ("z", "logits", "m", "stage_norms")
+_DIGEST = 16  # bytes of an image's fingerprint
 # An entry, or one that a killed run left half-written; whatever else lies in the folder is not ours.
 _OWN = re.compile(r"[0-9a-f]{64}\.safetensors|\.[0-9a-f]{64}\.safetensors\.\w+\.partial\.safetensors")
 
@@ -45,6 +46,7 @@ class Entry:
 
     Attributes:
         rows: by name of `Features` attribute, a row for each of the R readable images, in order; empty where R is 0.
+            `digests` are (R, 16) uint8.
         errors: a message for each of the N images that cannot be read, None for the others.
     """
 
@@ -55,7 +57,17 @@ class Entry:
     def of(cls, features: Features | None, errors: Sequence[str | None]) -> Self:
         """The entry of N images; features of those that can be read, None if that is none."""
         found = {} if features is None else {name: getattr(features, name) for name in _ROWS}
+        if features is not None and features.digests is not None:
+            joined = bytearray(b"".join(features.digests))
+            found["digests"] = torch.frombuffer(joined, dtype=torch.uint8).view(-1, _DIGEST)
         return cls({name: value for name, value in found.items() if value is not None}, tuple(errors))
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """The rows as `Features` has them."""
+        digests = self.rows.get("digests")
+        own = None if digests is None else tuple(bytes(row) for row in digests.numpy())
+        return {**self.rows, "digests": own}
 
     def reordered(self, order: Sequence[int]) -> Self:
         """The entry of the same images in another order, given by their present numbers."""
@@ -83,9 +95,13 @@ class Entry:
             if readable == 0
             else shapes.get("z") == (readable, width)
             and shapes.get("logits") == (readable, outputs)
-            and set(shapes) <= set(_ROWS)
+            and set(shapes) <= {*_ROWS, "digests"}
             and all(len(shape) == 2 and shape[0] == readable for shape in shapes.values())
-            and all(value.dtype == torch.float32 and bool(value.isfinite().all()) for value in self.rows.values())
+            and shapes.get("digests", (readable, _DIGEST)) == (readable, _DIGEST)
+            and all(
+                value.dtype == (torch.uint8 if name == "digests" else torch.float32) and bool(value.isfinite().all())
+                for name, value in self.rows.items()
+            )
         )
 
 
@@ -136,7 +152,8 @@ class FeatureCache:
                 if metadata.get("key") != key:
                     return None
                 rows = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-            entry = Entry({name: rows[name] for name in rows if name in _ROWS}, tuple(json.loads(metadata["errors"])))
+            rows.pop("none", None)
+            entry = Entry(rows, tuple(json.loads(metadata["errors"])))
             if metadata["digest"] != entry.digest() or not entry.fits(count, width, outputs):
                 return None
             os.utime(path)  # used now

@@ -15,6 +15,7 @@ import torch
 
 from normgate.data.fetching import fetched, fetchers
 from normgate.data.loading import count, default_workers, load_batches
+from normgate.errors import NormgateWarning
 from normgate.evaluation.cache import Entry
 from normgate.evaluation.fingerprints import file_mark, image_digest, settings
 from normgate.features import Extraction, FeatureError, Features, class_numbers, concatenate, extract, unreadable
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from normgate.features import FeatureExtractor
     from normgate.progress import Progress
 
-_FORMAT = 1
+_FORMAT = 2
 _CHUNK_BYTES = 256 * 2**20  # of encoded images in memory: a chunk of large ones ends sooner
 
 
@@ -70,6 +71,7 @@ class Reader:
             "batch_size": self.batch_size,
             "workers": self.workers,
             "max_pixels": self.max_pixels,
+            "digests": True,
         }
         total, task = count(source), f"{name} images"
         if self.cache is None:
@@ -83,7 +85,7 @@ class Reader:
         # One stream for all that is missing, so that decoding stays ahead of the network across chunks.
         for loaded in load_batches(self._missing(source, chunks, missing), self.extractor.preprocessing, **options):
             batch, features = self.extractor.read(loaded)
-            rows.add(features, batch.errors)
+            rows.add(None if features is None else dataclasses.replace(features, digests=batch.digests), batch.errors)
             while missing and len(rows.errors) >= len(missing[0].ids):
                 chunk = missing.popleft()
                 chunk.entry = rows.take(len(chunk.ids))
@@ -142,7 +144,7 @@ class Reader:
         try:
             self.cache.write(chunk.key, chunk.entry.reordered(chunk.order))
         except OutputError as error:
-            warnings.warn(f"features are not cached any more: {error}", stacklevel=2)
+            warnings.warn(f"features are not cached any more: {error}", NormgateWarning, stacklevel=2)
             return False
         return True
 
@@ -164,7 +166,7 @@ class Reader:
             labels = [chunk.labels[i] for i in readable]
             parts.append(
                 Features(
-                    **dict[str, Any](chunk.entry.rows),
+                    **chunk.entry.columns,
                     weight=weight,
                     bias=bias,
                     temperature=temperature(self.extractor.model),

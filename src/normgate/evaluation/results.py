@@ -61,6 +61,8 @@ class Evaluation:
         outcome: what the gate promised and what happened; None without a gate.
         refused: scores that were not computed, with the reason.
         errors: `(set, id, message)` of each image that could not be read.
+        shared: `shared[set][other]`, number of images of a set that are in one of the gate's sets, too, or of an OoD
+            set that are in the ID set: figures of them say nothing of new images.
         seconds: wall-clock time.
         ids: names of the images, by set.
         values: `values[score][set]`, the score of each image, (N,) float64; the gate's score is always among them.
@@ -79,6 +81,7 @@ class Evaluation:
     outcome: GateOutcome | None
     refused: dict[str, str]
     errors: tuple[tuple[str, str, str], ...]
+    shared: dict[str, dict[str, int]]
     seconds: float
     ids: dict[str, tuple[str, ...]] = dataclasses.field(repr=False)
     values: dict[str, dict[str, np.ndarray]] = dataclasses.field(repr=False)

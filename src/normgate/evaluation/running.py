@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,9 @@ from normgate.calibration import false_alarm_band
 from normgate.data.decoding import DEFAULT_MAX_PIXELS
 from normgate.data.parquet import ParquetImages
 from normgate.data.sources import NoLabelsError, open_source
+from normgate.errors import NormgateWarning
 from normgate.evaluation.cache import FeatureCache
+from normgate.evaluation.disjoint import shared_images, shared_lines
 from normgate.evaluation.extraction import Reader
 from normgate.evaluation.figures import score_figures
 from normgate.evaluation.results import Evaluation, EvaluationError, GateOutcome
@@ -61,7 +64,8 @@ def evaluate(
 
     Args:
         gate: a gate, whose network, threshold and kept features are used; or a network, trained with `l2norm` or not.
-        id: test images of the known classes, labelled or not; used for neither training nor calibration.
+        id: test images of the known classes, labelled or not; used for neither training nor calibration. Images that
+            sets share all the same are counted under `shared` of the result, with a warning.
         ood: named sets of images that should be rejected.
         scores: names, scores with settings of their own (copies are fitted), one of either, or "all" that can be had.
             The gate's score is used as it was fitted in the gate.
@@ -119,6 +123,11 @@ def evaluate(
         source = open_known(data) if name == "id" else open_source(data, labelled=False)
         labelled = name == "id" and source.classes is not None
         extractions[name] = reader.read(source, names if labelled else None, name)
+    seen = {} if not isinstance(gate, Gate) else dict(gate.digests)
+    seen |= {name: part.features.digests or () for name, part in fitted.items()}
+    shared = shared_images(seen, {name: part.features.digests or () for name, part in extractions.items()})
+    for line in shared_lines(shared):
+        warnings.warn(line, NormgateWarning, stacklevel=2)
     return evaluate_features(
         gate if isinstance(gate, Gate) else None,
         {name: part.features for name, part in extractions.items()},
@@ -127,6 +136,7 @@ def evaluate(
         train=fitted["train"].features if "train" in fitted else None,
         tuning=fitted["tuning"].features if "tuning" in fitted else None,
         errors=[(name, *error) for name, part in {**fitted, **extractions}.items() for error in part.errors],
+        shared=shared,
         started=started,
         keep_features=keep_features,
         progress=progress,
@@ -142,6 +152,7 @@ def evaluate_features(
     train: Features | None = None,
     tuning: Features | None = None,
     errors: Sequence[tuple[str, str, str]] = (),
+    shared: Mapping[str, Mapping[str, int]] | None = None,
     started: float | None = None,
     keep_features: bool = False,
     progress: Progress = silent,
@@ -175,6 +186,7 @@ def evaluate_features(
         outcome=None if gate is None else _outcome(gate, features, values[gate.score.name], wrong),
         refused=refused,
         errors=tuple(errors),
+        shared={name: dict(others) for name, others in (shared or {}).items()},
         seconds=time.perf_counter() - started,
         ids={name: part.ids for name, part in features.items()},
         values=values,

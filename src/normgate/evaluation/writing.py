@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from normgate.evaluation.disjoint import shared_lines
 from normgate.evaluation.figures import DEFINITIONS
 from normgate.evaluation.results import Evaluation, EvaluationError
 from normgate.files import whole_file
@@ -125,7 +126,10 @@ def _csv(results: Evaluation | SeedSummary) -> str:
 
 
 def _markdown(results: Evaluation | SeedSummary) -> str:
-    parts = ["# Evaluation", "\n".join(f"- {line}" for line in summary_lines(results))]
+    lines = summary_lines(results)
+    if isinstance(results, Evaluation):
+        lines += shared_lines(results.shared)
+    parts = ["# Evaluation", "\n".join(f"- {line}" for line in lines)]
     seeds = not isinstance(results, Evaluation)
     for metric, definition in DEFINITIONS.items():
         if not results.sets or (metric in ("aurc_wrong", "aurc_both") and not results.aurc_wrong):

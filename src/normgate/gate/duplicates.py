@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING
 
-from normgate.errors import NormgateError
+from normgate.errors import NormgateError, NormgateWarning
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,16 +27,27 @@ def repeated(
 
     Args:
         digests: for each set of `ORDER` that there is, one fingerprint an image.
-        known: sets from before; those that are not replaced keep their images, and count as earlier.
+        known: sets from before; those that are not replaced keep their images, and count as earlier, as training images
+            do that are replaced.
     """
-    others = {name: own for name, own in (known or {}).items() if name not in digests}
-    earlier = {digest for own in others.values() for digest in own}
+    before = known or {}
+    earlier = {digest for name, own in before.items() if name not in digests for digest in own}
     rows: dict[str, list[int]] = {}
     for name in (name for name in ORDER if name in digests):
         own = digests[name]
         rows[name] = [row for row, digest in enumerate(own) if digest in earlier]
         earlier.update(own)
+        if name == "train":  # what the network has seen it has seen, whatever else a score is fitted to
+            earlier.update(before.get(name, ()))
     return rows
+
+
+def say_dropped(rows: Mapping[str, Sequence[int]]) -> None:
+    """Warn of images that are left out, by set, as `repeated` gives them."""
+    if said := [f"{len(own)} {name}" for name, own in rows.items() if own]:
+        warnings.warn(
+            f"left out, since an earlier set has them, too: {', '.join(said)} images", NormgateWarning, stacklevel=3
+        )
 
 
 def check(digests: Mapping[str, Sequence[bytes]]) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,7 +29,7 @@ from normgate import __version__, scores
 from normgate.backbones import Backbone
 from normgate.calibration import Calibration
 from normgate.data.preprocessing import Preprocessing
-from normgate.errors import NormgateError
+from normgate.errors import NormgateError, NormgateWarning
 from normgate.features import FeatureExtractor, Features
 from normgate.files import OutputError, names_in, whole_folder
 from normgate.gate.choosing import families
@@ -60,6 +61,14 @@ def save(gate: Gate, path: Path, *, overwrite: bool) -> None:
     """Write a gate; the folder appears whole or not at all."""
     if gate.score.name not in scores.names():
         raise GateFolderError(f"{gate.score.name} is no score of this package: such a gate cannot be loaded again")
+    if gate.backbone is None and type(unwrap(gate.extractor.model)).__module__.startswith("timm."):
+        warnings.warn(
+            "timm does not rebuild this network from its name and number of classes alone: pass Gate.calibrate(…, "
+            "backbone=normgate.Backbone(name, classes, args={…})) with what it was made with; without, only "
+            "Gate.load(path, model=network) reads this gate, and the command line does not",
+            NormgateWarning,
+            stacklevel=3,
+        )
     with whole_folder(path, foreign=foreign, overwrite=overwrite) as folder:
         try:
             _write(gate, folder)
@@ -162,8 +171,12 @@ def _assemble(
         remove_l2norm(model)
     if network["temperature"] is not None:
         l2norm(model, head=network["head"], temperature=network["temperature"])
+    weights = load_file(path / "network.safetensors")
+    for name, value in unwrap(model).state_dict(keep_vars=True).items():
+        if name in weights and value.is_floating_point():  # its scores are those of that precision
+            value.data = value.data.to(weights[name].dtype)
     try:
-        unwrap(model).load_state_dict(load_file(path / "network.safetensors"))
+        unwrap(model).load_state_dict(weights)
     except RuntimeError as error:
         raise GateFolderError(f"the weights in {path} do not fit the network: {error}") from error
     model.eval()

@@ -20,7 +20,7 @@ from normgate.features import FeatureExtractor, Features
 from normgate.gate.choosing import AUTO, choose, families, reprobed, unfitted
 from normgate.gate.errors import GateError
 from normgate.gate.recognition import recognised
-from normgate.gate.sets import Reading, collect, digests, kept
+from normgate.gate.sets import Reading, collect, digests, kept, merged
 from normgate.progress import silent
 from normgate.verdicts import EMPTY, NOT_FINITE, Verdicts
 from normgate.verdicts import concatenate as concatenate_verdicts
@@ -75,6 +75,16 @@ class Gate:
         """How images become the network's input."""
         return self.extractor.preprocessing
 
+    @property
+    def caveats(self) -> list[str]:
+        """In plain words, what its score would miss, as probes say, or that there were none."""
+        if self.probes is None:
+            return [
+                "not probed, for want of tuning images when it was made: what its score would miss is not known; pass "
+                "some (tuning=, --tuning)"
+            ]
+        return self.probes.warnings(self.score.name)
+
     @classmethod
     def calibrate(
         cls,
@@ -105,7 +115,8 @@ class Gate:
         """Make a gate from a trained network, trained with `l2norm` or not.
 
         Args:
-            model: any module with one linear head.
+            model: any module with one linear head. The gate keeps it, and no copy: to train it further, calibrate
+                `copy.deepcopy(model)`.
             calibration: images for the threshold and nothing else: a random sample of what will be screened, that the
                 network was not trained on.
             preprocessing: how images become the network's input.
@@ -145,8 +156,7 @@ class Gate:
         data = {"train": train, "tuning": tuning, "calibration": calibration}
         sets = collect(extractor, data, names, reading, {})
         fitted, report = choose(wanted, sets, trained_on=trained_on)
-        _warn(fitted, report)
-        return cls(
+        gate = cls(
             extractor=extractor,
             classes=names,
             score=fitted,
@@ -158,6 +168,8 @@ class Gate:
             provenance=told,
             trained_on_probes=trained_on,
         )
+        _warn(gate)
+        return gate
 
     def recalibrate(
         self,
@@ -210,9 +222,7 @@ class Gate:
             fitted, report = choose(wanted, sets, report, self.trained_on_probes)
         elif tuning is not None:
             report = reprobed(fitted, sets, self.trained_on_probes)
-        if report is not self.probes:
-            _warn(fitted, report)
-        return dataclasses.replace(
+        gate = dataclasses.replace(
             self,
             score=fitted,
             calibration=_threshold(fitted, sets["calibration"], alpha, self.classes if grouped else None)
@@ -220,8 +230,11 @@ class Gate:
             else dataclasses.replace(self.calibration, alpha=alpha),
             probes=report,
             kept={} if lean or not self.kept else kept(sets),
-            digests={**self.digests, **digests(new)},
+            digests=merged(self.digests, digests(new)),
         )
+        if report is not self.probes:
+            _warn(gate)
+        return gate
 
     def __call__(
         self,
@@ -388,8 +401,8 @@ def _plain(provenance: Mapping[str, Any]) -> dict[str, Any]:
     return copied
 
 
-def _warn(score: Score, report: ProbeReport | None) -> None:
-    if report is not None and (said := report.warnings(score.name)):
+def _warn(gate: Gate) -> None:
+    if said := gate.caveats:
         warnings.warn(". ".join(said), ProbeWarning, stacklevel=3)
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from normgate.data.loading import count
 from normgate.data.sources import open_source
+from normgate.data.unreadable import check_readable
 from normgate.features import extract
 from normgate.gate import duplicates
 from normgate.gate.errors import GateError
@@ -48,18 +49,21 @@ def collect(
         data: train, tuning and calibration images; None where there are none.
         classes: names of the classes, by class number.
         reading: how.
-        known: fingerprints of sets from before; no image may be in two sets, these included.
+        known: fingerprints of sets from before; no image may be in two sets, these included. Training images stay
+            known when others are given: the network has seen them.
 
     Raises:
-        GateError: images cannot be read.
+        UnreadableError: images cannot be read.
+        GateError: none is left of a set.
         DuplicateError: sets share images.
     """
     given = {name: images for name, images in data.items() if images is not None}
     sets = {name: _features(extractor, images, name, classes, reading) for name, images in given.items()}
     if reading.drop_duplicates:
         rows = duplicates.repeated(digests(sets), known)
+        duplicates.say_dropped(rows)
         sets = {name: part.without(rows[name]) for name, part in sets.items()}
-    duplicates.check({**known, **digests(sets)})
+    duplicates.check(merged(known, digests(sets)))
     if empty := [name for name, part in sets.items() if not len(part)]:
         raise GateError(
             f"every {empty[0]} image is in another set, too, and was left out; pass other {empty[0]} images"
@@ -80,6 +84,14 @@ def collect(
 def digests(sets: Mapping[str, Features]) -> dict[str, tuple[bytes, ...]]:
     """The fingerprints of each set that has any."""
     return {name: part.digests for name, part in sets.items() if part.digests is not None}
+
+
+def merged(known: Mapping[str, Sequence[bytes]], new: Mapping[str, Sequence[bytes]]) -> dict[str, tuple[bytes, ...]]:
+    """Fingerprints by set: new sets take the place of those from before, but for training images, which add up."""
+    found = {name: tuple(own) for name, own in {**known, **new}.items()}
+    if "train" in found:
+        found["train"] = tuple(dict.fromkeys((*known.get("train", ()), *new.get("train", ()))))
+    return found
 
 
 def kept(sets: Mapping[str, Features]) -> dict[str, Features]:
@@ -109,10 +121,5 @@ def _features(extractor: FeatureExtractor, data: Data, name: str, classes: Seque
         task=f"{name} images",
         progress=reading.progress,
     )
-    if extraction.errors and not reading.skip_unreadable:
-        first, message = extraction.errors[0]
-        raise GateError(
-            f"{len(extraction.errors)} {name} images cannot be read (the first: {first}: {message}); "
-            "mend or remove them, or pass --skip-unreadable (skip_unreadable=True) to go on without them"
-        )
+    check_readable(name, extraction.errors, skip=reading.skip_unreadable)
     return extraction.features

@@ -107,6 +107,11 @@ class ProbeReport:
             return list(self.auroc)
         return sorted(self.auroc, key=self.mean, reverse=True)
 
+    def best(self) -> str:
+        """The score with the best mean but for `NEVER_CHOSEN`, unless there is no other."""
+        ranking = self.ranking()
+        return next((name for name in ranking if name not in NEVER_CHOSEN), ranking[0])
+
     def blind(self, score: str) -> dict[str, float]:
         """The informative probes that a score does not see, with its AUROC; the inverted ones among them."""
         return {name: value for name in self.informative if (value := self.auroc[score][name]) < BLIND}
@@ -126,9 +131,7 @@ class ProbeReport:
         return dataclasses.replace(self, auroc=others, refused={**self.refused, score: reason})
 
     def choice(self) -> str:
-        """The score to use: the best mean, or `norm` where it is within a point of that and blind to nothing.
-
-        `NEVER_CHOSEN` ones are left out, unless there is no other.
+        """The score to use: the `best`, or `norm` where it is within a point of that and blind to nothing.
 
         Where no probe is informative, or tuning images are too few, there is nothing to choose by: `norm` if it can be
         had, else the first that can.
@@ -139,8 +142,7 @@ class ProbeReport:
         if not self.auroc:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in self.refused.items())
             raise ProbeError(f"no score can be had for this network: {reasons}")
-        ranking = self.ranking()
-        best = next((name for name in ranking if name not in NEVER_CHOSEN), ranking[0])
+        best = self.best()
         if SIMPLEST not in self.auroc:
             return best
         near = not self.informative or self.mean(SIMPLEST) >= self.mean(best) - MARGIN
@@ -174,7 +176,7 @@ class ProbeReport:
             )
         if blind:
             said.append(f"{score} is blind to {_listed(blind)}: it cannot tell such images from yours")
-        if (inverted or blind) and (best := self.ranking()[0]) != score:
+        if (inverted or blind) and (best := self.best()) != score:
             said.append(
                 f"over all probes {best} does best (mean AUROC {self.mean(best):.2f} against {self.mean(score):.2f})"
             )

@@ -13,6 +13,7 @@ from normgate.data.decoding import ImageError, decode
 from normgate.data.fetching import fetched, fetchers
 from normgate.data.loading import load_batches
 from normgate.data.preprocessing import Preprocessing
+from normgate.data.unreadable import check_readable
 from normgate.errors import NormgateError
 from normgate.gate import duplicates
 
@@ -29,7 +30,7 @@ _STATISTICS_ROWS = 10_000
 
 
 class ReadingError(NormgateError):
-    """There are images that cannot be read, or too few that can."""
+    """There are too few images that can be read."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -57,6 +58,7 @@ def separated(sets: Mapping[str, ImageSet], drop_duplicates: bool) -> dict[str, 
         duplicates.check(digests)
         return dict(sets)
     rows = duplicates.repeated(digests)
+    duplicates.say_dropped(rows)
     return {name: part.without(rows[name]) if rows[name] else part for name, part in sets.items()}
 
 
@@ -89,24 +91,18 @@ def read(
     keep = keep and len(source) * height * width * 3 <= RESIDENT_BYTES
     records: list[Record] = []
     digests: list[bytes] = []
-    errors: list[str] = []
+    errors: list[tuple[str, str]] = []
     kept: list[np.ndarray] = []
     for batch in load_batches(source, preprocessing, workers=workers, max_pixels=max_pixels, digests=True):
         records += [record for record, readable in zip(batch.records, batch.readable, strict=True) if readable]
         digests += batch.digests
         errors += [
-            f"{record.id}: {error}"
-            for record, error in zip(batch.records, batch.errors, strict=True)
-            if error is not None
+            (record.id, error) for record, error in zip(batch.records, batch.errors, strict=True) if error is not None
         ]
         if keep:
             kept.append(batch.pixels)
         progress(f"reading {name} images", len(records) + len(errors), len(source))
-    if errors and not skip:
-        raise ReadingError(
-            f"{len(errors)} {name} images cannot be read (the first: {errors[0]}); "
-            "mend or remove them, or pass --skip-unreadable (skip_unreadable=True) to go on without them"
-        )
+    check_readable(name, errors, skip=skip)
     return ImageSet(tuple(records), tuple(digests), np.concatenate(kept) if keep else None)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +12,7 @@ from normgate.calibration import smallest_n
 from normgate.errors import NormgateError
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Sequence
+    from collections.abc import Hashable, Iterable, Mapping, Sequence
 
 SHARE = 0.1
 LIMIT = 2_000
@@ -91,6 +92,25 @@ def split(
             "add images, or pass sets of their own (--tuning, --calibration)"
         )
     return Split(rest.tolist(), tuning.tolist(), calibration.tolist())
+
+
+def check_groups(groups: Mapping[str, Iterable[Hashable]]) -> None:
+    """Refuse sets that share a person or scene: images of one group are too alike to count as new ones.
+
+    Args:
+        groups: of each set, the groups of its images, None for an image by itself.
+
+    Raises:
+        SplitError: names two sets that share groups.
+    """
+    found = {name: {group for group in own if group is not None} for name, own in groups.items()}
+    for (one, first), (other, second) in itertools.combinations(found.items(), 2):
+        if shared := sorted(map(str, first & second)):
+            more = f" and {len(shared) - 3} more" if len(shared) > 3 else ""
+            raise SplitError(
+                f"{one} and {other} images share groups ({', '.join(shared[:3])}{more}), so that the threshold would "
+                "not hold for new ones; give each group to one set, or leave out --group-column"
+            )
 
 
 def divide_groups(groups: Sequence[Hashable], seed: int) -> tuple[list[int], list[int]]:

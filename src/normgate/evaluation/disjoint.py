@@ -1,0 +1,35 @@
+"""Whether the images of an evaluation are new ones: found by decoded content, whatever files they came from."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+
+def shared_images(
+    seen: Mapping[str, Sequence[bytes]], sets: Mapping[str, Sequence[bytes]]
+) -> dict[str, dict[str, int]]:
+    """For each evaluated set, how many of its images are in other sets, by the name of these; only what there is.
+
+    Args:
+        seen: fingerprints of train, tuning and calibration images.
+        sets: fingerprints of the evaluated images; the known ones are `id`, and unknown ones are compared with them.
+    """
+    found: dict[str, dict[str, int]] = {}
+    for name, own in sets.items():
+        others = {**seen, **({} if name == "id" else {"id": sets.get("id", ())})}
+        counts = {other: len(set(own) & set(theirs)) for other, theirs in others.items()}
+        if any(counts.values()):
+            found[name] = {other: count for other, count in counts.items() if count}
+    return found
+
+
+def shared_lines(shared: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """The same in words, a line a set."""
+    return [
+        f"{name}: {' and '.join(f'{count} are {other} images' for other, count in others.items())}, too; figures of "
+        "them say nothing of new images: take them out"
+        for name, others in shared.items()
+    ]
