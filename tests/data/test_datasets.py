@@ -131,6 +131,12 @@ def test_torchvision_reads_its_own_files(tmp_path):
         assert (np.asarray(decode(record.payload)) == digit[:, :, None]).all()
 
 
+@pytest.mark.parametrize("name", ["LSUN", "LSUNClass"])
+def test_what_would_unpickle_a_file_of_the_current_folder_is_refused(name):
+    with pytest.raises(SourceError, match="unpickles a file of the current folder"):
+        torchvision_images(f"{name}?root=.", labelled=True)
+
+
 def test_what_torchvision_does_not_have(tmp_path):
     with pytest.raises(SourceError, match=r"no data set 'CIFAR1O'; did you mean CIFAR10.* choose from: .*MNIST"):
         torchvision_images("CIFAR1O?root=x", labelled=True)

@@ -205,7 +205,8 @@ def calibrate(
     stem: Annotated[str, typer.Option(help="ResNets: 'standard', or stride 1 or 2.")] = "standard",
     weights: Annotated[Path | None, typer.Option(help="Its weights (safetensors or a torch state dict).")] = None,
     preprocessing: Annotated[
-        Path | None, typer.Option(help="Its preprocessing as JSON: size, resize, interpolation, mean, std.")
+        Path | None,
+        typer.Option(help="As JSON: size, resize, interpolation, mean, std, standardize."),
     ] = None,
     classes: Annotated[
         Path | None,

@@ -14,7 +14,7 @@ Images = Annotated[
 ]
 Output = Annotated[Path, typer.Option("-o", "--output", help="Where to write; appears whole or not at all.")]
 Alpha = Annotated[
-    float, typer.Option("--alpha", help="False-alarm rate: share of familiar images that may be rejected.")
+    float, typer.Option("--alpha", help="False-alarm rate: share of familiar images that may be rejected, on average.")
 ]
 ByClass = Annotated[bool, typer.Option("--by-class", help="A threshold for each predicted class.")]
 Lean = Annotated[bool, typer.Option("--lean", help="Keep no features in the gate.")]

@@ -78,13 +78,17 @@ class DatasetImages:
             raise NoLabelsError(f"the data set {self.name} gives no class with an image, but {label!r}")
 
 
+_UNPICKLING = ("LSUN", "LSUNClass")
+
+
 def torchvision_images(spec: str, *, labelled: bool) -> DatasetImages:
     """Open `NAME?root=DIR&train=false`: a class of `torchvision.datasets` and its arguments.
 
     Nothing is downloaded unless `download=true` is among them.
 
     Raises:
-        SourceError: there is no such data set or argument, or its files are missing.
+        SourceError: there is no such data set or argument, its files are missing, or it would unpickle what anybody may
+            have put there. (CIFAR's pickles are read once torchvision has found their known MD5.)
     """
     from torchvision import datasets
 
@@ -95,6 +99,11 @@ def torchvision_images(spec: str, *, labelled: bool) -> DatasetImages:
         close = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {close[0]}? " if close else ""
         raise SourceError(f"torchvision has no data set {name!r}; {hint}choose from: {', '.join(sorted(known))}")
+    if name in _UNPICKLING:
+        raise SourceError(
+            f"torchvision:{name} unpickles a file of the current folder, which could run code; save its images as "
+            "files, one folder a class"
+        )
     arguments = {key: _value(value) for key, value in parse_query(query).items()}
     parameters = {
         key: value

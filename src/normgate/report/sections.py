@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from normgate.collapse import explain
+from normgate.evaluation.disjoint import shared_lines
 from normgate.evaluation.figures import DEFINITIONS
 from normgate.evaluation.writing import mean_name, points, shown_groups
 from normgate.report import drawing
@@ -82,7 +83,8 @@ def promise_of_evaluation(gate: Gate, evaluation: Evaluation) -> dict[str, Any]:
         )
         note = f"of {evaluation.images[name]} unknown images rejected{auroc}"
         figures.append({"name": name, "value": share(rejected), "note": note})
-    return {"title": "What the gate promised, and what happened", "figures": figures, "lines": [_terms(gate)]}
+    lines = [_terms(gate), *shared_lines(evaluation.shared)]
+    return {"title": "What the gate promised, and what happened", "figures": figures, "lines": lines}
 
 
 def promise_of_screening(gate: Gate, summary: Summary) -> dict[str, Any]:
