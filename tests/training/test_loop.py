@@ -93,6 +93,9 @@ def test_every_precision_trains_and_goes_on(precision: str, tmp_path: Path) -> N
         recipe = dataclasses.replace(EVERYTHING, averaging=0.0)
     whole = fitted(tmp_path, recipe, **options)
     assert all(torch.isfinite(value).all() for value in whole.state_dict().values())
+    assert {value.dtype for value in whole.state_dict().values()} == {torch.float32, torch.int64}
+    trained_in = Checkpoint.load(tmp_path / "checkpoint.safetensors", {}).tensors["model.0.weight"].dtype
+    assert trained_in == {"64-true": torch.float64, "bf16-true": torch.bfloat16}.get(precision, torch.float32)
     stop_after = iter([False, False, True])
 
     def stop() -> dict[str, float | None]:

@@ -61,7 +61,7 @@ def fit(
     """Train a network in place and write a checkpoint and a CSV log after each epoch.
 
     Args:
-        model: with its head normalised or not; trained in place.
+        model: with its head normalised or not; trained in place, and left in float32.
         images: the training images.
         recipe: how to train.
         preprocessing: its normalisation is applied to the pixels.
@@ -187,7 +187,8 @@ def fit(
                         writing.finish()
     if average is not None:
         model.load_state_dict(average.module.state_dict())
-    model.to(memory_format=torch.contiguous_format).eval()
+    # Whatever it was trained in: float32 is what gates are calibrated, saved and loaded with.
+    model.to(dtype=torch.float32, memory_format=torch.contiguous_format).eval()
     return log
 
 
