@@ -96,3 +96,9 @@ def test_what_is_made_at_once_on_a_gpu_has_a_bound() -> None:
         many = inputs._together(batch_size, (side, side))
         assert 1 <= many <= inputs.TOGETHER
         assert many == 1 or many * batch_size * side * side * 3 <= inputs.VALUES
+
+
+@pytest.mark.parametrize("standardize", [False, True])
+def test_a_batch_of_no_images_is_empty(standardize: bool) -> None:
+    none = torch.empty(0, SIDE, SIDE, 3, dtype=torch.uint8)
+    assert network_input(none, Preprocessing((SIDE, SIDE), standardize=standardize)).shape == (0, 3, SIDE, SIDE)

@@ -50,7 +50,7 @@ def input_batches(
     device: torch.device,
     together: int | None = None,
 ) -> Iterator[Batch]:
-    """An epoch's batches in the order given.
+    """An epoch's batches in the order given; smaller or empty where images cannot be read any longer.
 
     Args:
         images: the training images.
@@ -95,6 +95,8 @@ def _together(batch_size: int, size: tuple[int, int]) -> int:
 def network_input(pixels: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:
     """What `Preprocessing.normalized` does, on the device: (N, H, W, 3) uint8 → (N, 3, H, W) float32."""
     x = pixels.permute(0, 3, 1, 2).float() / 255  # channels-last in memory, as the pixels are
+    if not len(x):
+        return x  # a batch of which no image can be read has no deviation
     if preprocessing.standardize:
         deviation = x.std(dim=(1, 2, 3), correction=0, keepdim=True).clamp_min(x[0].numel() ** -0.5)
         return (x - x.mean(dim=(1, 2, 3), keepdim=True)) / deviation

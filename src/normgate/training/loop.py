@@ -7,6 +7,7 @@ import csv
 import functools
 import math
 import time
+import warnings
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -144,17 +145,22 @@ def fit(
             for index, (x, labels, probes) in enumerate(batches):
                 for group in optimizer.param_groups:
                     group["lr"] = recipe.learning_rate_at(epoch * steps_an_epoch + index, steps)
-                with _compiling():
-                    loss, cross_entropy, logits = step(x, labels, probes)
-                    # Gradients are averaged over processes, whose shares may differ; the mean over the batch counts.
-                    fabric.backward(loss * (fabric.world_size / batch))
+                if len(labels) > 1:
+                    with _compiling():
+                        loss, cross_entropy, logits = step(x, labels, probes)
+                        # Averaged over processes, whose shares may differ; the mean over the batch counts.
+                        fabric.backward(loss * (fabric.world_size / batch))
+                    right = (logits.detach().argmax(dim=1) == labels).sum()
+                    sums += torch.stack([cross_entropy.detach(), right])
+                    seen += len(labels)
+                elif fabric.world_size > 1:
+                    _backward_of_nothing(step, objective, x, fabric)
+                else:
+                    continue
                 optimizer.step()
                 optimizer.zero_grad()
                 if average is not None:
                     average.update_parameters(model)
-                right = (logits.detach().argmax(dim=1) == labels).sum()
-                sums += torch.stack([cross_entropy.detach(), right])
-                seen += len(labels)
                 if index % 10 == 9:
                     progress("training", epoch * count + (index + 1) * batch, recipe.epochs * count)
             totals = fabric.all_reduce(torch.cat([sums, sums.new_tensor([seen])]), reduce_op="sum")
@@ -163,6 +169,12 @@ def fit(
             with agreed(fabric):
                 if not image_sum:
                     raise TrainingError("no training image can be read any longer; bring them back and pass --resume")
+                if (missing := steps_an_epoch * batch - int(image_sum)) and fabric.is_global_zero:
+                    warnings.warn(
+                        f"{missing} of {count} training images were left out of epoch {epoch + 1}: they cannot be read "
+                        "any longer, or were alone in their batch; bring back what is gone",
+                        stacklevel=2,
+                    )
                 loss_mean, accuracy = loss_sum / image_sum, right_sum / image_sum
                 row: dict[str, float | None] = {
                     "epoch": epoch + 1,
@@ -246,6 +258,17 @@ def _compiled(objective: Objective, fabric: Fabric) -> nn.Module:
     """Steps of small networks on one GPU are short: replaying them as CUDA graphs saves launching their kernels."""
     graphs = fabric.device.type == "cuda" and fabric.world_size == 1
     return cast("nn.Module", torch.compile(objective, mode="reduce-overhead" if graphs else None))
+
+
+def _backward_of_nothing(step: nn.Module, objective: Objective, x: torch.Tensor, fabric: Fabric) -> None:
+    """Take part in a step with no image of one's own: the other processes wait for gradients, and these are zero.
+
+    In evaluation mode, since a blank image is nothing that batch normalisation should learn from.
+    """
+    objective.eval()
+    loss = step(x.new_zeros(1, *x.shape[1:]), torch.zeros(1, dtype=torch.int64, device=x.device)).total
+    fabric.backward(0 * loss)
+    objective.train()
 
 
 def _mixed(seed: int, epoch: int, use: int) -> int:
