@@ -85,15 +85,21 @@ def test_a_stopped_run_ends_with_the_same_weights(recipe: Recipe, tmp_path: Path
     assert normgate.normalization.temperature(resumed) == 1.0
 
 
-@pytest.mark.parametrize("precision", ["64-true", "bf16-mixed", "bf16-true"])
+@pytest.mark.parametrize("precision", ["64-true", "bf16-mixed", "bf16-true", "16-mixed"])
 def test_every_precision_trains_and_goes_on(precision: str, tmp_path: Path) -> None:
-    options = {"fabric": Fabric(accelerator="cpu", precision=precision)}
+    def options() -> dict[str, Fabric]:
+        if precision != "16-mixed":
+            return {"fabric": Fabric(accelerator="cpu", precision=precision)}
+        # As on a GPU, but the scale changes within these few epochs.
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**20, growth_interval=2)
+        return {"fabric": Fabric(accelerator="cpu", plugins=[MixedPrecision(precision, "cpu", scaler=scaler)])}
+
     recipe = EVERYTHING
     if precision == "bf16-true":
         with pytest.raises(TrainingError, match=r"weights of 16 bits.*bf16-mixed.*averaging=0"):
-            fitted(tmp_path, EVERYTHING, **options)
+            fitted(tmp_path, EVERYTHING, **options())
         recipe = dataclasses.replace(EVERYTHING, averaging=0.0)
-    whole = fitted(tmp_path, recipe, **options)
+    whole = fitted(tmp_path, recipe, **options())
     assert all(torch.isfinite(value).all() for value in whole.state_dict().values())
     assert {value.dtype for value in whole.state_dict().values()} == {torch.float32, torch.int64}
     trained_in = Checkpoint.load(tmp_path / "checkpoint.safetensors", {}).tensors["model.0.weight"].dtype
@@ -107,8 +113,8 @@ def test_every_precision_trains_and_goes_on(precision: str, tmp_path: Path) -> N
 
     (tmp_path / "stopped").mkdir()
     with pytest.raises(StoppedError):
-        fitted(tmp_path / "stopped", recipe, measure=stop, **options)
-    assert same_weights(whole, fitted(tmp_path / "stopped", recipe, resume=True, **options))
+        fitted(tmp_path / "stopped", recipe, measure=stop, **options())
+    assert same_weights(whole, fitted(tmp_path / "stopped", recipe, resume=True, **options()))
 
 
 @pytest.mark.parametrize(

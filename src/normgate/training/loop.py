@@ -110,12 +110,13 @@ def fit(
     average = None
     if recipe.averaging:
         average = modules["average"] = _average(model, recipe.averaging * steps_an_epoch)
+    scaler = _scaler(fabric)
     checkpoint_file = folder / "checkpoint.safetensors"
     log: list[dict[str, float | None]] = []
     with agreed(fabric):
         if resume and checkpoint_file.exists():
             checkpoint = Checkpoint.load(checkpoint_file, run)
-            checkpoint.restore(modules, sgd)
+            checkpoint.restore(modules, sgd, scaler)
             log = checkpoint.log
     check_same(fabric, {"the checkpoints": len(log)}, f"let all machines see the same {folder}")
 
@@ -194,7 +195,7 @@ def fit(
                 log.append(row)
                 progress("training", (epoch + 1) * count, recipe.epochs * count, loss=loss_mean, accuracy=accuracy)
                 if fabric.is_global_zero:
-                    writing.begin(functools.partial(_save, Checkpoint.take(run, log, modules, sgd), folder))
+                    writing.begin(functools.partial(_save, Checkpoint.take(run, log, modules, sgd, scaler), folder))
                     if not _writes_beside(fabric.device) or epoch == recipe.epochs - 1:
                         writing.finish()
     if average is not None:
@@ -278,7 +279,12 @@ def _mixed(seed: int, epoch: int, use: int) -> int:
 
 def _fused(fabric: Fabric) -> bool:
     """One kernel for all weights; not with a scaler, which skips steps: of the first, momentum would stay unwritten."""
-    return fabric.device.type == "cuda" and getattr(fabric.strategy.precision, "scaler", None) is None
+    return fabric.device.type == "cuda" and _scaler(fabric) is None
+
+
+def _scaler(fabric: Fabric) -> torch.amp.GradScaler | None:
+    """What keeps gradients within the range of 16-bit floats, where these are used."""
+    return getattr(fabric.strategy.precision, "scaler", None)
 
 
 def _writes_beside(device: torch.device) -> bool:
