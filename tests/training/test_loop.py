@@ -308,6 +308,18 @@ def test_loss_that_is_no_number_is_an_error(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_weights_that_are_no_numbers_are_an_error_although_the_loss_is_one(tmp_path: Path) -> None:
+    network = normgate.l2norm(small_network())
+
+    def spoil(_: torch.Tensor) -> None:
+        network.state_dict()["0.weight"].fill_(math.inf)
+
+    network[0].bias.register_hook(spoil)  # once the loss is known; an epoch is one step
+    with pytest.raises(TrainingError, match=r"after epoch 1 weights .*: 0\.weight; choose another precision .*--lr"):
+        fitted(tmp_path, Recipe(epochs=2, batch_size=32), network=network)
+    assert not list(tmp_path.iterdir())
+
+
 def streamed(folder: Path, readable: range, preprocessing: Preprocessing) -> StreamedImages:
     """16 images of noise, of which some can be read."""
     rng = np.random.default_rng(0)

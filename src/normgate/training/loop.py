@@ -82,7 +82,7 @@ def fit(
         The log: for each epoch its loss, accuracy, learning rate and images per second.
 
     Raises:
-        TrainingError: the loss is not a number, or a batch is too small for the processes that share it.
+        TrainingError: the loss or a weight is not a number, or a batch is too small for the processes that share it.
         CheckpointError: the checkpoint belongs to another run.
         ToldError: another process failed.
     """
@@ -190,6 +190,7 @@ def fit(
                         f"(now {recipe.learning_rate:g}) or check the weights that it started from, and pass "
                         "--overwrite"
                     )
+                _check_weights(model, epoch + 1)
                 if measure is not None and fabric.is_global_zero:
                     row |= measure()
                 log.append(row)
@@ -216,6 +217,16 @@ def _check(recipe: Recipe, batch: int, processes: int, size: tuple[int, int], co
         raise TrainingError("a step with a radial loss or a moving temperature cannot be compiled; leave out --compile")
     if recipe.rotations and size[0] != size[1]:
         raise TrainingError(f"rotations need square images, not {size}; choose a recipe with rotations=0")
+
+
+def _check_weights(model: nn.Module, epoch: int) -> None:
+    """Refuse weights that training has spoiled: the loss need not have seen all of them."""
+    for name, weights in model.named_parameters():
+        if not torch.isfinite(weights).all():
+            raise TrainingError(
+                f"after epoch {epoch} weights of the network are not finite: {name}; choose another precision "
+                "(--precision) or a lower learning rate (--lr), and pass --overwrite"
+            )
 
 
 def _draw(
