@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 import dataclasses
 import math
 from typing import TYPE_CHECKING, ClassVar, Self
@@ -13,7 +14,7 @@ from normgate.errors import NormgateError
 from normgate.features import full_precision
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from normgate.features import Features
 
@@ -28,8 +29,8 @@ class Score(abc.ABC):
 
     A subclass is a dataclass: its fields are hyper-parameters (plain JSON values), what it learns from
     training features goes into `state` (named tensors), and it writes only the mathematics: `_score`, `_fit` where
-    it learns from training images (`needs_fit`), and `_scale` where it learns from tuning images (`needs_tuning`).
-    `needs_stages` says that it reads the norms of early stages.
+    it learns from training images (`needs_fit`), `_scale` where it learns from tuning images (`needs_tuning`), and
+    `_refusal` where it is not for every network. `needs_stages` says that it reads the norms of early stages.
     """
 
     needs_fit: ClassVar[bool] = False
@@ -68,7 +69,7 @@ class Score(abc.ABC):
         if features.labels is None:
             raise ScoreError(f"{self.name} is fitted class by class; pass training images with labels")
         _check_finite(features.z, "features")
-        with full_precision(), torch.autocast("cpu", enabled=False):
+        with _float32():
             self.state = {key: value.contiguous() for key, value in self._fit(features).items()}
             if self.needs_tuning and tuning is not None:
                 self.state |= self._scale(tuning)
@@ -94,7 +95,7 @@ class Score(abc.ABC):
         """Scores, be they numbers or not; otherwise as a call."""
         if self.needs_fit and not self.state:
             raise ScoreError(f"{self.name} has not been fitted; call fit(training_features) first")
-        with torch.inference_mode(), full_precision(), torch.autocast("cpu", enabled=False):
+        with torch.inference_mode(), _float32():
             return self._score(features).double()
 
     def traced(self, features: Features) -> torch.Tensor:
@@ -103,7 +104,8 @@ class Score(abc.ABC):
 
     def refusal(self, features: Features) -> str | None:
         """Why this score must not be offered for a network with such features; None where it may."""
-        return None
+        with torch.inference_mode(), _float32():
+            return self._refusal(features)
 
     @property
     def settings(self) -> dict[str, object]:
@@ -127,12 +129,23 @@ class Score(abc.ABC):
     def _scale(self, tuning: Features) -> dict[str, torch.Tensor]:
         raise NotImplementedError
 
+    def _refusal(self, features: Features) -> str | None:
+        """`refusal`, where there are features that the score is not made for."""
+        return None
+
     def _traced(self, features: Features) -> torch.Tensor:
         """`_score`, where its operations depend on the values of the features."""
         return self._score(features)
 
     @abc.abstractmethod
     def _score(self, features: Features) -> torch.Tensor: ...
+
+
+@contextlib.contextmanager
+def _float32() -> Iterator[None]:
+    """Products are taken in float32 at least, whatever is allowed around."""
+    with full_precision(), torch.autocast("cpu", enabled=False):
+        yield
 
 
 def _check_finite(values: torch.Tensor, what: str) -> None:
