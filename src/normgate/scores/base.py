@@ -37,6 +37,7 @@ class Score(abc.ABC):
     needs_tuning: ClassVar[bool] = False
     needs_stages: ClassVar[bool] = False
     savable: ClassVar[bool] = True
+    remedy: ClassVar[str] = "check the network's weights and the preprocessing"  # where scores are not finite
 
     name: str
     state: dict[str, torch.Tensor] = dataclasses.field(default_factory=dict, init=False, repr=False)
@@ -68,7 +69,7 @@ class Score(abc.ABC):
             )
         if features.labels is None:
             raise ScoreError(f"{self.name} is fitted class by class; pass training images with labels")
-        _check_finite(features.z, "features")
+        _check_finite(features.z, "features", Score.remedy)
         with _float32():
             self.state = {key: value.contiguous() for key, value in self._fit(features).items()}
             if self.needs_tuning and tuning is not None:
@@ -88,7 +89,7 @@ class Score(abc.ABC):
             ScoreError: the score was not fitted, or a score is not a number.
         """
         scores = self.unchecked(features)
-        _check_finite(scores, f"{self.name} scores")
+        _check_finite(scores, f"{self.name} scores", self.remedy)
         return scores
 
     def unchecked(self, features: Features) -> torch.Tensor:
@@ -148,12 +149,9 @@ def _float32() -> Iterator[None]:
         yield
 
 
-def _check_finite(values: torch.Tensor, what: str) -> None:
+def _check_finite(values: torch.Tensor, what: str, remedy: str) -> None:
     if math.isfinite(values.sum()):
         return  # a fast pass that says yes of nearly all
     if not torch.isfinite(values).all():
         count = int((~torch.isfinite(values)).reshape(len(values), -1).any(dim=1).sum())
-        raise ScoreError(
-            f"{what} of {count} of {len(values)} images are NaN or infinite; "
-            "check the network's weights and the preprocessing"
-        )
+        raise ScoreError(f"{what} of {count} of {len(values)} images are NaN or infinite; {remedy}")
