@@ -202,7 +202,7 @@ def fit(
     if average is not None:
         model.load_state_dict(average.module.state_dict())
     # Whatever it was trained in: float32 is what gates are calibrated, saved and loaded with.
-    model.to(dtype=torch.float32, memory_format=torch.contiguous_format).eval()
+    model.to(dtype=torch.float32).to(memory_format=torch.contiguous_format).eval()
     return log
 
 
