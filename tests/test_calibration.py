@@ -320,10 +320,10 @@ class TestCalibration:
 
 
 def step_up(p: list[float], q: float) -> float:
-    """Benjamini–Hochberg as the paper writes it, over ranked p-values."""
+    """Benjamini–Hochberg as the paper writes it, over ranked p-values; exact but for a rounding."""
     cut, m = 0.0, len(p)
     for i, value in enumerate(sorted(p), start=1):
-        if value <= q * (i / m):
+        if Fraction(value) <= Fraction(q) * i / m * (1 + Fraction(1, 2**50)):
             cut = value
     return cut
 
@@ -380,6 +380,19 @@ class TestFalseDiscoveries:
         # The mean is at most 0.2 · 90/100 = 0.18, here within three standard errors; most outliers are found.
         assert np.mean(shares) < 0.18 + 3 * np.std(shares) / math.sqrt(300)
         assert np.mean(found) > 0.7
+
+    @pytest.mark.parametrize("q", [Fraction(1, 100), Fraction(1, 20), Fraction(1, 10), Fraction(1, 5)])
+    def test_a_p_value_on_the_bound_is_rejected_and_the_next_is_not(self, q: Fraction) -> None:
+        """Of m p-values k are r/(n + 1) = q · k/m: equal in exact numbers, whatever their floats are."""
+        for lattice in (100, 500, 1000):
+            for m in (10, 50, 100, 1000):
+                for k in range(1, m + 1):
+                    r = q * Fraction(k, m) * lattice
+                    if r.denominator == 1 and r < lattice:
+                        p = np.repeat([int(r) / lattice, 1.0], [k, m - k])
+                        assert benjamini_hochberg(p, float(q)) == p[0]
+                        above = np.repeat([(int(r) + 1) / lattice, 1.0], [k, m - k])
+                        assert benjamini_hochberg(above, float(q)) == 0.0
 
     def test_nothing_to_reject(self) -> None:
         assert benjamini_hochberg([], 0.1) == RankHistogram(10).cut(0.1) == 0.0

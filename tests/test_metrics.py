@@ -585,6 +585,11 @@ class TestSelective:
         scores, wrong, weights = map(np.array, zip(*random.sample(images, len(images)), strict=True))
         assert aurc(scores, wrong, weights * 0.3) == pytest.approx(area, abs=1e-12)
 
+    def test_float32_weights_are_summed_in_float64(self) -> None:
+        rng = np.random.default_rng(0)
+        scores, wrong, weights = rng.normal(size=20_000), rng.random(20_000) < 0.2, rng.random(20_000, np.float32)
+        assert aurc(scores, wrong, weights) == aurc(scores, wrong, weights.astype(np.float64))
+
     @settings(deadline=None)
     @given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=1, max_size=40), st.integers(1, 40))
     def test_the_risk_at_a_coverage_is_that_of_the_first_to_reach_it(

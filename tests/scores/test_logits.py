@@ -28,10 +28,37 @@ def test_msp_resolves_what_a_probability_rounds_to_one() -> None:
         assert value == pytest.approx(-2 * math.exp(-gap), rel=1e-12)
 
 
+@pytest.mark.parametrize("name", ["msp", "entropy", "gen"])
+def test_no_gap_is_too_large_to_keep_the_order(name: str) -> None:
+    """Above 0 the score is by how much the logarithm of what is left is below that of the smallest normal float64."""
+    gaps = [600.0, 700.0, 708.0, 712.0, 720.0, 744.0, 746.0, 1e3, 7e3, 7.4e3, 8e3, 1e5, 2.0**100]
+    values = scores.create(name)(with_logits(*([gap, 0.0, 0.0] for gap in gaps)))
+    assert (values.diff() > 0).all()
+    logarithms = {
+        "msp": lambda gap: math.log(2) - gap,
+        "entropy": lambda gap: math.log(2 * (gap + 1)) - gap,
+        "gen": lambda gap: math.log(2**0.1 + 2) - 0.1 * gap,
+    }
+    for value, gap in zip(values.tolist(), gaps, strict=True):
+        log_left = logarithms[name](gap)
+        exact = -math.exp(log_left) if log_left >= math.log(2**-1022) else math.log(2**-1022) - log_left
+        assert value == pytest.approx(exact, rel=1e-11, abs=0)
+
+
+@pytest.mark.parametrize("scale", [1.0, 30.0, 300.0, 3000.0])
+def test_msp_has_the_order_of_the_log_odds_at_any_scale(scale: float) -> None:
+    features = dataclasses.replace(QUERY, logits=scale * QUERY.logits)
+    ranked = features.logits.double().sort(dim=1, descending=True).values
+    odds = torch.logsumexp(ranked[:, 1:] - ranked[:, :1], dim=1)
+    values = scores.create("msp")(features)
+    assert torch.equal(values.argsort(), (-odds).argsort())
+    assert len(values.unique()) == len(QUERY)
+
+
 def test_msp_of_extreme_logits() -> None:
     rows = [[1e30, -1e30, 0.0], [-1e30, -1e30, -1e30], [3e38, 3e38, -3e38], [0.0, 0.0, 0.0], [1e4, 1e4 - 1, -1e4]]
     values = scores.create("msp")(with_logits(*rows)).tolist()
-    assert values[0] == 0
+    assert values[0] == pytest.approx(1e30)  # goes on above 0 by the gap
     assert values[1] == values[3] == pytest.approx(-math.log(3), rel=1e-15)
     assert values[2] == pytest.approx(-math.log(2), rel=1e-15)
     assert values[4] == pytest.approx(-math.log1p(math.exp(-1)), rel=1e-15)
@@ -102,7 +129,7 @@ def test_no_class_is_more_familiar_than_any_where_all_are_alike(name: str) -> No
     values = scores.create(name)(even)
     assert values[0] == values[1]
     assert (scores.create(name)(single) > values[0]).all()
-    assert scores.create(name)(extreme).tolist() == [0]
+    assert (scores.create(name)(single) < scores.create(name)(extreme)).all()
 
 
 @pytest.mark.parametrize("name", ["msp", "entropy", "gen", "kl_matching"])

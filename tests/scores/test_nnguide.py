@@ -45,3 +45,14 @@ def test_negative_energies_are_a_reason_not_to_offer_it() -> None:
     assert "100% of real images have a negative energy" in reason
     positive = dataclasses.replace(TRAIN, bias=torch.full((3,), 1e3))
     assert scores.create("nnguide").refusal(positive) is None
+
+
+def test_autocast_around_changes_no_reason() -> None:
+    """Energies around 0, whose signs change with products in bfloat16."""
+    assert TRAIN.bias is not None
+    alike = dataclasses.replace(TRAIN, z=TRAIN.z[:1] + 1e-3 * TRAIN.z)
+    around = dataclasses.replace(alike, bias=TRAIN.bias - scores.create("energy_raw")(alike).median().float())
+    plain = scores.create("nnguide").refusal(around)
+    assert plain is not None
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert scores.create("nnguide").refusal(dataclasses.replace(around)) == plain

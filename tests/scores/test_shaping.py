@@ -9,6 +9,7 @@ import torch
 
 from normgate import scores
 from normgate.features import Features
+from normgate.scores import ScoreError
 from samples import random_features
 
 TRAIN, QUERY = random_features(90, 0), random_features(40, 2)
@@ -43,6 +44,15 @@ def test_shaping_is_the_same_for_either_sign_of_the_features(name: str) -> None:
 def test_a_zero_feature_has_the_energy_of_the_bias(name: str) -> None:
     zero = dataclasses.replace(QUERY, z=torch.zeros_like(QUERY.z))
     assert torch.equal(scores.create(name)(zero), energy(zero.z, zero))
+
+
+@pytest.mark.parametrize("name", ["ash", "scale"])
+def test_a_factor_beyond_float32_is_told(name: str) -> None:
+    """Of 200 entries that are alike one is kept: r = 200."""
+    alike = dataclasses.replace(QUERY, z=torch.ones(40, 200), weight=torch.ones(3, 200))
+    with pytest.raises(ScoreError, match=f"{name} scores of 40 of 40 images are NaN or infinite; .* a smaller prune"):
+        scores.create(name, prune=0.995)(alike)
+    assert torch.isfinite(scores.create(name, prune=0.9)(alike)).all()
 
 
 def test_react_without_a_cut_is_energy_raw() -> None:

@@ -34,6 +34,25 @@ def test_the_residual_is_the_distance_from_the_plane() -> None:
     np.testing.assert_allclose(values.numpy(), -5.0, rtol=1e-2)
 
 
+def test_small_directions_beside_classes_far_apart() -> None:
+    """As in a collapsed network: images differ within their class by a thousandth of what classes differ."""
+    rng = np.random.default_rng(0)
+    centres, within = np.abs(rng.normal(size=(40, 128))), 3e-4 * rng.normal(size=(128, 128)) * np.logspace(0, -2.5, 128)
+    spread = [centres[np.arange(n) % 40] + rng.normal(size=(n, 128)) @ within.T for n in (2000, 100)]
+    train, query = (
+        dataclasses.replace(
+            random_features(len(z), 0, 128),
+            z=torch.from_numpy(z.astype(np.float32)),
+            weight=torch.eye(3, 128),
+            bias=None,
+        )
+        for z in spread
+    )
+    basis = np.linalg.svd(train.z.double().numpy(), full_matrices=False)[2]
+    exact = -np.linalg.norm(query.z.double().numpy() @ basis[64:].T, axis=1)
+    np.testing.assert_allclose(scores.create("residual").fit(train)(query).numpy(), exact, rtol=1e-2)
+
+
 def test_the_origin_is_where_logits_vanish() -> None:
     score = scores.create("residual").fit(TRAIN)
     origin = dataclasses.replace(QUERY.select([0]), z=score.state["origin"][None])

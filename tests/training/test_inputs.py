@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from normgate.data.preprocessing import Preprocessing
+from normgate.data.sources import Record
 from normgate.training import inputs
 from normgate.training.augmentation import draw_moves, flip_and_shift
-from normgate.training.images import ResidentImages
+from normgate.training.images import ResidentImages, StreamedImages
 from normgate.training.inputs import Batch, input_batches, network_input
 from normgate.training.patterns import Patterns
 from normgate.training.radial import draw_probes
@@ -96,3 +99,18 @@ def test_what_is_made_at_once_on_a_gpu_has_a_bound() -> None:
         many = inputs._together(batch_size, (side, side))
         assert 1 <= many <= inputs.TOGETHER
         assert many == 1 or many * batch_size * side * side * 3 <= inputs.VALUES
+
+
+@pytest.mark.parametrize("standardize", [False, True])
+@pytest.mark.parametrize("probes", [None, np.random.default_rng(8)])
+def test_a_batch_of_which_nothing_can_be_read_is_empty(
+    standardize: bool, probes: np.random.Generator | None, recwarn: pytest.WarningsRecorder
+) -> None:
+    preprocessing = Preprocessing((SIDE, SIDE), standardize=standardize)
+    gone = [Record(str(row), Path("gone")) for row in range(COUNT)]
+    images = StreamedImages(gone, torch.arange(COUNT) % 3, preprocessing)
+    settings = {"moves": moves(), "patterns": None, "probes": probes, "preprocessing": preprocessing, "device": CPU}
+    found = list(input_batches(images, torch.arange(8), 4, **settings))
+    assert [batch.x.shape for batch in found] == [(0, 3, SIDE, SIDE)] * 2
+    assert [batch.labels.shape for batch in found] == [(0,)] * 2
+    assert not recwarn

@@ -11,11 +11,13 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
 from lightning_fabric.strategies import SingleDeviceStrategy
+from PIL import Image
 
 import normgate
 from normgate import Gate, Recipe
@@ -83,16 +85,25 @@ def test_a_stopped_run_ends_with_the_same_weights(recipe: Recipe, tmp_path: Path
     assert normgate.normalization.temperature(resumed) == 1.0
 
 
-@pytest.mark.parametrize("precision", ["64-true", "bf16-mixed", "bf16-true"])
+@pytest.mark.parametrize("precision", ["64-true", "bf16-mixed", "bf16-true", "16-mixed"])
 def test_every_precision_trains_and_goes_on(precision: str, tmp_path: Path) -> None:
-    options = {"fabric": Fabric(accelerator="cpu", precision=precision)}
+    def options() -> dict[str, Fabric]:
+        if precision != "16-mixed":
+            return {"fabric": Fabric(accelerator="cpu", precision=precision)}
+        # As on a GPU, but the scale changes within these few epochs.
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**20, growth_interval=2)
+        return {"fabric": Fabric(accelerator="cpu", plugins=[MixedPrecision(precision, "cpu", scaler=scaler)])}
+
     recipe = EVERYTHING
     if precision == "bf16-true":
         with pytest.raises(TrainingError, match=r"weights of 16 bits.*bf16-mixed.*averaging=0"):
-            fitted(tmp_path, EVERYTHING, **options)
+            fitted(tmp_path, EVERYTHING, **options())
         recipe = dataclasses.replace(EVERYTHING, averaging=0.0)
-    whole = fitted(tmp_path, recipe, **options)
+    whole = fitted(tmp_path, recipe, **options())
     assert all(torch.isfinite(value).all() for value in whole.state_dict().values())
+    assert {value.dtype for value in whole.state_dict().values()} == {torch.float32, torch.int64}
+    trained_in = Checkpoint.load(tmp_path / "checkpoint.safetensors", {}).tensors["model.0.weight"].dtype
+    assert trained_in == {"64-true": torch.float64, "bf16-true": torch.bfloat16}.get(precision, torch.float32)
     stop_after = iter([False, False, True])
 
     def stop() -> dict[str, float | None]:
@@ -102,8 +113,8 @@ def test_every_precision_trains_and_goes_on(precision: str, tmp_path: Path) -> N
 
     (tmp_path / "stopped").mkdir()
     with pytest.raises(StoppedError):
-        fitted(tmp_path / "stopped", recipe, measure=stop, **options)
-    assert same_weights(whole, fitted(tmp_path / "stopped", recipe, resume=True, **options))
+        fitted(tmp_path / "stopped", recipe, measure=stop, **options())
+    assert same_weights(whole, fitted(tmp_path / "stopped", recipe, resume=True, **options()))
 
 
 @pytest.mark.parametrize(
@@ -297,11 +308,96 @@ def test_loss_that_is_no_number_is_an_error(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_images_that_are_all_gone_are_an_error(tmp_path: Path) -> None:
-    paths = [Record(f"{i}.png", tmp_path / f"{i}.png") for i in range(16)]
-    images = StreamedImages(paths, torch.arange(16) % 3, Preprocessing((8, 8)))
-    fabric = Fabric(accelerator="cpu")
-    for changes in ({}, {"radial": 0.5, "rotations": 0.5, "patterns": 0.5}):
-        recipe = Recipe(epochs=1, batch_size=8, **changes)
-        with pytest.raises(TrainingError, match="no training image can be read any longer"):
-            fit(small_network(), images, recipe, Preprocessing((8, 8)), fabric=fabric, seed=0, run={}, folder=tmp_path)
+def test_weights_that_are_no_numbers_are_an_error_although_the_loss_is_one(tmp_path: Path) -> None:
+    network = normgate.l2norm(small_network())
+
+    def spoil(_: torch.Tensor) -> None:
+        network.state_dict()["0.weight"].fill_(math.inf)
+
+    network[0].bias.register_hook(spoil)  # once the loss is known; an epoch is one step
+    with pytest.raises(TrainingError, match=r"after epoch 1 weights .*: 0\.weight; choose another precision .*--lr"):
+        fitted(tmp_path, Recipe(epochs=2, batch_size=32), network=network)
+    assert not list(tmp_path.iterdir())
+
+
+def streamed(folder: Path, readable: range, preprocessing: Preprocessing) -> StreamedImages:
+    """16 images of noise, of which some can be read."""
+    rng = np.random.default_rng(0)
+    for row in readable:
+        Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(folder / f"{row}.png")
+    paths = [Record(f"{row}.png", folder / f"{row}.png") for row in range(16)]
+    return StreamedImages(paths, torch.arange(16) % 3, preprocessing)
+
+
+@pytest.mark.parametrize("standardize", [False, True])
+@pytest.mark.parametrize("changes", [{}, {"radial": 0.5, "rotations": 0.5, "patterns": 0.5}])
+@pytest.mark.parametrize("readable", [0, 1])
+def test_images_that_are_all_gone_are_an_error(readable: int, changes: dict, standardize: bool, tmp_path: Path) -> None:
+    preprocessing = Preprocessing((8, 8), standardize=standardize)
+    images, fabric = streamed(tmp_path, range(readable), preprocessing), Fabric(accelerator="cpu")
+    recipe = Recipe(epochs=1, batch_size=8, **changes)
+    with pytest.raises(TrainingError, match="no training image can be read any longer"):
+        fit(small_network(), images, recipe, preprocessing, fabric=fabric, seed=0, run={}, folder=tmp_path)
+
+
+@pytest.mark.parametrize("standardize", [False, True])
+def test_a_batch_of_fewer_than_two_images_is_passed_over_and_told(
+    standardize: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each epoch has four batches of four images: of one, two, none and four that can be read."""
+    order = torch.tensor([0, 8, 9, 10, 1, 2, 11, 12, 13, 14, 15, 7, 3, 4, 5, 6])
+    monkeypatch.setattr(torch, "randperm", lambda count, **_: order[:count])
+    preprocessing = Preprocessing((8, 8), standardize=standardize)
+    images, seen = streamed(tmp_path, range(7), preprocessing), []
+    network = small_network()
+    network.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    recipe, fabric = Recipe(epochs=2, batch_size=4, learning_rate=0.05), Fabric(accelerator="cpu")
+    with pytest.warns(UserWarning, match=r"10 of 16 training images were left out of epoch [12]: .*bring back") as told:
+        log = fit(network, images, recipe, preprocessing, fabric=fabric, seed=0, run={}, folder=tmp_path)
+    assert len(told) == len(log) == 2
+    assert seen == [2, 4, 2, 4]
+    assert all(torch.isfinite(value).all() for value in network.state_dict().values())
+
+
+ONE_WITHOUT_IMAGES = """
+import sys
+from pathlib import Path
+
+import torch
+from lightning_fabric import Fabric
+
+from normgate.data.preprocessing import Preprocessing
+from normgate.data.sources import Record
+from normgate.training import Recipe, fit
+from normgate.training.images import StreamedImages
+from samples import small_network
+
+folder, processes, readable = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+preprocessing = Preprocessing((8, 8), standardize=True)
+fabric = Fabric(accelerator="cpu", devices=processes, strategy="ddp" if processes > 1 else "auto")
+fabric.launch()
+records = [Record(str(row), folder / (f"{row}.png" if row < readable else "gone")) for row in range(8)]
+torch.randperm = lambda count, **_: torch.arange(count)
+network = small_network()
+network[4].p = 0.0
+recipe = Recipe(epochs=2, batch_size=8, learning_rate=0.05, rotations=0.5)
+images = StreamedImages(records, torch.arange(8) % 3, preprocessing)
+fit(network, images, recipe, preprocessing, fabric=fabric, seed=0, run={}, folder=folder)
+if fabric.is_global_zero:
+    torch.save(network.state_dict(), folder / f"{processes}.pt")
+"""
+
+
+def test_a_process_without_images_takes_part_in_the_steps_of_the_others(tmp_path: Path) -> None:
+    """The second process reads the latter half of each batch; with one image or none it changes nothing."""
+    streamed(tmp_path, range(8), Preprocessing((8, 8)))
+    (tmp_path / "one.py").write_text(ONE_WITHOUT_IMAGES)
+    paths = os.pathsep.join([*sys.path, str(Path(__file__).parents[1])])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
+    for processes, readable in ((1, 4), (2, 5)):
+        command = [sys.executable, tmp_path / "one.py", tmp_path, str(processes), str(readable)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.count("4 of 8 training images were left out of epoch") == 2
+    alone, together = (torch.load(tmp_path / f"{processes}.pt") for processes in (1, 2))
+    assert all(torch.allclose(together[key], value, rtol=1e-5, atol=1e-6) for key, value in alone.items())

@@ -17,11 +17,15 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
+_ROUNDING = 4 * np.finfo(np.float64).eps
+"""More than the relative rounding of a p-value, of q, of a quotient and of their product together."""
+
 
 def benjamini_hochberg(p_values: ArrayLike, q: float) -> float:
     """The cut for a false-discovery rate of q: reject where p ≤ cut; 0.0 where nothing can be rejected.
 
-    The cut is the largest of the (m,) p-values with p ≤ q · #{j : pⱼ ≤ p} / m (Benjamini & Hochberg, 1995).
+    The cut is the largest of the (m,) p-values with p ≤ q · #{j : pⱼ ≤ p} / m (Benjamini & Hochberg, 1995); the two
+    count as equal where they differ by no more than rounding.
     Conformal p-values share their calibration scores and are not independent, but depend on one another
     positively, and the bound holds for them (Bates, Candès, Lei, Romano & Sesia, "Testing for outliers with
     conformal p-values", 2023, Theorem 2).
@@ -85,5 +89,7 @@ def _cut(values: Floats, counts: NDArray[np.int64], q: float) -> float:
     total = counts.sum()
     if total == 0:
         return 0.0
-    passing = np.flatnonzero((counts > 0) & (values <= q * (np.cumsum(counts) / total)))
+    # Conformal p-values lie on a lattice, where equality is common: 0.01 is not to miss 0.1 · (1/10) by a rounding.
+    bounds = q * (np.cumsum(counts) / total) * (1 + _ROUNDING)
+    passing = np.flatnonzero((counts > 0) & (values <= bounds))
     return float(values[passing[-1]]) if len(passing) else 0.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -122,8 +122,8 @@ def _flags(values: ArrayLike, name: str, count: int | None) -> NDArray[np.bool_]
     return flags
 
 
-def _weights(weights: ArrayLike, count: int) -> NDArray[np.floating[Any]]:
-    values = check_scores(weights, "weights")
+def _weights(weights: ArrayLike, count: int) -> Floats:
+    values = check_scores(weights, "weights").astype(np.float64)  # they are summed
     if len(values) != count:
         raise MetricError(f"weights has {len(values)} values for {count} images: pass one an image, in the same order")
     if not (values > 0).all() or np.isinf(values).any():

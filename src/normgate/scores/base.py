@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 import dataclasses
 import math
 from typing import TYPE_CHECKING, ClassVar, Self
@@ -13,7 +14,7 @@ from normgate.errors import NormgateError
 from normgate.features import full_precision
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from normgate.features import Features
 
@@ -28,14 +29,15 @@ class Score(abc.ABC):
 
     A subclass is a dataclass: its fields are hyper-parameters (plain JSON values), what it learns from
     training features goes into `state` (named tensors), and it writes only the mathematics: `_score`, `_fit` where
-    it learns from training images (`needs_fit`), and `_scale` where it learns from tuning images (`needs_tuning`).
-    `needs_stages` says that it reads the norms of early stages.
+    it learns from training images (`needs_fit`), `_scale` where it learns from tuning images (`needs_tuning`), and
+    `_refusal` where it is not for every network. `needs_stages` says that it reads the norms of early stages.
     """
 
     needs_fit: ClassVar[bool] = False
     needs_tuning: ClassVar[bool] = False
     needs_stages: ClassVar[bool] = False
     savable: ClassVar[bool] = True
+    remedy: ClassVar[str] = "check the network's weights and the preprocessing"  # where scores are not finite
 
     name: str
     state: dict[str, torch.Tensor] = dataclasses.field(default_factory=dict, init=False, repr=False)
@@ -67,8 +69,8 @@ class Score(abc.ABC):
             )
         if features.labels is None:
             raise ScoreError(f"{self.name} is fitted class by class; pass training images with labels")
-        _check_finite(features.z, "features")
-        with full_precision(), torch.autocast("cpu", enabled=False):
+        _check_finite(features.z, "features", Score.remedy)
+        with _float32():
             self.state = {key: value.contiguous() for key, value in self._fit(features).items()}
             if self.needs_tuning and tuning is not None:
                 self.state |= self._scale(tuning)
@@ -87,14 +89,14 @@ class Score(abc.ABC):
             ScoreError: the score was not fitted, or a score is not a number.
         """
         scores = self.unchecked(features)
-        _check_finite(scores, f"{self.name} scores")
+        _check_finite(scores, f"{self.name} scores", self.remedy)
         return scores
 
     def unchecked(self, features: Features) -> torch.Tensor:
         """Scores, be they numbers or not; otherwise as a call."""
         if self.needs_fit and not self.state:
             raise ScoreError(f"{self.name} has not been fitted; call fit(training_features) first")
-        with torch.inference_mode(), full_precision(), torch.autocast("cpu", enabled=False):
+        with torch.inference_mode(), _float32():
             return self._score(features).double()
 
     def traced(self, features: Features) -> torch.Tensor:
@@ -103,7 +105,8 @@ class Score(abc.ABC):
 
     def refusal(self, features: Features) -> str | None:
         """Why this score must not be offered for a network with such features; None where it may."""
-        return None
+        with torch.inference_mode(), _float32():
+            return self._refusal(features)
 
     @property
     def settings(self) -> dict[str, object]:
@@ -127,6 +130,10 @@ class Score(abc.ABC):
     def _scale(self, tuning: Features) -> dict[str, torch.Tensor]:
         raise NotImplementedError
 
+    def _refusal(self, features: Features) -> str | None:
+        """`refusal`, where there are features that the score is not made for."""
+        return None
+
     def _traced(self, features: Features) -> torch.Tensor:
         """`_score`, where its operations depend on the values of the features."""
         return self._score(features)
@@ -135,12 +142,16 @@ class Score(abc.ABC):
     def _score(self, features: Features) -> torch.Tensor: ...
 
 
-def _check_finite(values: torch.Tensor, what: str) -> None:
+@contextlib.contextmanager
+def _float32() -> Iterator[None]:
+    """Products are taken in float32 at least, whatever is allowed around."""
+    with full_precision(), torch.autocast("cpu", enabled=False):
+        yield
+
+
+def _check_finite(values: torch.Tensor, what: str, remedy: str) -> None:
     if math.isfinite(values.sum()):
         return  # a fast pass that says yes of nearly all
     if not torch.isfinite(values).all():
         count = int((~torch.isfinite(values)).reshape(len(values), -1).any(dim=1).sum())
-        raise ScoreError(
-            f"{what} of {count} of {len(values)} images are NaN or infinite; "
-            "check the network's weights and the preprocessing"
-        )
+        raise ScoreError(f"{what} of {count} of {len(values)} images are NaN or infinite; {remedy}")

@@ -9,7 +9,7 @@ import torch
 
 from normgate.scores.base import Score
 from normgate.scores.blocks import blocks
-from normgate.scores.softmax import log_softmax
+from normgate.scores.softmax import log_softmax, negated
 
 if TYPE_CHECKING:
     from normgate.features import Features
@@ -20,7 +20,8 @@ class Entropy(Score):
     """`Σ_k p_k log p_k`, the negative Shannon entropy in nats; p the softmax.
 
     `entropy` takes the trained logits, `entropy_raw` those of `head(z/τ)`, normalisation off. All terms have one sign,
-    so that confident predictions keep their digits.
+    so that confident predictions keep their digits; where the entropy would round to 0, the score goes on above 0 (see
+    `negated`).
     Source: Chan et al., ICCV 2021, arXiv 2012.06575.
     """
 
@@ -32,4 +33,7 @@ class Entropy(Score):
 
 def _negative_entropy(logits: torch.Tensor) -> torch.Tensor:
     log_p, _ = log_softmax(logits)
-    return (log_p.exp() * log_p).sum(dim=1)
+    # Where 1 − p of the likeliest class is tiny, it is this class's term, too: Σ p_k (1 − log p_k) over the others.
+    others = log_p.scatter(1, log_p.argmax(dim=1, keepdim=True), float("-inf"))
+    log_entropy = torch.logsumexp(others + torch.log1p(-log_p), dim=1)
+    return negated(-(log_p.exp() * log_p).sum(dim=1), log_entropy)

@@ -10,7 +10,7 @@ import torch
 
 from normgate.scores.base import Score, ScoreError
 from normgate.scores.blocks import blocks
-from normgate.scores.softmax import log_softmax
+from normgate.scores.softmax import log_softmax, negated
 
 if TYPE_CHECKING:
     from normgate.features import Features
@@ -21,7 +21,8 @@ class GEN(Score):
     """`−Σ_k p_k^γ (1 − p_k)^γ` over the `top` most probable classes, or all if there are fewer; p the softmax.
 
     `gen` takes the trained logits, `gen_raw` those of `head(z/τ)`, normalisation off. Powers are taken of logarithms,
-    so that 1 − p keeps its digits where p rounds to 1.
+    so that 1 − p keeps its digits where p rounds to 1; where the sum would round to 0, the score goes on above 0 (see
+    `negated`).
     Source: Liu et al., CVPR 2023, "GEN: Pushing the Limits of Softmax-Based Out-of-Distribution Detection"
     (γ = 0.1 and top 100 for ImageNet).
     """
@@ -46,4 +47,5 @@ class GEN(Score):
         likeliest = log_p.argmax(dim=1, keepdim=True)
         log_rest = torch.log1p(-log_p.exp())
         log_rest.scatter_(1, likeliest, odds[:, None] + log_p.gather(1, likeliest))
-        return -torch.exp(self.gamma * (log_p + log_rest)).sum(dim=1)
+        log_terms = self.gamma * (log_p + log_rest)
+        return negated(torch.exp(log_terms).sum(dim=1), torch.logsumexp(log_terms, dim=1))

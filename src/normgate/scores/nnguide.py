@@ -39,7 +39,7 @@ class NNGuide(Score):
         if type(self.k) is not int or self.k < 1:
             raise ScoreError(f"{self.name} needs a whole number k of at least 1, not {self.k!r}")
 
-    def refusal(self, features: Features) -> str | None:  # noqa: D102
+    def _refusal(self, features: Features) -> str | None:
         if len(features) == 0 or (share := float((_energy(features) <= 0).double().mean())) <= 0.05:
             return None
         return f"{share:.0%} of real images have a negative energy, which turns the guidance of {self.name} round"

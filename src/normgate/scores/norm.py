@@ -24,7 +24,7 @@ class Norm(Score):
     Source: Haas, Yolland, Rabus, arXiv 2306.04072.
     """
 
-    def refusal(self, features: Features) -> str | None:  # noqa: D102
+    def _refusal(self, features: Features) -> str | None:
         if len(features) < 2:
             return None
         norms = magnitudes(features)

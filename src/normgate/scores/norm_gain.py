@@ -37,8 +37,8 @@ class NormGain(Norm):
         if type(self.stage) is not int or self.stage < 0:
             raise ScoreError(f"{self.name} needs the number of a stage, 0 or above, not {self.stage!r}")
 
-    def refusal(self, features: Features) -> str | None:  # noqa: D102
-        return self._unknown_stage(features) or super().refusal(features)
+    def _refusal(self, features: Features) -> str | None:
+        return self._unknown_stage(features) or super()._refusal(features)
 
     def _unknown_stage(self, features: Features) -> str | None:
         if features.stage_norms is None:

@@ -39,7 +39,7 @@ class NormProfile(Score):
         if not 0 < self.jitter <= 1:
             raise ScoreError(f"{self.name} needs a jitter above 0 and at most 1, not {self.jitter!r}")
 
-    def refusal(self, features: Features) -> str | None:  # noqa: D102
+    def _refusal(self, features: Features) -> str | None:
         if reason := unknown_stages(features):
             return reason
         if len(features) < 2 or (self._norms(features).log().std(dim=0, correction=0) >= MIN_VARIATION).any():

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from normgate.scores.base import Score, ScoreError
-from normgate.scores.blocks import blocks
+from normgate.scores.blocks import mean_row
+from normgate.scores.mahalanobis import covariance
 
 if TYPE_CHECKING:
     from normgate.features import Features
-
-_ROWS = 4096
 
 
 @dataclasses.dataclass
@@ -44,14 +43,11 @@ class Residual(Score):
         dims = principal_dims(n, d) if self.dims is None else self.dims
         if dims >= d:
             raise ScoreError(f"{self.name} with dims={dims} leaves nothing of {d} features; choose a smaller dims")
-        # About the mean m, and `(m − o)(m − o)ᵀ` added: the mean, by far the longest part, costs float32 no digits.
-        mean = features.z.mean(dim=0)
-        scatter = torch.zeros(d, d, dtype=torch.float64)
-        for (rows,) in blocks(features.z, rows=_ROWS):
-            centred = rows - mean
-            scatter += centred.T @ centred
-        shift = mean.double() - origin
-        eigenvalues, eigenvectors = torch.linalg.eigh(scatter / n + torch.outer(shift, shift))  # ascending
+        # In float64: beside means of classes that lie far apart, float32 sums would lose the small directions.
+        mean = mean_row(features.z)
+        scatter = covariance(features.z, mean[None], torch.zeros(n, dtype=torch.int64))
+        shift = mean - origin
+        eigenvalues, eigenvectors = torch.linalg.eigh(scatter + torch.outer(shift, shift))  # ascending
         state = {"origin": origin.float(), "complement": eigenvectors[:, : d - dims].float()}
         if not eigenvalues[: d - dims].sum() > 1e-12 * eigenvalues.sum():
             raise ScoreError(

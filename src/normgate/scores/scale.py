@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
@@ -21,6 +21,8 @@ class Scale(Score):
     activations after ReLU; where entries of z are negative, sums of magnitudes keep r between 1 and 1/(1 − prune).
     Source: Xu et al., ICLR 2024, arXiv 2310.00227 (prune from 0.65 as in pytorch-ood).
     """
+
+    remedy: ClassVar[str] = f"{Score.remedy}, or choose a smaller prune: exp(r) may be more than float32 holds"
 
     prune: float = 0.65
 

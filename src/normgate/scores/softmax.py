@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
+
+_LOWEST = math.log(torch.finfo(torch.float64).tiny)
 
 
 def log_softmax(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -17,3 +21,13 @@ def log_softmax(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     odds = torch.logsumexp(others, dim=1)
     # Σ_k exp(gap_k): the likeliest class contributes exactly 1.
     return gaps - torch.log1p(odds.exp())[:, None], odds
+
+
+def negated(x: torch.Tensor, log_x: torch.Tensor) -> torch.Tensor:
+    """`−x`, and where x ≥ 0 is too small for a normal float64 t, `log t − log x`: above 0 it keeps the order.
+
+    Without this, images would tie at 0 as soon as their logits are some 700 apart, as raw logits may well be.
+    Nothing at all (log x = −∞) stays 0.
+    """
+    goes_on = (log_x < _LOWEST) & (log_x > float("-inf"))
+    return torch.where(goes_on, _LOWEST - log_x, -x)

@@ -34,11 +34,13 @@ class Checkpoint:
         run: what the run was asked to do (recipe, seed, data, network); another run's checkpoint is refused.
         log: one row of figures for each finished epoch.
         tensors: `model.*`, `optimizer.*`, and those of further modules under their names.
+        scaler: state of what scales the loss with 16-bit floats; empty where nothing does.
     """
 
     run: dict[str, Any]
     log: list[dict[str, float | None]]
     tensors: dict[str, torch.Tensor]
+    scaler: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def take(
@@ -47,12 +49,14 @@ class Checkpoint:
         log: list[dict[str, float | None]],
         modules: Mapping[str, nn.Module],
         optimizer: torch.optim.Optimizer,
+        scaler: torch.amp.GradScaler | None = None,
     ) -> Checkpoint:
-        """Copy the state of modules, `model` among them, and of their optimiser; training may go on."""
+        """Copy the state of modules, `model` among them, of their optimiser and of its scaler; training may go on."""
         tensors = {f"{name}.{key}": value for name, part in modules.items() for key, value in part.state_dict().items()}
         for index, values in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{key}": value for key, value in values.items() if value is not None}
-        return cls(run, list(log), {key: value.detach().clone() for key, value in tensors.items()})
+        copied = {key: value.detach().clone() for key, value in tensors.items()}
+        return cls(run, list(log), copied, {} if scaler is None else scaler.state_dict())
 
     def save(self, path: Path) -> None:
         """Replace the file at `path`, which at every moment holds a whole checkpoint.
@@ -60,7 +64,7 @@ class Checkpoint:
         Raises:
             OutputError: it cannot be written.
         """
-        metadata = {"run": json.dumps(self.run), "log": json.dumps(self.log)}
+        metadata = {key: json.dumps(getattr(self, key)) for key in ("run", "log", "scaler")}
         with _stream_of_its_own(next((value.device for value in self.tensors.values()), torch.device("cpu"))):
             tensors = {key: value.detach().cpu().contiguous() for key, value in self.tensors.items()}
         try:
@@ -80,8 +84,9 @@ class Checkpoint:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
             found, log = json.loads(metadata["run"]), json.loads(metadata["log"])
+            scaler = json.loads(metadata.get("scaler", "{}"))
             tensors = load_file(path)
-            if not isinstance(found, dict) or not isinstance(log, list):
+            if not isinstance(found, dict) or not isinstance(log, list) or not isinstance(scaler, dict):
                 raise ValueError("its metadata is not that of a checkpoint")
         except (SafetensorError, KeyError, ValueError) as error:
             raise CheckpointError(f"{path} is damaged ({error}); remove it and train anew") from error
@@ -92,10 +97,17 @@ class Checkpoint:
                 f"{path} belongs to another run: {', '.join(sorted(keys))} differ; "
                 "give the same arguments, or train anew without --resume"
             )
-        return cls(found, log, tensors)
+        return cls(found, log, tensors, scaler)
 
-    def restore(self, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer) -> None:
-        """Put the state back into modules and an optimiser that were made the same way."""
+    def restore(
+        self,
+        modules: Mapping[str, nn.Module],
+        optimizer: torch.optim.Optimizer,
+        scaler: torch.amp.GradScaler | None = None,
+    ) -> None:
+        """Put the state back into modules, an optimiser and a scaler that were made the same way."""
+        if scaler is not None and self.scaler:
+            scaler.load_state_dict(self.scaler)
         for name, part in modules.items():
             prefix = f"{name}."
             part.load_state_dict(

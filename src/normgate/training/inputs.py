@@ -50,7 +50,7 @@ def input_batches(
     device: torch.device,
     together: int | None = None,
 ) -> Iterator[Batch]:
-    """An epoch's batches in the order given.
+    """An epoch's batches in the order given; smaller or empty where images cannot be read any longer.
 
     Args:
         images: the training images.
@@ -68,24 +68,25 @@ def input_batches(
         together = 1 if images.labels.device.type == "cpu" else _together(batch_size, preprocessing.size)
     for pixels, numbers in images.batches(order, together * batch_size):
         labels = images.labels[numbers]
+        if not len(labels):  # nothing to move or normalise: of no pixels there is no deviation
+            yield Batch(torch.empty(0, 3, *preprocessing.size, device=device), labels.to(device), None)
+            continue
         made: list[torch.Tensor | None] = []
         if probes is not None:
             shown, classes = pixels.cpu(), labels.cpu()
             drawn = [
                 draw_probes(part, kinds, probes)
                 for part, kinds in zip(torch.split(shown, batch_size), torch.split(classes, batch_size), strict=True)
-                if len(part)
             ]
-            if drawn:
-                x = network_input(torch.cat(drawn).to(device), preprocessing)
-                made += torch.split(x, [len(part) for part in drawn])
+            x = network_input(torch.cat(drawn).to(device), preprocessing)
+            made += torch.split(x, [len(part) for part in drawn])
         moved = flip_and_shift(pixels, moves[numbers])
         if patterns is not None:
             moved = patterns.mix(moved, numbers)
         x = network_input(moved.to(device), preprocessing)
         batches = zip(torch.split(x, batch_size), torch.split(labels.to(device), batch_size), strict=True)
         for index, (part, kinds) in enumerate(batches):
-            yield Batch(part, kinds, made[index] if index < len(made) else None)
+            yield Batch(part, kinds, made[index] if made else None)
 
 
 def _together(batch_size: int, size: tuple[int, int]) -> int:

@@ -7,6 +7,7 @@ import csv
 import functools
 import math
 import time
+import warnings
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -61,7 +62,7 @@ def fit(
     """Train a network in place and write a checkpoint and a CSV log after each epoch.
 
     Args:
-        model: with its head normalised or not; trained in place.
+        model: with its head normalised or not; trained in place, and left in float32.
         images: the training images.
         recipe: how to train.
         preprocessing: its normalisation is applied to the pixels.
@@ -81,7 +82,7 @@ def fit(
         The log: for each epoch its loss, accuracy, learning rate and images per second.
 
     Raises:
-        TrainingError: the loss is not a number, or a batch is too small for the processes that share it.
+        TrainingError: the loss or a weight is not a number, or a batch is too small for the processes that share it.
         CheckpointError: the checkpoint belongs to another run.
         ToldError: another process failed.
     """
@@ -109,12 +110,13 @@ def fit(
     average = None
     if recipe.averaging:
         average = modules["average"] = _average(model, recipe.averaging * steps_an_epoch)
+    scaler = _scaler(fabric)
     checkpoint_file = folder / "checkpoint.safetensors"
     log: list[dict[str, float | None]] = []
     with agreed(fabric):
         if resume and checkpoint_file.exists():
             checkpoint = Checkpoint.load(checkpoint_file, run)
-            checkpoint.restore(modules, sgd)
+            checkpoint.restore(modules, sgd, scaler)
             log = checkpoint.log
     check_same(fabric, {"the checkpoints": len(log)}, f"let all machines see the same {folder}")
 
@@ -144,17 +146,22 @@ def fit(
             for index, (x, labels, probes) in enumerate(batches):
                 for group in optimizer.param_groups:
                     group["lr"] = recipe.learning_rate_at(epoch * steps_an_epoch + index, steps)
-                with _compiling():
-                    loss, cross_entropy, logits = step(x, labels, probes)
-                    # Gradients are averaged over processes, whose shares may differ; the mean over the batch counts.
-                    fabric.backward(loss * (fabric.world_size / batch))
+                if len(labels) > 1:
+                    with _compiling():
+                        loss, cross_entropy, logits = step(x, labels, probes)
+                        # Averaged over processes, whose shares may differ; the mean over the batch counts.
+                        fabric.backward(loss * (fabric.world_size / batch))
+                    right = (logits.detach().argmax(dim=1) == labels).sum()
+                    sums += torch.stack([cross_entropy.detach(), right])
+                    seen += len(labels)
+                elif fabric.world_size > 1:
+                    _backward_of_nothing(step, objective, x, fabric)
+                else:
+                    continue
                 optimizer.step()
                 optimizer.zero_grad()
                 if average is not None:
                     average.update_parameters(model)
-                right = (logits.detach().argmax(dim=1) == labels).sum()
-                sums += torch.stack([cross_entropy.detach(), right])
-                seen += len(labels)
                 if index % 10 == 9:
                     progress("training", epoch * count + (index + 1) * batch, recipe.epochs * count)
             totals = fabric.all_reduce(torch.cat([sums, sums.new_tensor([seen])]), reduce_op="sum")
@@ -163,6 +170,12 @@ def fit(
             with agreed(fabric):
                 if not image_sum:
                     raise TrainingError("no training image can be read any longer; bring them back and pass --resume")
+                if (missing := steps_an_epoch * batch - int(image_sum)) and fabric.is_global_zero:
+                    warnings.warn(
+                        f"{missing} of {count} training images were left out of epoch {epoch + 1}: they cannot be read "
+                        "any longer, or were alone in their batch; bring back what is gone",
+                        stacklevel=2,
+                    )
                 loss_mean, accuracy = loss_sum / image_sum, right_sum / image_sum
                 row: dict[str, float | None] = {
                     "epoch": epoch + 1,
@@ -177,17 +190,19 @@ def fit(
                         f"(now {recipe.learning_rate:g}) or check the weights that it started from, and pass "
                         "--overwrite"
                     )
+                _check_weights(model, epoch + 1)
                 if measure is not None and fabric.is_global_zero:
                     row |= measure()
                 log.append(row)
                 progress("training", (epoch + 1) * count, recipe.epochs * count, loss=loss_mean, accuracy=accuracy)
                 if fabric.is_global_zero:
-                    writing.begin(functools.partial(_save, Checkpoint.take(run, log, modules, sgd), folder))
+                    writing.begin(functools.partial(_save, Checkpoint.take(run, log, modules, sgd, scaler), folder))
                     if not _writes_beside(fabric.device) or epoch == recipe.epochs - 1:
                         writing.finish()
     if average is not None:
         model.load_state_dict(average.module.state_dict())
-    model.to(memory_format=torch.contiguous_format).eval()
+    # Whatever it was trained in: float32 is what gates are calibrated, saved and loaded with.
+    model.to(dtype=torch.float32).to(memory_format=torch.contiguous_format).eval()
     return log
 
 
@@ -202,6 +217,16 @@ def _check(recipe: Recipe, batch: int, processes: int, size: tuple[int, int], co
         raise TrainingError("a step with a radial loss or a moving temperature cannot be compiled; leave out --compile")
     if recipe.rotations and size[0] != size[1]:
         raise TrainingError(f"rotations need square images, not {size}; choose a recipe with rotations=0")
+
+
+def _check_weights(model: nn.Module, epoch: int) -> None:
+    """Refuse weights that training has spoiled: the loss need not have seen all of them."""
+    for name, weights in model.named_parameters():
+        if not torch.isfinite(weights).all():
+            raise TrainingError(
+                f"after epoch {epoch} weights of the network are not finite: {name}; choose another precision "
+                "(--precision) or a lower learning rate (--lr), and pass --overwrite"
+            )
 
 
 def _draw(
@@ -247,6 +272,17 @@ def _compiled(objective: Objective, fabric: Fabric) -> nn.Module:
     return cast("nn.Module", torch.compile(objective, mode="reduce-overhead" if graphs else None))
 
 
+def _backward_of_nothing(step: nn.Module, objective: Objective, x: torch.Tensor, fabric: Fabric) -> None:
+    """Take part in a step with no image of one's own: the other processes wait for gradients, and these are zero.
+
+    In evaluation mode, since a blank image is nothing that batch normalisation should learn from.
+    """
+    objective.eval()
+    loss = step(x.new_zeros(1, *x.shape[1:]), torch.zeros(1, dtype=torch.int64, device=x.device)).total
+    fabric.backward(0 * loss)
+    objective.train()
+
+
 def _mixed(seed: int, epoch: int, use: int) -> int:
     """One seed out of three numbers, far apart for neighbouring ones."""
     return int(np.random.SeedSequence([seed, epoch, use]).generate_state(1, np.uint64)[0] >> 1)
@@ -254,7 +290,12 @@ def _mixed(seed: int, epoch: int, use: int) -> int:
 
 def _fused(fabric: Fabric) -> bool:
     """One kernel for all weights; not with a scaler, which skips steps: of the first, momentum would stay unwritten."""
-    return fabric.device.type == "cuda" and getattr(fabric.strategy.precision, "scaler", None) is None
+    return fabric.device.type == "cuda" and _scaler(fabric) is None
+
+
+def _scaler(fabric: Fabric) -> torch.amp.GradScaler | None:
+    """What keeps gradients within the range of 16-bit floats, where these are used."""
+    return getattr(fabric.strategy.precision, "scaler", None)
 
 
 def _writes_beside(device: torch.device) -> bool:
