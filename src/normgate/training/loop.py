@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from normgate.errors import NormgateError
+from normgate.errors import NormgateError, UnreadableWarning
 from normgate.files import whole_file
 from normgate.normalization import set_temperature
 from normgate.progress import silent
@@ -174,6 +174,7 @@ def fit(
                     warnings.warn(
                         f"{missing} of {count} training images were left out of epoch {epoch + 1}: they cannot be read "
                         "any longer, or were alone in their batch; bring back what is gone",
+                        UnreadableWarning,
                         stacklevel=2,
                     )
                 loss_mean, accuracy = loss_sum / image_sum, right_sum / image_sum
