@@ -672,7 +672,38 @@ def test_wrappers_are_seen_through(process_group):
     assert find_head(inside, model.head) == find_head(inside, "part._orig_mod.head") == ("part.head", model.head)
     assert find_head(wrapped[0], "module.head") == ("head", model.head)
     average = torch.optim.swa_utils.AveragedModel(model)
-    assert find_head(average) == ("head", average.module.head)
+    for copied in (average, timm.utils.ModelEmaV2(model), timm.utils.ModelEmaV3(model)):
+        assert unwrap(copied) is copied.module
+        assert find_head(copied) == ("head", copied.module.head)
+
+
+@pytest.mark.filterwarnings("ignore:FSDP")
+def test_fully_sharded_models_are_seen_through(process_group):
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    model = Net(encoder=nn.Linear(8, 8), head=nn.Linear(8, 4))
+    assert unwrap(FullyShardedDataParallel(model, device_id=torch.device("cpu"), use_orig_params=True)) is model
+
+
+class Own(nn.Module):
+    """Somebody's own layer around a network that it calls what DDP calls it."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+        self.gain = nn.Parameter(torch.tensor(3.0))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.module(self.gain * x)
+
+
+def test_a_module_that_wraps_another_in_its_own_way_is_the_model(process_group):
+    own = Own(mlp())
+    assert unwrap(own) is own
+    assert unwrap(nn.DataParallel(own)) is unwrap(nn.parallel.DistributedDataParallel(own)) is own
+    assert find_head(own) == ("module.2", own.module[2])
+    assert is_normalized(l2norm(own, temperature="learned"))
+    assert set(unwrap(own).state_dict()) > {"gain", "module.2.log_temperature"}
 
 
 def test_a_fixed_temperature_can_be_changed_and_no_other():

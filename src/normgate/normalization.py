@@ -184,16 +184,34 @@ def _is_positive(value: object) -> bool:
 # ------------------------------------------------------------------------------------------------ wrappers
 
 
+# What is inside is under this attribute. Known by name, so that no library is imported to ask; a module that merely calls
+# its only child `module` is somebody's own, and what it does beside calling it belongs to the network.
+_WRAPPERS = {
+    "torch._dynamo.eval_frame.OptimizedModule": "_orig_mod",
+    "torch.nn.parallel.data_parallel.DataParallel": "module",
+    "torch.nn.parallel.distributed.DistributedDataParallel": "module",
+    "torch.distributed.fsdp.fully_sharded_data_parallel.FullyShardedDataParallel": "_fsdp_wrapped_module",
+    "torch.optim.swa_utils.AveragedModel": "module",
+    "lightning_fabric.wrappers._FabricModule": "_original_module",
+    "lightning.fabric.wrappers._FabricModule": "_original_module",
+    "timm.utils.model_ema.ModelEmaV2": "module",
+    "timm.utils.model_ema.ModelEmaV3": "module",
+}
+
+
 def unwrap(model: nn.Module) -> nn.Module:
-    """The module inside ``torch.compile``, DDP, FSDP, Lightning Fabric and weight-averaging wrappers."""
-    while True:
-        wrapped = [getattr(model, name, None) for name in ("_orig_mod", "_original_module", "_fsdp_wrapped_module")]
-        if [name for name, _ in model.named_children()] == ["module"]:
-            wrapped.append(model.get_submodule("module"))
-        inner = next((module for module in wrapped if isinstance(module, nn.Module)), None)
-        if inner is None:
-            return model
-        model = inner
+    """The module inside ``torch.compile``, DataParallel, DDP, FSDP, Lightning Fabric and weight-averaging wrappers.
+
+    Any other module is the model itself, whatever it wraps.
+    """
+    while (attribute := _inside(model)) is not None:
+        model = model.get_submodule(attribute)
+    return model
+
+
+def _inside(model: nn.Module) -> str | None:
+    names = (f"{base.__module__}.{base.__qualname__}" for base in type(model).__mro__)
+    return next((_WRAPPERS[name] for name in names if name in _WRAPPERS), None)
 
 
 def named_layers(model: nn.Module) -> dict[str, nn.Module]:
