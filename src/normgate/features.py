@@ -22,6 +22,7 @@ from normgate.errors import NormgateError
 from normgate.normalization import find_head, temperature, unwrap
 from normgate.progress import silent
 from normgate.taps import MagnitudeSpec, capture, find_magnitude, magnitude_at
+from normgate.threads import lock_of, process_wide
 from normgate.verdicts import NOT_FINITE
 
 if TYPE_CHECKING:
@@ -204,6 +205,8 @@ class Features:
 
 class FeatureExtractor:
     """A network together with the way its images are prepared and its features are read.
+
+    Threads may call it; they take turns, as they do where two extractors have the same network.
 
     Args:
         model: any module with one linear head, with or without `l2norm`.
@@ -452,21 +455,26 @@ def _labelled(features: Features, batch: PixelBatch, numbers: dict[str, int] | N
 
 @contextlib.contextmanager
 def _inference(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, no autograd, no autocast, float32 products in float32; everything as it was afterwards."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(torch.inference_mode())
-            stack.enter_context(full_precision())
-            for device_type in {parameter.device.type for parameter in model.parameters()}:
-                stack.enter_context(torch.autocast(device_type, enabled=False))
-            yield
-    finally:
-        for module in training:
-            module.training = True
+    """Evaluation mode, no autograd, no autocast, float32 products in float32; everything as it was afterwards.
+
+    One thread at a time is let in with a network, since modes are the network's, and so are the hooks of a capture.
+    """
+    with lock_of(unwrap(model)):
+        training = [module for module in model.modules() if module.training]
+        model.eval()
+        try:
+            with contextlib.ExitStack() as stack:
+                stack.enter_context(torch.inference_mode())
+                stack.enter_context(full_precision())
+                for device_type in {parameter.device.type for parameter in model.parameters()}:
+                    stack.enter_context(torch.autocast(device_type, enabled=False))
+                yield
+        finally:
+            for module in training:
+                module.training = True
 
 
+@process_wide
 @contextlib.contextmanager
 def full_precision() -> Iterator[None]:
     """Neither TF32 nor bfloat16 inside products of float32 numbers, whatever the process allows otherwise."""

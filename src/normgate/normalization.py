@@ -184,8 +184,8 @@ def _is_positive(value: object) -> bool:
 # ------------------------------------------------------------------------------------------------ wrappers
 
 
-# What is inside is under this attribute. Known by name, so that no library is imported to ask; a module that merely calls
-# its only child `module` is somebody's own, and what it does beside calling it belongs to the network.
+# What is inside is under this attribute. Known by name, so that no library is imported to ask; a module that merely
+# calls its only child `module` is somebody's own, and what it does beside calling it belongs to the network.
 _WRAPPERS = {
     "torch._dynamo.eval_frame.OptimizedModule": "_orig_mod",
     "torch.nn.parallel.data_parallel.DataParallel": "module",

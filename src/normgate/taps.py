@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from normgate.errors import NormgateError
 from normgate.normalization import HeadError, find_head, is_compiled, named_layers, unwrap
+from normgate.threads import process_wide
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -159,7 +160,7 @@ def capture(
     root = unwrap(model)
     with contextlib.ExitStack() as stack:
         if is_compiled(model):
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
+            stack.enter_context(_eager())
         # Prepended hooks run in the reverse of this order, which matters where the model is itself the head.
         stack.enter_context(linear.register_forward_pre_hook(tap._head_called, prepend=True))
         if magnitude is not None:
@@ -169,6 +170,13 @@ def capture(
         stack.enter_context(linear.register_forward_hook(tap._head_done))
         stack.enter_context(root.register_forward_hook(tap._model_done))
         yield tap
+
+
+@process_wide
+@contextlib.contextmanager
+def _eager() -> Iterator[None]:
+    with torch.compiler.set_stance("force_eager"):
+        yield
 
 
 def magnitude_at(model: nn.Module, module: str) -> MagnitudeSpec:
