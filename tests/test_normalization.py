@@ -568,7 +568,8 @@ def two(a: nn.Module, b: nn.Module) -> dict[str, nn.Module]:
         (lambda: nn.Sequential(transformer(), LINEAR(192, 10)), "1"),
         (lambda: Net(encoder=transformer(), out=LINEAR(192, 10)), "out"),
         (lambda: Net(out=LINEAR(192, 10), encoder=transformer()), "out"),
-        (lambda: Net(encoder=encoder(), head=LINEAR(512, 10), projector=mlp(512, 128)), "head"),
+        (lambda: Net(encoder=encoder(), projector=mlp(512, 128), head=LINEAR(512, 10)), "head"),
+        (lambda: Net(encoder=encoder(), head=LINEAR(512, 10), projector=mlp(512, 128)), ["head", "projector.2"]),
         (lambda: Net(encoder=encoder(), **two(LINEAR(512, 10), LINEAR(512, 5))), ["a", "b"]),
         (lambda: Net(net=Net(encoder=encoder(), **two(mlp(512, 10), mlp(512, 5)))), ["net.a.2", "net.b.2"]),
         (
@@ -582,6 +583,17 @@ def two(a: nn.Module, b: nn.Module) -> dict[str, nn.Module]:
         # As many classes as the encoder has channels: still two outputs.
         (lambda: Net(encoder=encoder(), fc=LINEAR(512, 64), fine=LINEAR(512, 64)), ["fc", "fine"]),
         (lambda: Net(encoder=encoder(), fc=LINEAR(512, 64), fc_coarse=LINEAR(512, 5)), ["fc", "fc_coarse"]),
+        # The usual name of a head on a hidden layer, whatever reads it: a layer, layers, or a layer of another width.
+        *(
+            (
+                lambda name=name: Net(conv=nn.Conv2d(3, 16, 3), **{name: LINEAR(16, 32)}, out=LINEAR(32, 10)),
+                [name, "out"],
+            )
+            for name in ("fc", "head", "classifier")
+        ),
+        (lambda: Net(conv=nn.Conv2d(3, 16, 3), fc=LINEAR(16, 32), fc2=LINEAR(32, 16)), ["fc", "fc2"]),
+        (lambda: Net(fc=LINEAR(16, 32), mid=LINEAR(32, 32), last=LINEAR(32, 10)), ["fc", "last"]),
+        (lambda: Net(fc=LINEAR(16, 32), pairs=LINEAR(64, 10)), ["fc", "pairs"]),
         (
             lambda: Net(gate=LINEAR(8, 64), conv=nn.Conv2d(64, 64, 1), classifier=nn.Conv2d(64, 10, 1)),
             "convolution",

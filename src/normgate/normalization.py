@@ -309,7 +309,7 @@ def _walk(root: nn.Module, linears: dict[str, nn.Linear]) -> tuple[str, set[str]
             return inside[-1], suspects.union(inside if len(declared) > 1 else ())
         if named := _named_child(root, module, name, linears):
             head = _under(linears, named)[-1]
-            return head, suspects | _unread_beside(root, module, head)
+            return head, suspects | _beside(module, name, named, linears)
         children = [_join(name, child) for child, _ in module.named_children()]
         children = [child for child in children if _under(linears, child)]
         children = [child for child in children if not _is_headless(root.get_submodule(child))] or children
@@ -347,25 +347,25 @@ def _named_child(root: nn.Module, module: nn.Module, name: str, linears: dict[st
 _HEAD_LIKE = re.compile(r"aux|head|fc|classif|logit|cls", re.IGNORECASE)
 
 
-def _unread_beside(root: nn.Module, module: nn.Module, head: str) -> set[str]:
-    """Linear layers in children of ``module`` named like heads whose outputs no such child reads."""
-    names = {layer: name for name, layer in root.named_modules()}
-    children = [child for name, child in module.named_children() if _HEAD_LIKE.match(name)]
-    layers = [layer for child in children for layer in child.modules()]
-    unread, widths_read = set(), {_width_read(root.get_submodule(head))}
-    for layer in reversed(layers):
-        if isinstance(layer, nn.Linear) and layer.out_features not in widths_read:
-            unread.add(names[layer])
-        widths_read.add(_width_read(layer))
-    return unread
+def _beside(module: nn.Module, name: str, named: str, linears: dict[str, nn.Linear]) -> set[str]:
+    """Linear layers in children of ``module`` that are named like heads, or registered after the one with the head."""
+    children = [_join(name, child) for child, _ in module.named_children()]
+    later = children[children.index(named) + 1 :]
+    like_heads = [child for child in children if _HEAD_LIKE.match(child.rpartition(".")[2])]
+    return {linear for child in (*like_heads, *later) for linear in _under(linears, child)}
 
 
 def _is_read(root: nn.Module, name: str, head: str) -> bool:
-    """Whether the head, or a layer registered later, reads as many features as the layer ``name`` gives."""
+    """Whether the head, or a layer registered later, reads as many features as the layer ``name`` gives.
+
+    A layer that can read what the head gives is not read by the head: it may come after it.
+    """
     layers = dict(root.named_modules())
-    linear = layers[name]
+    linear, chosen = layers[name], layers[head]
     order = list(layers.values())
-    readers = [layers[head], *order[order.index(linear) + 1 :]]
+    readers = order[order.index(linear) + 1 :]
+    if linear.in_features != chosen.out_features:
+        readers.append(chosen)
     return linear.out_features in {_width_read(reader) for reader in readers}
 
 
