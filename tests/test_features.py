@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import types
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -280,6 +282,71 @@ def test_the_magnitude_can_be_read_elsewhere(network: nn.Module) -> None:
         FeatureExtractor(network, PREPROCESSING, features="layer9")
     with pytest.raises(MagnitudeError, match="no layer named 'gone'"):
         FeatureExtractor(network, PREPROCESSING, magnitude=MagnitudeSpec("gone"), search=False)
+
+
+# ------------------------------------------------------------------------------------ what the network returns
+
+
+class After(nn.Module):
+    """A network whose forward does something with the head's logits."""
+
+    def __init__(self, change: Callable[[torch.Tensor], Any]) -> None:
+        super().__init__()
+        self.network = small_network()
+        self.change = change
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.change(self.network(x))
+
+
+@pytest.mark.parametrize(
+    "change", [torch.neg, lambda x: 30 * x, lambda x: 1.01 * x, torch.sigmoid, lambda x: x.flip(1)]
+)
+@pytest.mark.parametrize("features", [None, "network.1"])
+def test_a_network_that_changes_its_logits_is_refused(change: Any, features: str | None) -> None:
+    with pytest.raises(FeatureError, match=r"its head 'network.5' gives: .* head=\"network.5\""):
+        FeatureExtractor(After(change), PREPROCESSING, features=features)
+    named = FeatureExtractor(After(change), PREPROCESSING, head="network.5", features=features)
+    assert torch.equal(named(PIXELS).logits, FeatureExtractor(small_network(), PREPROCESSING)(PIXELS).logits)
+
+
+def test_the_error_says_what_differs() -> None:
+    network = After(lambda x: 2 * x)
+    with torch.no_grad():
+        network.network[-1].weight.zero_()
+        network.network[-1].bias.copy_(torch.tensor([0.0, 1.5, -1.0]))
+    with pytest.raises(
+        FeatureError, match=r"it returns 3 where the head gives 1\.5\. .*into the head's weight and bias"
+    ):
+        FeatureExtractor(network, PREPROCESSING)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x: x + 0,
+        lambda x: x.float().bfloat16(),
+        lambda x: 3 * (x / 3),
+        lambda x: x.log_softmax(1),  # the same classes and probabilities
+        lambda x: x.softmax(1),
+        lambda x: x[:, :2],  # nothing that could be compared
+        lambda x: (x, -x),
+        lambda x: {"logits": -x},
+        lambda x: np.nan * x,
+    ],
+)
+@pytest.mark.parametrize("tau", [None, 0.1])
+def test_other_outputs_are_accepted(change: Any, tau: float | None) -> None:
+    network = After(change)
+    if tau is not None:
+        normgate.l2norm(network, temperature=tau)
+    assert FeatureExtractor(network, PREPROCESSING)(PIXELS).finite.all()
+
+
+def test_logits_of_an_object_are_compared() -> None:
+    with pytest.raises(FeatureError, match="does not return what its head"):
+        FeatureExtractor(After(lambda x: types.SimpleNamespace(logits=-x)), PREPROCESSING)
+    FeatureExtractor(After(lambda x: types.SimpleNamespace(logits=x)), PREPROCESSING)
 
 
 # --------------------------------------------------------------------------------------------- the stages

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from normgate.data.preprocessing import Preprocessing
     from normgate.data.sources import Record
     from normgate.progress import Progress
+    from normgate.taps import Capture
 
 
 class FeatureError(NormgateError):
@@ -213,9 +214,15 @@ class FeatureExtractor:
         preprocessing: how images become its input.
         head: the head's name, where it cannot be found.
         magnitude: where the magnitude vector is read, as found earlier.
-        search: whether to look for that place where `magnitude` is None.
+        search: whether to try the network on an example, and to look for that place, where `magnitude` is None.
         features: name of the module whose input is the magnitude vector, against what would be found.
         device: where to compute; None leaves the model where it is.
+
+    Raises:
+        FeatureError: the network does not take images of this size, the device cannot be used, or the network returns
+            something else than the logits of the head that was found for it.
+        HeadError: the head cannot be found (see :func:`~normgate.normalization.find_head`).
+        MagnitudeError: there is no layer of the name given.
     """
 
     def __init__(
@@ -238,10 +245,19 @@ class FeatureExtractor:
             self.magnitude = magnitude_at(model, features)
         elif magnitude is not None:
             magnitude_at(model, magnitude.module)
-        elif search:
-            example = self.example()
-            with _inference(self.model), _explained(example):
+        if search and magnitude is None:
+            self._try(checked=head is None)  # whoever names a head means what it gives
+
+    def _try(self, checked: bool) -> None:
+        """Let the network see an example: it must take it, and shows where its magnitude is."""
+        example = self.example()
+        with _inference(self.model), _explained(example), capture(self.model, self.head, self.magnitude) as tap:
+            if self.magnitude is None:
                 self.magnitude = find_magnitude(self.model, self.head, example)
+            else:
+                self.model(example)
+            if checked:
+                _check_output(tap)
 
     @property
     def device(self) -> torch.device:
@@ -494,6 +510,30 @@ def full_precision() -> Iterator[None]:
     finally:
         for part, previous in zip(parts, before, strict=True):
             setattr(part, name, previous)
+
+
+def _check_output(tap: Capture) -> None:
+    """Refuse a network that changes what its head gives: its own labels and probabilities would be others."""
+    output = getattr(tap.output, "logits", tap.output)
+    if not isinstance(output, torch.Tensor) or output.shape != tap.logits.shape:
+        return  # nothing to compare
+    given, returned = tap.logits.double(), output.double()
+    if not (given.isfinite().all() and returned.isfinite().all()):
+        return  # said where images are read
+    tolerance = 1e-4 if min(output.element_size(), tap.logits.element_size()) >= 4 else 1e-2
+    # Logits that are all shifted are the same to a softmax: a network may return log-probabilities, or probabilities.
+    shifted = given - (given - returned).mean(dim=1, keepdim=True)
+    if not any(
+        torch.allclose(returned, same, rtol=0, atol=tolerance * float(same.abs().max()))
+        for same in (shifted, given.softmax(dim=1))
+    ):
+        worst = (given - returned).abs().argmax()
+        raise FeatureError(
+            f"the network does not return what its head {tap.head!r} gives: for an example it returns "
+            f"{returned.flatten()[worst]:.4g} where the head gives {given.flatten()[worst]:.4g}. Labels and "
+            "probabilities are read at the head: put what comes after it, such as a scale, into the head's weight and "
+            f'bias; or, if the head\'s own logits are meant, name it with head="{tap.head}"'
+        )
 
 
 @contextlib.contextmanager

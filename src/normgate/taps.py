@@ -85,6 +85,8 @@ class Capture:
         self._z: Tensor | None = None
         self._logits: Tensor | None = None
         self._m: Tensor | None = None
+        self.output: object = None
+        """What the model returned."""
 
     @property
     def z(self) -> Tensor:
@@ -128,7 +130,8 @@ class Capture:
     def _head_done(self, _: nn.Module, __: tuple[Tensor], logits: Tensor) -> None:
         self._logits = logits
 
-    def _model_done(self, *_: object) -> None:
+    def _model_done(self, _: nn.Module, __: tuple[Any, ...], output: object) -> None:
+        self.output = output
         if self._calls != 1:
             raise HeadError(f"the head {self.head!r} was called {self._calls} times in one forward pass, not once")
         if self._images is not None and self.z.shape[0] != self._images:
