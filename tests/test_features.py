@@ -405,6 +405,61 @@ def test_stages_that_give_no_feature_map_are_left_out(output_fmt: str | None) ->
     assert torch.allclose(features.stage_norms[:, -1], features.z.norm(dim=1))
 
 
+@pytest.mark.parametrize(
+    ("shape", "told", "output_fmt", "axis"),
+    [
+        ((5, 7, 7), 5, None, 0),
+        ((5, 7, 7), 5, "NHWC", 0),  # what a network says of itself need not be true of each stage
+        ((7, 7, 5), 5, None, 2),
+        ((7, 7, 5), 5, "NCHW", 2),
+        ((5, 7, 5), 5, None, 0),
+        ((5, 7, 5), 5, "NCHW", 0),
+        ((5, 7, 5), 5, "NHWC", 2),
+        ((5, 7, 7), 6, None, None),
+        ((5, 7, 7), 7, "NHWC", 2),
+        ((5, 7, 7), None, None, 0),
+        ((7, 7, 5), None, "NHWC", 2),
+        ((9, 5), 5, None, 1),
+        ((9, 5), 6, None, 1),
+    ],
+)
+def test_stages_are_pooled_over_all_but_the_axis_of_their_channels(
+    shape: tuple[int, ...], told: int | None, output_fmt: str | None, axis: int | None
+) -> None:
+    torch.manual_seed(0)
+    flat = int(np.prod(shape))
+    network: Any = nn.Sequential(
+        nn.Flatten(), nn.Linear(192, flat), nn.Unflatten(1, shape), nn.Flatten(), nn.Linear(flat, 3)
+    )
+    network.feature_info = [{"module": "2", "num_chs": told}]
+    if output_fmt is not None:
+        network.output_fmt = output_fmt
+    norms = FeatureExtractor(network, PREPROCESSING)(PIXELS).stage_norms
+    if axis is None:
+        assert norms is None
+        return
+    with torch.inference_mode():
+        maps = network[:3](torch.from_numpy(PREPROCESSING(PIXELS)))
+    expected = maps.movedim(1 + axis, 1).flatten(2).mean(2).norm(dim=1)
+    assert norms is not None
+    assert torch.allclose(norms[:, 0], expected)
+
+
+def test_a_vit_of_timm_with_maps_that_does_not_say_so() -> None:
+    import timm
+
+    torch.manual_seed(0)
+    options = {"img_size": 64, "embed_dim": 24, "depth": 2, "num_heads": 2, "global_attn_indexes": (1,)}
+    network = timm.create_model("samvit_base_patch16", num_classes=3, **options).eval()
+    outputs: list[torch.Tensor] = []
+    extractor = FeatureExtractor(network, Preprocessing((64, 64)))
+    network.get_submodule(extractor.stages[-1]).register_forward_hook(lambda _, __, output: outputs.append(output))
+    features = extractor(np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8))
+    assert outputs[0].shape == (3, 4, 4, 24)
+    assert features.stage_norms is not None
+    assert torch.allclose(features.stage_norms[:, -1], outputs[0].mean((1, 2)).norm(dim=1))
+
+
 def test_networks_without_stages_have_no_stage_norms(network: nn.Module) -> None:
     assert FeatureExtractor(network, PREPROCESSING)(PIXELS).stage_norms is None
 

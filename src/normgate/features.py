@@ -15,13 +15,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
-from normgate.backbones import stage_names
+from normgate.backbones import stage_channels, stage_names
 from normgate.data.decoding import DEFAULT_MAX_PIXELS
 from normgate.data.loading import load_batches
 from normgate.errors import NormgateError
 from normgate.normalization import find_head, temperature, unwrap
 from normgate.progress import silent
-from normgate.taps import MagnitudeSpec, capture, find_magnitude, magnitude_at
+from normgate.taps import MagnitudeSpec, capture, features_last, find_magnitude, magnitude_at
 from normgate.threads import lock_of, process_wide
 from normgate.verdicts import NOT_FINITE
 
@@ -334,14 +334,20 @@ class FeatureExtractor:
 
     @contextlib.contextmanager
     def _stage_tap(self) -> Iterator[dict[str, torch.Tensor]]:
-        """Norms of the pooled output of each stage; a stage that gives no feature map is left out."""
+        """Norms of the pooled output of each stage; a stage that gives no feature map of its channels is left out."""
         norms: dict[str, torch.Tensor] = {}
         root = unwrap(self.model)
-        channels_last = getattr(root, "output_fmt", None) == "NHWC"
+        channels = stage_channels(root)
+        says_last = getattr(root, "output_fmt", None) == "NHWC"  # not all networks whose maps are so say it
 
         def note(name: str, output: Any) -> None:
-            if isinstance(output, torch.Tensor) and output.ndim in (3, 4):
-                norms[name] = torch.linalg.vector_norm(_pool(output.float(), channels_last), dim=1)
+            if not isinstance(output, torch.Tensor) or output.ndim not in (3, 4):
+                return
+            last: bool | None = True  # tokens
+            if output.ndim == 4:
+                last = features_last(output, channels[name], says_last) if name in channels else says_last
+            if last is not None:
+                norms[name] = torch.linalg.vector_norm(_pool(output.float(), last), dim=1)
 
         with contextlib.ExitStack() as stack:
             for name in self.stages:
@@ -556,9 +562,7 @@ def _moved(model: nn.Module, device: str | torch.device) -> nn.Module:
 
 def _pool(output: torch.Tensor, channels_last: bool) -> torch.Tensor:
     """Mean over space or tokens, (N, C, H, W), (N, H, W, C) or (N, T, C) → (N, C)."""
-    if output.ndim == 4 and not channels_last:
-        return output.mean(dim=(2, 3))
-    return output.flatten(1, -2).mean(dim=1)
+    return output.flatten(1, -2).mean(dim=1) if channels_last else output.mean(dim=(2, 3))
 
 
 def _host(tensor: torch.Tensor) -> torch.Tensor:

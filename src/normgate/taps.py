@@ -71,6 +71,17 @@ def _rows(x: Tensor, channels_last: bool) -> Tensor:
     return x.flatten(1, -2) if channels_last else x.flatten(2).transpose(1, 2)
 
 
+def features_last(x: Tensor, width: int | None, network_says: bool | None) -> bool | None:
+    """Whether the axis of so many features is the last of a map (N, C, H, W) or (N, H, W, C); None: not to be told.
+
+    ``network_says`` counts where both axes are as long.
+    """
+    first, last = x.shape[1] == width, x.shape[-1] == width
+    if first and last:
+        return network_says
+    return last if first or last else None
+
+
 class Capture:
     """The latest forward pass, as :func:`capture` saw it. Tensors keep their graph, dtype and device."""
 
