@@ -366,10 +366,11 @@ def _is_read(root: nn.Module, name: str, head: str) -> bool:
     readers = order[order.index(linear) + 1 :]
     if linear.in_features != chosen.out_features:
         readers.append(chosen)
-    return linear.out_features in {_width_read(reader) for reader in readers}
+    return linear.out_features in {width_read(reader) for reader in readers}
 
 
-def _width_read(layer: nn.Module) -> int | None:
+def width_read(layer: nn.Module) -> int | None:
+    """How many features a layer reads, where it has a number for that; None for others, and for containers."""
     if isinstance(layer, nn.LayerNorm):
         return layer.normalized_shape[-1]
     if next(layer.children(), None) is not None:  # containers repeat the widths of what they hold
