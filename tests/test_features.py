@@ -117,6 +117,31 @@ def test_features_do_not_follow_the_network_afterwards(network: nn.Module) -> No
     assert linear.weight.grad is not None
 
 
+@pytest.mark.parametrize("space", ["u", "raw_logits"])
+@pytest.mark.parametrize("context", [torch.inference_mode, lambda: torch.autocast("cpu", dtype=torch.bfloat16)])
+def test_what_is_kept_does_not_depend_on_who_asks_first(space: str, context: Any) -> None:
+    features = random_features(10, 0)
+    with context():
+        kept = features.space(space)
+    assert features.space(space) is kept
+    assert torch.equal(kept, random_features(10, 0).space(space))
+    linear = nn.Linear(kept.shape[1], 2)
+    linear(kept).sum().backward()  # tensors of inference mode would refuse
+    assert linear.weight.grad is not None
+
+
+def test_a_parametrised_head_is_left_as_it_is() -> None:
+    torch.manual_seed(0)
+    network = small_network()
+    network[-1] = nn.utils.parametrizations.spectral_norm(network[-1])
+    before = {name: value.clone() for name, value in network.train().state_dict().items()}
+    extractor = FeatureExtractor(network, PREPROCESSING)
+    features = extractor(PIXELS)
+    assert extractor.device.type == "cpu"
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert torch.equal(features.weight, network.eval()[-1].weight.detach())
+
+
 def test_a_head_without_a_bias() -> None:
     network = nn.Sequential(nn.Flatten(), nn.Linear(192, 3, bias=False))
     features = FeatureExtractor(network, PREPROCESSING)(PIXELS)

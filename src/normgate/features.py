@@ -19,7 +19,7 @@ from normgate.backbones import stage_channels, stage_names
 from normgate.data.decoding import DEFAULT_MAX_PIXELS
 from normgate.data.loading import load_batches
 from normgate.errors import NormgateError
-from normgate.normalization import find_head, temperature, unwrap
+from normgate.normalization import find_head, stored, temperature, unwrap
 from normgate.progress import silent
 from normgate.taps import MagnitudeSpec, capture, features_last, find_magnitude, magnitude_at
 from normgate.threads import lock_of, process_wide
@@ -94,7 +94,8 @@ class Features:
     @functools.cached_property
     def u(self) -> torch.Tensor:
         """Directions `z / ‖z‖₂`, (N, D); a zero feature stays zero."""
-        return F.normalize(self.z, dim=1)
+        with _kept():
+            return F.normalize(self.z, dim=1)
 
     @property
     def finite(self) -> torch.Tensor:
@@ -109,7 +110,8 @@ class Features:
     @functools.cached_property
     def raw_logits(self) -> torch.Tensor:
         """`head(z/τ)`, normalisation off, (N, K)."""
-        return self.head(self.z)
+        with _kept():
+            return self.head(self.z)
 
     def head(self, z: torch.Tensor) -> torch.Tensor:
         """What the head says of (N, D) features in the place of z, normalisation off: `head(z/τ)`, (N, K)."""
@@ -262,7 +264,7 @@ class FeatureExtractor:
     @property
     def device(self) -> torch.device:
         """Where the head's weight is."""
-        return self.head.weight.device
+        return stored(self.head).device
 
     def __call__(self, images: np.ndarray | torch.Tensor) -> Features:
         """Features of a batch.
@@ -330,7 +332,7 @@ class FeatureExtractor:
         prepared = images
         if isinstance(prepared, np.ndarray):
             prepared = torch.from_numpy(self.preprocessing.normalized(prepared))
-        return prepared.to(self.device, dtype=self.head.weight.dtype)
+        return prepared.to(self.device, dtype=stored(self.head).dtype)
 
     @contextlib.contextmanager
     def _stage_tap(self) -> Iterator[dict[str, torch.Tensor]]:
@@ -473,6 +475,17 @@ def _labelled(features: Features, batch: PixelBatch, numbers: dict[str, int] | N
     ids = tuple(record.id for record in records)
     labels = None if numbers is None else class_numbers(ids, [record.label for record in records], numbers)
     return dataclasses.replace(features, ids=ids, labels=labels, digests=batch.digests or None)
+
+
+@contextlib.contextmanager
+def _kept() -> Iterator[None]:
+    """Around what is computed once and kept: neither inference mode nor autocast, be whoever asks first in them."""
+    with contextlib.ExitStack() as stack:
+        if torch.is_inference_mode_enabled():  # its tensors cannot be used by autograd afterwards
+            stack.enter_context(torch.inference_mode(mode=False))
+        if torch.is_autocast_enabled("cpu"):
+            stack.enter_context(torch.autocast("cpu", enabled=False))
+        yield
 
 
 @contextlib.contextmanager

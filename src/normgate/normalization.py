@@ -68,7 +68,7 @@ def l2norm(model: M, head: str | nn.Linear | None = None, temperature: float | L
             "a compiled model ignores new hooks; call l2norm(model) first and torch.compile(model) after it"
         )
     if temperature == "learned":
-        linear.register_parameter("log_temperature", nn.Parameter(linear.weight.new_zeros(())))
+        linear.register_parameter("log_temperature", nn.Parameter(stored(linear).new_zeros(())))
     else:
         linear.temperature = float(temperature)  # type: ignore[assignment]
     # The handle travels with the module: when it is unpickled it moves torch's counter of hook ids past ours.
@@ -281,9 +281,17 @@ def _checked(root: nn.Module, name: str) -> nn.Linear:
         raise HeadError(f"{name!r} is a {kind}: only nn.Linear heads are supported; {_seen(root)}")
     if isinstance(module, LazyModuleMixin) and module.has_uninitialized_params():
         raise HeadError(f"{name!r} is a lazy layer without weights yet; run one batch through the model first")
-    if not module.weight.is_floating_point():
-        raise HeadError(f"{name!r} is quantised ({module.weight.dtype}); use the model as it was before quantisation")
+    if not (dtype := stored(module).dtype).is_floating_point:
+        raise HeadError(f"{name!r} is quantised ({dtype}); use the model as it was before quantisation")
     return module
+
+
+def stored(layer: nn.Module) -> Tensor:
+    """The first of the layer's parameters, for its dtype and device.
+
+    To read a parametrised weight is to compute it, and in training mode a spectral norm then takes another step.
+    """
+    return next(layer.parameters())
 
 
 def _locate(root: nn.Module) -> tuple[str, list[str]]:
