@@ -211,7 +211,7 @@ def stage_names(model: nn.Module) -> tuple[str, ...]:
 def stage_channels(model: nn.Module) -> dict[str, int]:
     """How many channels the modules of :func:`stage_names` give, where the model tells."""
     told = {stage.get("module"): stage.get("num_chs") for stage in _feature_info(model)}
-    return {name: told[name] for name in stage_names(model) if isinstance(told[name], int)}
+    return {name: count for name in stage_names(model) if isinstance(count := told[name], int)}
 
 
 def _feature_info(model: nn.Module) -> list[Mapping[str, Any]]:

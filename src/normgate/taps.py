@@ -150,7 +150,7 @@ class Capture:
         square images, by the two axes that are alike.
         """
         says = getattr(self._root, "output_fmt", None)
-        told = None if says is None else says == "NHWC"
+        told = None if says is None else bool(says == "NHWC")
         reader = next((part for part in layer.modules() if width_read(part) is not None), None)
         if reader is not None:
             kind = _reads_last(reader)
