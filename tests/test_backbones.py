@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import normgate
-from normgate.backbones import Backbone, BackboneError, auto_stem, create, load_weights, stage_names
+from normgate.backbones import Backbone, BackboneError, auto_stem, create, load_weights, stage_channels, stage_names
 
 
 def tiny(num_classes: int = 4, **changes: object) -> Backbone:
@@ -143,6 +143,15 @@ def test_stages_are_empty_where_a_model_does_not_tell():
     assert stage_names(model) == ()
     model.feature_info = [{"module": "gone", "num_chs": 2}, {"num_chs": 2}]
     assert stage_names(model) == ()
+    assert stage_channels(model) == {}
+
+
+def test_channels_of_stages_are_those_that_they_give():
+    model = tiny().build()
+    given = {name: shape[1] for name, shape in stages(model, 16).items()}
+    assert stage_channels(model) == given == {"act1": 4, "layer1": 4, "layer2": 8, "layer3": 16, "layer4": 32}
+    del model.feature_info[0]["num_chs"]
+    assert list(stage_channels(model)) == ["layer1", "layer2", "layer3", "layer4"]
 
 
 # -------------------------------------------------------------------------------------------- refusals

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import types
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +115,31 @@ def test_features_do_not_follow_the_network_afterwards(network: nn.Module) -> No
     linear = nn.Linear(54, 2)
     linear(features.z).sum().backward()  # tensors of inference mode would refuse
     assert linear.weight.grad is not None
+
+
+@pytest.mark.parametrize("space", ["u", "raw_logits"])
+@pytest.mark.parametrize("context", [torch.inference_mode, lambda: torch.autocast("cpu", dtype=torch.bfloat16)])
+def test_what_is_kept_does_not_depend_on_who_asks_first(space: str, context: Any) -> None:
+    features = random_features(10, 0)
+    with context():
+        kept = features.space(space)
+    assert features.space(space) is kept
+    assert torch.equal(kept, random_features(10, 0).space(space))
+    linear = nn.Linear(kept.shape[1], 2)
+    linear(kept).sum().backward()  # tensors of inference mode would refuse
+    assert linear.weight.grad is not None
+
+
+def test_a_parametrised_head_is_left_as_it_is() -> None:
+    torch.manual_seed(0)
+    network = small_network()
+    network[-1] = nn.utils.parametrizations.spectral_norm(network[-1])
+    before = {name: value.clone() for name, value in network.train().state_dict().items()}
+    extractor = FeatureExtractor(network, PREPROCESSING)
+    features = extractor(PIXELS)
+    assert extractor.device.type == "cpu"
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert torch.equal(features.weight, network.eval()[-1].weight.detach())
 
 
 def test_a_head_without_a_bias() -> None:
@@ -282,6 +309,71 @@ def test_the_magnitude_can_be_read_elsewhere(network: nn.Module) -> None:
         FeatureExtractor(network, PREPROCESSING, magnitude=MagnitudeSpec("gone"), search=False)
 
 
+# ------------------------------------------------------------------------------------ what the network returns
+
+
+class After(nn.Module):
+    """A network whose forward does something with the head's logits."""
+
+    def __init__(self, change: Callable[[torch.Tensor], Any]) -> None:
+        super().__init__()
+        self.network = small_network()
+        self.change = change
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.change(self.network(x))
+
+
+@pytest.mark.parametrize(
+    "change", [torch.neg, lambda x: 30 * x, lambda x: 1.01 * x, torch.sigmoid, lambda x: x.flip(1)]
+)
+@pytest.mark.parametrize("features", [None, "network.1"])
+def test_a_network_that_changes_its_logits_is_refused(change: Any, features: str | None) -> None:
+    with pytest.raises(FeatureError, match=r"its head 'network.5' gives: .* head=\"network.5\""):
+        FeatureExtractor(After(change), PREPROCESSING, features=features)
+    named = FeatureExtractor(After(change), PREPROCESSING, head="network.5", features=features)
+    assert torch.equal(named(PIXELS).logits, FeatureExtractor(small_network(), PREPROCESSING)(PIXELS).logits)
+
+
+def test_the_error_says_what_differs() -> None:
+    network = After(lambda x: 2 * x)
+    with torch.no_grad():
+        network.network[-1].weight.zero_()
+        network.network[-1].bias.copy_(torch.tensor([0.0, 1.5, -1.0]))
+    with pytest.raises(
+        FeatureError, match=r"it returns 3 where the head gives 1\.5\. .*into the head's weight and bias"
+    ):
+        FeatureExtractor(network, PREPROCESSING)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x: x + 0,
+        lambda x: x.float().bfloat16(),
+        lambda x: 3 * (x / 3),
+        lambda x: x.log_softmax(1),  # the same classes and probabilities
+        lambda x: x.softmax(1),
+        lambda x: x[:, :2],  # nothing that could be compared
+        lambda x: (x, -x),
+        lambda x: {"logits": -x},
+        lambda x: np.nan * x,
+    ],
+)
+@pytest.mark.parametrize("tau", [None, 0.1])
+def test_other_outputs_are_accepted(change: Any, tau: float | None) -> None:
+    network = After(change)
+    if tau is not None:
+        normgate.l2norm(network, temperature=tau)
+    assert FeatureExtractor(network, PREPROCESSING)(PIXELS).finite.all()
+
+
+def test_logits_of_an_object_are_compared() -> None:
+    with pytest.raises(FeatureError, match="does not return what its head"):
+        FeatureExtractor(After(lambda x: types.SimpleNamespace(logits=-x)), PREPROCESSING)
+    FeatureExtractor(After(lambda x: types.SimpleNamespace(logits=x)), PREPROCESSING)
+
+
 # --------------------------------------------------------------------------------------------- the stages
 
 
@@ -336,6 +428,61 @@ def test_stages_that_give_no_feature_map_are_left_out(output_fmt: str | None) ->
     assert features.stage_norms is not None
     assert features.stage_norms.shape == (10, 2)
     assert torch.allclose(features.stage_norms[:, -1], features.z.norm(dim=1))
+
+
+@pytest.mark.parametrize(
+    ("shape", "told", "output_fmt", "axis"),
+    [
+        ((5, 7, 7), 5, None, 0),
+        ((5, 7, 7), 5, "NHWC", 0),  # what a network says of itself need not be true of each stage
+        ((7, 7, 5), 5, None, 2),
+        ((7, 7, 5), 5, "NCHW", 2),
+        ((5, 7, 5), 5, None, 0),
+        ((5, 7, 5), 5, "NCHW", 0),
+        ((5, 7, 5), 5, "NHWC", 2),
+        ((5, 7, 7), 6, None, None),
+        ((5, 7, 7), 7, "NHWC", 2),
+        ((5, 7, 7), None, None, 0),
+        ((7, 7, 5), None, "NHWC", 2),
+        ((9, 5), 5, None, 1),
+        ((9, 5), 6, None, 1),
+    ],
+)
+def test_stages_are_pooled_over_all_but_the_axis_of_their_channels(
+    shape: tuple[int, ...], told: int | None, output_fmt: str | None, axis: int | None
+) -> None:
+    torch.manual_seed(0)
+    flat = int(np.prod(shape))
+    network: Any = nn.Sequential(
+        nn.Flatten(), nn.Linear(192, flat), nn.Unflatten(1, shape), nn.Flatten(), nn.Linear(flat, 3)
+    )
+    network.feature_info = [{"module": "2", "num_chs": told}]
+    if output_fmt is not None:
+        network.output_fmt = output_fmt
+    norms = FeatureExtractor(network, PREPROCESSING)(PIXELS).stage_norms
+    if axis is None:
+        assert norms is None
+        return
+    with torch.inference_mode():
+        maps = network[:3](torch.from_numpy(PREPROCESSING(PIXELS)))
+    expected = maps.movedim(1 + axis, 1).flatten(2).mean(2).norm(dim=1)
+    assert norms is not None
+    assert torch.allclose(norms[:, 0], expected)
+
+
+def test_a_vit_of_timm_with_maps_that_does_not_say_so() -> None:
+    import timm
+
+    torch.manual_seed(0)
+    options = {"img_size": 64, "embed_dim": 24, "depth": 2, "num_heads": 2, "global_attn_indexes": (1,)}
+    network = timm.create_model("samvit_base_patch16", num_classes=3, **options).eval()
+    outputs: list[torch.Tensor] = []
+    extractor = FeatureExtractor(network, Preprocessing((64, 64)))
+    network.get_submodule(extractor.stages[-1]).register_forward_hook(lambda _, __, output: outputs.append(output))
+    features = extractor(np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8))
+    assert outputs[0].shape == (3, 4, 4, 24)
+    assert features.stage_norms is not None
+    assert torch.allclose(features.stage_norms[:, -1], outputs[0].mean((1, 2)).norm(dim=1))
 
 
 def test_networks_without_stages_have_no_stage_norms(network: nn.Module) -> None:

@@ -568,7 +568,8 @@ def two(a: nn.Module, b: nn.Module) -> dict[str, nn.Module]:
         (lambda: nn.Sequential(transformer(), LINEAR(192, 10)), "1"),
         (lambda: Net(encoder=transformer(), out=LINEAR(192, 10)), "out"),
         (lambda: Net(out=LINEAR(192, 10), encoder=transformer()), "out"),
-        (lambda: Net(encoder=encoder(), head=LINEAR(512, 10), projector=mlp(512, 128)), "head"),
+        (lambda: Net(encoder=encoder(), projector=mlp(512, 128), head=LINEAR(512, 10)), "head"),
+        (lambda: Net(encoder=encoder(), head=LINEAR(512, 10), projector=mlp(512, 128)), ["head", "projector.2"]),
         (lambda: Net(encoder=encoder(), **two(LINEAR(512, 10), LINEAR(512, 5))), ["a", "b"]),
         (lambda: Net(net=Net(encoder=encoder(), **two(mlp(512, 10), mlp(512, 5)))), ["net.a.2", "net.b.2"]),
         (
@@ -582,6 +583,17 @@ def two(a: nn.Module, b: nn.Module) -> dict[str, nn.Module]:
         # As many classes as the encoder has channels: still two outputs.
         (lambda: Net(encoder=encoder(), fc=LINEAR(512, 64), fine=LINEAR(512, 64)), ["fc", "fine"]),
         (lambda: Net(encoder=encoder(), fc=LINEAR(512, 64), fc_coarse=LINEAR(512, 5)), ["fc", "fc_coarse"]),
+        # The usual name of a head on a hidden layer, whatever reads it: a layer, layers, or a layer of another width.
+        *(
+            (
+                lambda name=name: Net(conv=nn.Conv2d(3, 16, 3), **{name: LINEAR(16, 32)}, out=LINEAR(32, 10)),
+                [name, "out"],
+            )
+            for name in ("fc", "head", "classifier")
+        ),
+        (lambda: Net(conv=nn.Conv2d(3, 16, 3), fc=LINEAR(16, 32), fc2=LINEAR(32, 16)), ["fc", "fc2"]),
+        (lambda: Net(fc=LINEAR(16, 32), mid=LINEAR(32, 32), last=LINEAR(32, 10)), ["fc", "last"]),
+        (lambda: Net(fc=LINEAR(16, 32), pairs=LINEAR(64, 10)), ["fc", "pairs"]),
         (
             lambda: Net(gate=LINEAR(8, 64), conv=nn.Conv2d(64, 64, 1), classifier=nn.Conv2d(64, 10, 1)),
             "convolution",
@@ -672,7 +684,38 @@ def test_wrappers_are_seen_through(process_group):
     assert find_head(inside, model.head) == find_head(inside, "part._orig_mod.head") == ("part.head", model.head)
     assert find_head(wrapped[0], "module.head") == ("head", model.head)
     average = torch.optim.swa_utils.AveragedModel(model)
-    assert find_head(average) == ("head", average.module.head)
+    for copied in (average, timm.utils.ModelEmaV2(model), timm.utils.ModelEmaV3(model)):
+        assert unwrap(copied) is copied.module
+        assert find_head(copied) == ("head", copied.module.head)
+
+
+@pytest.mark.filterwarnings("ignore:FSDP")
+def test_fully_sharded_models_are_seen_through(process_group):
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    model = Net(encoder=nn.Linear(8, 8), head=nn.Linear(8, 4))
+    assert unwrap(FullyShardedDataParallel(model, device_id=torch.device("cpu"), use_orig_params=True)) is model
+
+
+class Own(nn.Module):
+    """Somebody's own layer around a network that it calls what DDP calls it."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+        self.gain = nn.Parameter(torch.tensor(3.0))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.module(self.gain * x)
+
+
+def test_a_module_that_wraps_another_in_its_own_way_is_the_model(process_group):
+    own = Own(mlp())
+    assert unwrap(own) is own
+    assert unwrap(nn.DataParallel(own)) is unwrap(nn.parallel.DistributedDataParallel(own)) is own
+    assert find_head(own) == ("module.2", own.module[2])
+    assert is_normalized(l2norm(own, temperature="learned"))
+    assert set(unwrap(own).state_dict()) > {"gain", "module.2.log_temperature"}
 
 
 def test_a_fixed_temperature_can_be_changed_and_no_other():

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from timm.layers import LayerNorm2d
 from torch import nn
 
 from normgate.normalization import HeadError, l2norm
@@ -355,6 +357,133 @@ def test_an_override_takes_a_layers_input_by_its_shape(shape, expected):
 def test_inputs_without_such_a_vector_are_errors(spec, shape):
     with pytest.raises(MagnitudeError, match="no magnitude vector"):
         spec.select(torch.zeros(shape))
+
+
+class Map(nn.Module):
+    """An image as a feature map of one shape, read by a layer, and then by the head."""
+
+    def __init__(self, layer: nn.Module, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.layer = layer
+        self.shape = shape
+        self.head = nn.LazyLinear(4)
+
+    def forward(self, x):
+        pixels = x.flatten(1)[:, : math.prod(self.shape)]
+        return self.head(self.layer(pixels.unflatten(1, self.shape)).flatten(1))
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "output_fmt", "axis"),
+    [
+        (nn.BatchNorm2d(5), (5, 3, 4), None, 1),
+        (nn.BatchNorm2d(5), (5, 5, 5), "NHWC", 1),  # it reads axis 1 whatever the network says
+        (nn.Conv2d(5, 2, 1), (5, 6, 5), None, 1),
+        (nn.GroupNorm(1, 5), (5, 6, 6), None, 1),
+        (nn.LayerNorm(5), (3, 4, 5), None, -1),
+        (nn.LayerNorm(5), (5, 5, 5), None, -1),
+        (nn.Linear(5, 2), (6, 6, 5), None, -1),
+        (nn.Sequential(nn.Identity(), nn.LayerNorm(5)), (6, 6, 5), None, -1),
+        (nn.Sequential(nn.Conv2d(5, 7, 1), nn.BatchNorm2d(7)), (5, 7, 7), None, 1),
+        (LayerNorm2d(5), (5, 3, 4), None, 1),
+        (LayerNorm2d(5), (5, 5, 5), "NCHW", 1),
+        (LayerNorm2d(5), (5, 5, 5), None, None),
+        (nn.ReLU(), (5, 6, 6), None, 1),
+        (nn.ReLU(), (6, 6, 5), None, -1),
+        (nn.ReLU(), (6, 7, 5), "NHWC", -1),
+        (nn.ReLU(), (5, 5, 5), "NCHW", 1),
+        (nn.ReLU(), (5, 5, 5), None, None),
+        (nn.ReLU(), (5, 6, 7), None, None),
+    ],
+)
+def test_the_features_of_a_map_are_on_the_axis_that_its_layer_reads(layer, shape, output_fmt, axis):
+    model = Map(layer, shape)
+    if output_fmt is not None:
+        model.output_fmt = output_fmt
+    model(images())
+    with torch.no_grad(), capture(model, magnitude=magnitude_at(model, "layer")) as tap:
+        if axis is None:
+            with pytest.raises(MagnitudeError, match=r"cannot be told which axis .* of 'layer': name a layer"):
+                model(images())
+            return
+        model(images())
+    maps = images().flatten(1)[:, : math.prod(shape)].unflatten(1, shape)
+    torch.testing.assert_close(tap.m, maps.movedim(axis, 1).flatten(2).mean(2))
+
+
+def test_two_axes_alike_say_nothing_where_images_are_no_squares():
+    model = Map(nn.ReLU(), (5, 6, 6))
+    model(images())
+    with (
+        capture(model, magnitude=magnitude_at(model, "layer")),
+        pytest.raises(MagnitudeError, match="cannot be told"),
+    ):
+        model(images()[:, :, :, :16])
+
+
+def test_the_last_norm_layer_of_a_swin_transformer():
+    torch.manual_seed(0)
+    model = timm.create_model("swin_tiny_patch4_window7_224", num_classes=4, img_size=64, window_size=2).eval()
+    read = []
+    model.norm.register_forward_pre_hook(lambda _, args: read.append(args[0]))
+    with torch.no_grad(), capture(model, magnitude=magnitude_at(model, "norm")) as tap:
+        model(images(size=64))
+    assert tap.m.shape == (6, model.num_features)
+    torch.testing.assert_close(tap.m, read[0].mean((1, 2)))
+
+
+class InPlace(nn.Module):
+    """Everything that is captured is changed afterwards, in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = Encoder(pool=True)
+        self.layer = nn.ReLU(inplace=True)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x):
+        hidden = self.encoder(x)
+        z = self.layer(hidden - 1)
+        logits = self.head(z)
+        z.zero_()
+        return logits.mul_(0)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_what_is_captured_is_kept_as_it_was(mode):
+    torch.manual_seed(0)
+    model = InPlace()
+    with mode(), capture(model, magnitude=magnitude_at(model, "layer")) as tap:
+        model(images())
+        m = model.encoder(images()) - 1
+    assert torch.equal(tap.m, m)
+    assert torch.equal(tap.z, m.relu())
+    assert torch.equal(tap.logits, model.head(m.relu()))
+
+
+@pytest.mark.parametrize("shape", [(8,), (5, 8), (8, 1, 1)])
+def test_the_input_of_a_layer_that_works_in_place(shape):
+    model = Map(nn.ReLU(inplace=True), shape)
+    model(images())
+    with torch.no_grad(), capture(model, magnitude=magnitude_at(model, "layer")) as tap:
+        model(images() - 1)
+    x = (images() - 1).flatten(1)[:, : math.prod(shape)]
+    assert torch.equal(tap.m, x[:, :8])
+    assert (tap.m < 0).any()
+
+
+def test_gradients_go_through_what_is_captured():
+    torch.manual_seed(0)
+    model = nn.Sequential(Encoder(pool=True), nn.ReLU(inplace=True), nn.Linear(8, 4))
+    with capture(model, magnitude=magnitude_at(model, "1")) as tap:
+        model(images())
+    weight = model[0].patches.weight
+    (of_m,) = torch.autograd.grad(tap.m.sum(), weight, retain_graph=True)
+    (expected,) = torch.autograd.grad(model[0](images()).sum(), weight)
+    torch.testing.assert_close(of_m, expected)
+    of_z, of_logits = torch.autograd.grad([tap.z.sum(), tap.logits.sum()], [weight, model[2].weight])
+    assert of_z.norm() > 0
+    assert of_logits.norm() > 0
 
 
 def test_overrides_name_a_layer_of_the_model():

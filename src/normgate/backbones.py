@@ -203,11 +203,21 @@ def _unpool(model: Any, stride: int) -> None:
 
 def stage_names(model: nn.Module) -> tuple[str, ...]:
     """Names of the modules that end timm's stages, early to late; empty where the model does not tell."""
+    modules = dict(model.named_modules())
+    names = (stage.get("module") for stage in _feature_info(model))
+    return tuple(name for name in names if isinstance(name, str) and name in modules)
+
+
+def stage_channels(model: nn.Module) -> dict[str, int]:
+    """How many channels the modules of :func:`stage_names` give, where the model tells."""
+    told = {stage.get("module"): stage.get("num_chs") for stage in _feature_info(model)}
+    return {name: count for name in stage_names(model) if isinstance(count := told[name], int)}
+
+
+def _feature_info(model: nn.Module) -> list[Mapping[str, Any]]:
     info = getattr(model, "feature_info", None)
     stages = info if isinstance(info, Sequence) else getattr(info, "info", ())
-    names = (stage.get("module") for stage in stages if isinstance(stage, Mapping))
-    modules = dict(model.named_modules())
-    return tuple(name for name in names if isinstance(name, str) and name in modules)
+    return [stage for stage in stages if isinstance(stage, Mapping)]
 
 
 # ------------------------------------------------------------------------------------------------- weights

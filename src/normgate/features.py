@@ -15,13 +15,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
-from normgate.backbones import stage_names
+from normgate.backbones import stage_channels, stage_names
 from normgate.data.decoding import DEFAULT_MAX_PIXELS
 from normgate.data.loading import load_batches
 from normgate.errors import NormgateError
-from normgate.normalization import find_head, temperature, unwrap
+from normgate.normalization import find_head, stored, temperature, unwrap
 from normgate.progress import silent
-from normgate.taps import MagnitudeSpec, capture, find_magnitude, magnitude_at
+from normgate.taps import MagnitudeSpec, capture, features_last, find_magnitude, magnitude_at
+from normgate.threads import lock_of, process_wide
 from normgate.verdicts import NOT_FINITE
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from normgate.data.preprocessing import Preprocessing
     from normgate.data.sources import Record
     from normgate.progress import Progress
+    from normgate.taps import Capture
 
 
 class FeatureError(NormgateError):
@@ -92,7 +94,8 @@ class Features:
     @functools.cached_property
     def u(self) -> torch.Tensor:
         """Directions `z / ‖z‖₂`, (N, D); a zero feature stays zero."""
-        return F.normalize(self.z, dim=1)
+        with _kept():
+            return F.normalize(self.z, dim=1)
 
     @property
     def finite(self) -> torch.Tensor:
@@ -107,7 +110,8 @@ class Features:
     @functools.cached_property
     def raw_logits(self) -> torch.Tensor:
         """`head(z/τ)`, normalisation off, (N, K)."""
-        return self.head(self.z)
+        with _kept():
+            return self.head(self.z)
 
     def head(self, z: torch.Tensor) -> torch.Tensor:
         """What the head says of (N, D) features in the place of z, normalisation off: `head(z/τ)`, (N, K)."""
@@ -205,14 +209,22 @@ class Features:
 class FeatureExtractor:
     """A network together with the way its images are prepared and its features are read.
 
+    Threads may call it; they take turns, as they do where two extractors have the same network.
+
     Args:
         model: any module with one linear head, with or without `l2norm`.
         preprocessing: how images become its input.
         head: the head's name, where it cannot be found.
         magnitude: where the magnitude vector is read, as found earlier.
-        search: whether to look for that place where `magnitude` is None.
+        search: whether to try the network on an example, and to look for that place, where `magnitude` is None.
         features: name of the module whose input is the magnitude vector, against what would be found.
         device: where to compute; None leaves the model where it is.
+
+    Raises:
+        FeatureError: the network does not take images of this size, the device cannot be used, or the network returns
+            something else than the logits of the head that was found for it.
+        HeadError: the head cannot be found (see :func:`~normgate.normalization.find_head`).
+        MagnitudeError: there is no layer of the name given.
     """
 
     def __init__(
@@ -235,15 +247,24 @@ class FeatureExtractor:
             self.magnitude = magnitude_at(model, features)
         elif magnitude is not None:
             magnitude_at(model, magnitude.module)
-        elif search:
-            example = self.example()
-            with _inference(self.model), _explained(example):
+        if search and magnitude is None:
+            self._try(checked=head is None)  # whoever names a head means what it gives
+
+    def _try(self, checked: bool) -> None:
+        """Let the network see an example: it must take it, and shows where its magnitude is."""
+        example = self.example()
+        with _inference(self.model), _explained(example), capture(self.model, self.head, self.magnitude) as tap:
+            if self.magnitude is None:
                 self.magnitude = find_magnitude(self.model, self.head, example)
+            else:
+                self.model(example)
+            if checked:
+                _check_output(tap)
 
     @property
     def device(self) -> torch.device:
         """Where the head's weight is."""
-        return self.head.weight.device
+        return stored(self.head).device
 
     def __call__(self, images: np.ndarray | torch.Tensor) -> Features:
         """Features of a batch.
@@ -311,18 +332,24 @@ class FeatureExtractor:
         prepared = images
         if isinstance(prepared, np.ndarray):
             prepared = torch.from_numpy(self.preprocessing.normalized(prepared))
-        return prepared.to(self.device, dtype=self.head.weight.dtype)
+        return prepared.to(self.device, dtype=stored(self.head).dtype)
 
     @contextlib.contextmanager
     def _stage_tap(self) -> Iterator[dict[str, torch.Tensor]]:
-        """Norms of the pooled output of each stage; a stage that gives no feature map is left out."""
+        """Norms of the pooled output of each stage; a stage that gives no feature map of its channels is left out."""
         norms: dict[str, torch.Tensor] = {}
         root = unwrap(self.model)
-        channels_last = getattr(root, "output_fmt", None) == "NHWC"
+        channels = stage_channels(root)
+        says_last = getattr(root, "output_fmt", None) == "NHWC"  # not all networks whose maps are so say it
 
         def note(name: str, output: Any) -> None:
-            if isinstance(output, torch.Tensor) and output.ndim in (3, 4):
-                norms[name] = torch.linalg.vector_norm(_pool(output.float(), channels_last), dim=1)
+            if not isinstance(output, torch.Tensor) or output.ndim not in (3, 4):
+                return
+            last: bool | None = True  # tokens
+            if output.ndim == 4:
+                last = features_last(output, channels[name], says_last) if name in channels else says_last
+            if last is not None:
+                norms[name] = torch.linalg.vector_norm(_pool(output.float(), last), dim=1)
 
         with contextlib.ExitStack() as stack:
             for name in self.stages:
@@ -451,22 +478,38 @@ def _labelled(features: Features, batch: PixelBatch, numbers: dict[str, int] | N
 
 
 @contextlib.contextmanager
+def _kept() -> Iterator[None]:
+    """Around what is computed once and kept: neither inference mode nor autocast, be whoever asks first in them."""
+    with contextlib.ExitStack() as stack:
+        if torch.is_inference_mode_enabled():  # its tensors cannot be used by autograd afterwards
+            stack.enter_context(torch.inference_mode(mode=False))
+        if torch.is_autocast_enabled("cpu"):
+            stack.enter_context(torch.autocast("cpu", enabled=False))
+        yield
+
+
+@contextlib.contextmanager
 def _inference(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, no autograd, no autocast, float32 products in float32; everything as it was afterwards."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(torch.inference_mode())
-            stack.enter_context(full_precision())
-            for device_type in {parameter.device.type for parameter in model.parameters()}:
-                stack.enter_context(torch.autocast(device_type, enabled=False))
-            yield
-    finally:
-        for module in training:
-            module.training = True
+    """Evaluation mode, no autograd, no autocast, float32 products in float32; everything as it was afterwards.
+
+    One thread at a time is let in with a network, since modes are the network's, and so are the hooks of a capture.
+    """
+    with lock_of(unwrap(model)):
+        training = [module for module in model.modules() if module.training]
+        model.eval()
+        try:
+            with contextlib.ExitStack() as stack:
+                stack.enter_context(torch.inference_mode())
+                stack.enter_context(full_precision())
+                for device_type in {parameter.device.type for parameter in model.parameters()}:
+                    stack.enter_context(torch.autocast(device_type, enabled=False))
+                yield
+        finally:
+            for module in training:
+                module.training = True
 
 
+@process_wide
 @contextlib.contextmanager
 def full_precision() -> Iterator[None]:
     """Neither TF32 nor bfloat16 inside products of float32 numbers, whatever the process allows otherwise."""
@@ -486,6 +529,30 @@ def full_precision() -> Iterator[None]:
     finally:
         for part, previous in zip(parts, before, strict=True):
             setattr(part, name, previous)
+
+
+def _check_output(tap: Capture) -> None:
+    """Refuse a network that changes what its head gives: its own labels and probabilities would be others."""
+    output = getattr(tap.output, "logits", tap.output)
+    if not isinstance(output, torch.Tensor) or output.shape != tap.logits.shape:
+        return  # nothing to compare
+    given, returned = tap.logits.double(), output.double()
+    if not (given.isfinite().all() and returned.isfinite().all()):
+        return  # said where images are read
+    tolerance = 1e-4 if min(output.element_size(), tap.logits.element_size()) >= 4 else 1e-2
+    # Logits that are all shifted are the same to a softmax: a network may return log-probabilities, or probabilities.
+    shifted = given - (given - returned).mean(dim=1, keepdim=True)
+    if not any(
+        torch.allclose(returned, same, rtol=0, atol=tolerance * float(same.abs().max()))
+        for same in (shifted, given.softmax(dim=1))
+    ):
+        worst = (given - returned).abs().argmax()
+        raise FeatureError(
+            f"the network does not return what its head {tap.head!r} gives: for an example it returns "
+            f"{returned.flatten()[worst]:.4g} where the head gives {given.flatten()[worst]:.4g}. Labels and "
+            "probabilities are read at the head: put what comes after it, such as a scale, into the head's weight and "
+            f'bias; or, if the head\'s own logits are meant, name it with head="{tap.head}"'
+        )
 
 
 @contextlib.contextmanager
@@ -508,9 +575,7 @@ def _moved(model: nn.Module, device: str | torch.device) -> nn.Module:
 
 def _pool(output: torch.Tensor, channels_last: bool) -> torch.Tensor:
     """Mean over space or tokens, (N, C, H, W), (N, H, W, C) or (N, T, C) → (N, C)."""
-    if output.ndim == 4 and not channels_last:
-        return output.mean(dim=(2, 3))
-    return output.flatten(1, -2).mean(dim=1)
+    return output.flatten(1, -2).mean(dim=1) if channels_last else output.mean(dim=(2, 3))
 
 
 def _host(tensor: torch.Tensor) -> torch.Tensor:

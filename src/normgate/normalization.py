@@ -68,7 +68,7 @@ def l2norm(model: M, head: str | nn.Linear | None = None, temperature: float | L
             "a compiled model ignores new hooks; call l2norm(model) first and torch.compile(model) after it"
         )
     if temperature == "learned":
-        linear.register_parameter("log_temperature", nn.Parameter(linear.weight.new_zeros(())))
+        linear.register_parameter("log_temperature", nn.Parameter(stored(linear).new_zeros(())))
     else:
         linear.temperature = float(temperature)  # type: ignore[assignment]
     # The handle travels with the module: when it is unpickled it moves torch's counter of hook ids past ours.
@@ -184,16 +184,34 @@ def _is_positive(value: object) -> bool:
 # ------------------------------------------------------------------------------------------------ wrappers
 
 
+# What is inside is under this attribute. Known by name, so that no library is imported to ask; a module that merely
+# calls its only child `module` is somebody's own, and what it does beside calling it belongs to the network.
+_WRAPPERS = {
+    "torch._dynamo.eval_frame.OptimizedModule": "_orig_mod",
+    "torch.nn.parallel.data_parallel.DataParallel": "module",
+    "torch.nn.parallel.distributed.DistributedDataParallel": "module",
+    "torch.distributed.fsdp.fully_sharded_data_parallel.FullyShardedDataParallel": "_fsdp_wrapped_module",
+    "torch.optim.swa_utils.AveragedModel": "module",
+    "lightning_fabric.wrappers._FabricModule": "_original_module",
+    "lightning.fabric.wrappers._FabricModule": "_original_module",
+    "timm.utils.model_ema.ModelEmaV2": "module",
+    "timm.utils.model_ema.ModelEmaV3": "module",
+}
+
+
 def unwrap(model: nn.Module) -> nn.Module:
-    """The module inside ``torch.compile``, DDP, FSDP, Lightning Fabric and weight-averaging wrappers."""
-    while True:
-        wrapped = [getattr(model, name, None) for name in ("_orig_mod", "_original_module", "_fsdp_wrapped_module")]
-        if [name for name, _ in model.named_children()] == ["module"]:
-            wrapped.append(model.get_submodule("module"))
-        inner = next((module for module in wrapped if isinstance(module, nn.Module)), None)
-        if inner is None:
-            return model
-        model = inner
+    """The module inside ``torch.compile``, DataParallel, DDP, FSDP, Lightning Fabric and weight-averaging wrappers.
+
+    Any other module is the model itself, whatever it wraps.
+    """
+    while (attribute := _inside(model)) is not None:
+        model = model.get_submodule(attribute)
+    return model
+
+
+def _inside(model: nn.Module) -> str | None:
+    names = (f"{base.__module__}.{base.__qualname__}" for base in type(model).__mro__)
+    return next((_WRAPPERS[name] for name in names if name in _WRAPPERS), None)
 
 
 def named_layers(model: nn.Module) -> dict[str, nn.Module]:
@@ -263,9 +281,17 @@ def _checked(root: nn.Module, name: str) -> nn.Linear:
         raise HeadError(f"{name!r} is a {kind}: only nn.Linear heads are supported; {_seen(root)}")
     if isinstance(module, LazyModuleMixin) and module.has_uninitialized_params():
         raise HeadError(f"{name!r} is a lazy layer without weights yet; run one batch through the model first")
-    if not module.weight.is_floating_point():
-        raise HeadError(f"{name!r} is quantised ({module.weight.dtype}); use the model as it was before quantisation")
+    if not (dtype := stored(module).dtype).is_floating_point:
+        raise HeadError(f"{name!r} is quantised ({dtype}); use the model as it was before quantisation")
     return module
+
+
+def stored(layer: nn.Module) -> Tensor:
+    """The first of the layer's parameters, for its dtype and device.
+
+    To read a parametrised weight is to compute it, and in training mode a spectral norm then takes another step.
+    """
+    return next(layer.parameters())
 
 
 def _locate(root: nn.Module) -> tuple[str, list[str]]:
@@ -291,7 +317,7 @@ def _walk(root: nn.Module, linears: dict[str, nn.Linear]) -> tuple[str, set[str]
             return inside[-1], suspects.union(inside if len(declared) > 1 else ())
         if named := _named_child(root, module, name, linears):
             head = _under(linears, named)[-1]
-            return head, suspects | _unread_beside(root, module, head)
+            return head, suspects | _beside(module, name, named, linears)
         children = [_join(name, child) for child, _ in module.named_children()]
         children = [child for child in children if _under(linears, child)]
         children = [child for child in children if not _is_headless(root.get_submodule(child))] or children
@@ -329,29 +355,30 @@ def _named_child(root: nn.Module, module: nn.Module, name: str, linears: dict[st
 _HEAD_LIKE = re.compile(r"aux|head|fc|classif|logit|cls", re.IGNORECASE)
 
 
-def _unread_beside(root: nn.Module, module: nn.Module, head: str) -> set[str]:
-    """Linear layers in children of ``module`` named like heads whose outputs no such child reads."""
-    names = {layer: name for name, layer in root.named_modules()}
-    children = [child for name, child in module.named_children() if _HEAD_LIKE.match(name)]
-    layers = [layer for child in children for layer in child.modules()]
-    unread, widths_read = set(), {_width_read(root.get_submodule(head))}
-    for layer in reversed(layers):
-        if isinstance(layer, nn.Linear) and layer.out_features not in widths_read:
-            unread.add(names[layer])
-        widths_read.add(_width_read(layer))
-    return unread
+def _beside(module: nn.Module, name: str, named: str, linears: dict[str, nn.Linear]) -> set[str]:
+    """Linear layers in children of ``module`` that are named like heads, or registered after the one with the head."""
+    children = [_join(name, child) for child, _ in module.named_children()]
+    later = children[children.index(named) + 1 :]
+    like_heads = [child for child in children if _HEAD_LIKE.match(child.rpartition(".")[2])]
+    return {linear for child in (*like_heads, *later) for linear in _under(linears, child)}
 
 
 def _is_read(root: nn.Module, name: str, head: str) -> bool:
-    """Whether the head, or a layer registered later, reads as many features as the layer ``name`` gives."""
+    """Whether the head, or a layer registered later, reads as many features as the layer ``name`` gives.
+
+    A layer that can read what the head gives is not read by the head: it may come after it.
+    """
     layers = dict(root.named_modules())
-    linear = layers[name]
+    linear, chosen = layers[name], layers[head]
     order = list(layers.values())
-    readers = [layers[head], *order[order.index(linear) + 1 :]]
-    return linear.out_features in {_width_read(reader) for reader in readers}
+    readers = order[order.index(linear) + 1 :]
+    if linear.in_features != chosen.out_features:
+        readers.append(chosen)
+    return linear.out_features in {width_read(reader) for reader in readers}
 
 
-def _width_read(layer: nn.Module) -> int | None:
+def width_read(layer: nn.Module) -> int | None:
+    """How many features a layer reads, where it has a number for that; None for others, and for containers."""
     if isinstance(layer, nn.LayerNorm):
         return layer.normalized_shape[-1]
     if next(layer.children(), None) is not None:  # containers repeat the widths of what they hold

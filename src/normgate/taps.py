@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from normgate.errors import NormgateError
-from normgate.normalization import HeadError, find_head, is_compiled, named_layers, unwrap
+from normgate.normalization import HeadError, find_head, is_compiled, named_layers, unwrap, width_read
+from normgate.threads import process_wide
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -28,8 +29,9 @@ class MagnitudeSpec:
     Attributes:
         module: dotted name of the layer in the unwrapped model.
         position: index of the token or pixel, counted along the flattened positions; None takes an input by
-            its shape: (N, D) as it is, (N, T, D) at its first token, (N, C, H, W) as the mean over pixels.
-        channels_last: whether features are the last axis; False: axis 1.
+            its shape: (N, D) as it is, (N, T, D) at its first token, a map (N, C, H, W) or (N, H, W, C) as the
+            mean over its pixels.
+        channels_last: whether features are the last axis; False: axis 1. Without a position a map's are found anew.
     """
 
     module: str
@@ -52,14 +54,17 @@ class MagnitudeSpec:
             raise MagnitudeError(f"a magnitude vector has module, position and channels_last, not {sorted(values)}")
         return cls(**values)
 
-    def select(self, x: Tensor) -> Tensor:
-        """The magnitude vectors (N, D) in the layer's input ``x``."""
+    def select(self, x: Tensor, maps_last: bool = False) -> Tensor:
+        """The magnitude vectors (N, D) in the layer's input ``x``.
+
+        Without a position, ``maps_last`` says whether the features of a map are its last axis.
+        """
         if self.position is not None and x.ndim >= 2:
             rows = _rows(x, self.channels_last)
             if self.position < rows.shape[1]:
                 return rows[:, self.position]
         elif self.position is None and x.ndim in (2, 3, 4):
-            return x if x.ndim == 2 else x[:, 0] if x.ndim == 3 else x.mean((2, 3))
+            return x if x.ndim == 2 else x[:, 0] if x.ndim == 3 else x.mean((1, 2) if maps_last else (2, 3))
         raise MagnitudeError(f"no magnitude vector at {self} in an input of shape {tuple(x.shape)}")
 
 
@@ -70,20 +75,41 @@ def _rows(x: Tensor, channels_last: bool) -> Tensor:
     return x.flatten(1, -2) if channels_last else x.flatten(2).transpose(1, 2)
 
 
+def features_last(x: Tensor, width: int | None, network_says: bool | None) -> bool | None:
+    """Whether the axis of so many features is the last of a map (N, C, H, W) or (N, H, W, C); None: not to be told.
+
+    ``network_says`` counts where both axes are as long.
+    """
+    first, last = x.shape[1] == width, x.shape[-1] == width
+    if first and last:
+        return network_says
+    return last if first or last else None
+
+
+def _reads_last(layer: nn.Module) -> bool | None:
+    """Whether a layer of torch takes the last axis for features; None where its kind does not say."""
+    if isinstance(layer, (nn.Conv2d, nn.BatchNorm2d, nn.GroupNorm)):
+        return False
+    return True if type(layer) in (nn.Linear, nn.LayerNorm) else None  # some heirs of LayerNorm read axis 1
+
+
 class Capture:
     """The latest forward pass, as :func:`capture` saw it. Tensors keep their graph, dtype and device."""
 
-    def __init__(self, head: str, magnitude: MagnitudeSpec | None) -> None:
+    def __init__(self, root: nn.Module, head: str, magnitude: MagnitudeSpec | None) -> None:
         self.head = head
         self.magnitude = magnitude
+        self._root = root
         self._reset()
 
     def _reset(self) -> None:
         self._calls = 0
-        self._images: int | None = None
+        self._images: torch.Size | None = None
         self._z: Tensor | None = None
         self._logits: Tensor | None = None
         self._m: Tensor | None = None
+        self.output: object = None
+        """What the model returned."""
 
     @property
     def z(self) -> Tensor:
@@ -108,11 +134,40 @@ class Capture:
 
     def _model_called(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._reset()
-        self._images = next((x.shape[0] for x in (*args, *kwargs.values()) if isinstance(x, Tensor) and x.ndim), None)
+        self._images = next((x.shape for x in (*args, *kwargs.values()) if isinstance(x, Tensor) and x.ndim), None)
 
-    def _layer_called(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _layer_called(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         assert self.magnitude is not None
-        self._m = self.magnitude.select(next(x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)))
+        x = next(x for x in (*args, *kwargs.values()) if isinstance(x, Tensor))
+        found_anew = self.magnitude.position is None and x.ndim == 4
+        # Kept as it is now: the layer itself, or a later one, may work in place.
+        self._m = self.magnitude.select(x, found_anew and self._maps_last(layer, x)).clone()
+
+    def _maps_last(self, layer: nn.Module, x: Tensor) -> bool:
+        """Whether the features of a map that the layer reads are its last axis.
+
+        Told by the width that the layer or the first of its parts reads, else by timm's ``output_fmt``, else, for
+        square images, by the two axes that are alike.
+        """
+        says = getattr(self._root, "output_fmt", None)
+        told = None if says is None else bool(says == "NHWC")
+        reader = next((part for part in layer.modules() if width_read(part) is not None), None)
+        if reader is not None:
+            kind = _reads_last(reader)
+            by_width = features_last(x, width_read(reader), told if kind is None else kind)
+            told = told if by_width is None else by_width
+        square = self._images is not None and len(set(self._images[2:])) == 1
+        rows_first, rows_last = x.shape[1] == x.shape[2], x.shape[2] == x.shape[3]
+        if told is None and square and rows_first != rows_last:
+            told = rows_first
+        if told is None:
+            assert self.magnitude is not None
+            raise MagnitudeError(
+                f"it cannot be told which axis holds the features in the input {tuple(x.shape)} of "
+                f"{self.magnitude.module!r}: name a layer that says how many features it reads, such as a norm "
+                "layer, a convolution or a linear layer"
+            )
+        return told
 
     def _head_called(self, _: nn.Module, args: tuple[Tensor]) -> None:
         (z,) = args
@@ -122,17 +177,19 @@ class Capture:
                 "one vector an image is needed, (N, D)"
             )
         self._calls += 1
-        self._z = z
+        # As it is now, since later layers may work in place; where a graph is kept, autograd refuses that by itself.
+        self._z = z if z.requires_grad else z.clone()
 
     def _head_done(self, _: nn.Module, __: tuple[Tensor], logits: Tensor) -> None:
-        self._logits = logits
+        self._logits = logits.clone()
 
-    def _model_done(self, *_: object) -> None:
+    def _model_done(self, _: nn.Module, __: tuple[Any, ...], output: object) -> None:
+        self.output = output
         if self._calls != 1:
             raise HeadError(f"the head {self.head!r} was called {self._calls} times in one forward pass, not once")
-        if self._images is not None and self.z.shape[0] != self._images:
+        if self._images is not None and self.z.shape[0] != self._images[0]:
             raise HeadError(
-                f"the head {self.head!r} read {self.z.shape[0]} rows for {self._images} images, not one for each"
+                f"the head {self.head!r} read {self.z.shape[0]} rows for {self._images[0]} images, not one for each"
             )
         if self.magnitude is not None and (self._m is None or self._m.shape[0] != self.z.shape[0]):
             rows = "no input" if self._m is None else f"{self._m.shape[0]} rows"
@@ -152,14 +209,15 @@ def capture(
     Raises:
         HeadError: the head cannot be found (:func:`~normgate.normalization.find_head`), is not called exactly
             once in a forward pass, or does not read one vector an image.
-        MagnitudeError: the layer of ``magnitude`` does not exist, or does not read one such vector an image.
+        MagnitudeError: the layer of ``magnitude`` does not exist, does not read one such vector an image, or reads maps
+            of which it cannot be told which axis holds the features.
     """
     name, linear = find_head(model, head)
-    tap = Capture(name, magnitude)
     root = unwrap(model)
+    tap = Capture(root, name, magnitude)
     with contextlib.ExitStack() as stack:
         if is_compiled(model):
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
+            stack.enter_context(_eager())
         # Prepended hooks run in the reverse of this order, which matters where the model is itself the head.
         stack.enter_context(linear.register_forward_pre_hook(tap._head_called, prepend=True))
         if magnitude is not None:
@@ -169,6 +227,13 @@ def capture(
         stack.enter_context(linear.register_forward_hook(tap._head_done))
         stack.enter_context(root.register_forward_hook(tap._model_done))
         yield tap
+
+
+@process_wide
+@contextlib.contextmanager
+def _eager() -> Iterator[None]:
+    with torch.compiler.set_stance("force_eager"):
+        yield
 
 
 def magnitude_at(model: nn.Module, module: str) -> MagnitudeSpec:

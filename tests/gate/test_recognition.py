@@ -47,12 +47,14 @@ def test_trained_weights_and_normalised_features_do_not_hide_it() -> None:
 
 
 class Doubled(nn.Module):
-    def __init__(self, inner: nn.Module) -> None:
+    """Its only child is called as in DDP, yet it is no mere wrapper."""
+
+    def __init__(self, module: nn.Module) -> None:
         super().__init__()
-        self.inner = inner
+        self.module = module
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return 2 * self.inner(x)
+        return 2 * self.module(x)
 
 
 def changed(change: Callable[[nn.Module], object]) -> nn.Module:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
-import threading
 from typing import TYPE_CHECKING
 
 from normgate.data.decoding import DEFAULT_MAX_PIXELS, ImageError, decode, digest
@@ -58,7 +57,6 @@ class Neighbours:
         if kept is None or kept.labels is None:
             raise ServingError("this gate keeps no training features (it is lean), so that it has no nearest images")
         self._extractor = gate.extractor
-        self._lock = threading.Lock()  # an extractor takes one batch at a time
         self._directions = kept.u
         self._ids = kept.ids
         self._labels = [gate.classes[label] for label in kept.labels.tolist()]
@@ -77,8 +75,7 @@ class Neighbours:
             pixels: (N, H, W, 3) uint8, of the network's size.
             count: how many for each.
         """
-        with self._lock:
-            directions = self._extractor(pixels).u
+        directions = self._extractor(pixels).u
         cosines, rows = (directions @ self._directions.T).topk(min(count, len(self._ids)), dim=1)
         return [
             tuple(
