@@ -100,7 +100,9 @@ def _training(gate: Gate) -> str:
     from normgate.gate.folder import describe
 
     tau = describe(gate)["network"]["temperature"]
-    said = "without L2 normalisation" if tau is None else f"L2 normalisation, τ {'' if tau == 'learned' else '= '}{tau}"
+    said = "without L2 normalisation"
+    if tau is not None:
+        said = "L2 normalisation, τ learned" if tau == "learned" else f"L2 normalisation, τ = {tau:g}"
     run = gate.provenance.get("run")
     if run is None:
         return said

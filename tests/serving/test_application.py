@@ -11,7 +11,6 @@ import math
 import re
 import shutil
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -463,30 +462,15 @@ def test_a_state_that_cannot_be_written_fails_the_end_and_no_request(
     assert "is lost" in caplog.text
 
 
-class Narrow:
-    """An extractor that takes one batch at a time."""
-
-    def __init__(self, extractor: Any) -> None:
-        self._extractor, self._lock = extractor, threading.Lock()
-
-    def __call__(self, pixels: np.ndarray) -> Any:
-        assert self._lock.acquire(blocking=False), "two batches at a time"
-        time.sleep(0.05)  # long enough for another to come in between, if it could
-        found = self._extractor(pixels)
-        self._lock.release()
-        return found
-
-
-def test_neighbours_are_looked_for_one_batch_at_a_time(
-    photo_gate: Path, class_folders: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_threads_that_ask_at_once_get_the_neighbours_of_their_own_images(photo_gate: Path, class_folders: Path) -> None:
     neighbours = Served.load(photo_gate, Options(neighbours=str(class_folders))).neighbours
     assert neighbours is not None
-    monkeypatch.setattr(neighbours, "_extractor", Narrow(neighbours._extractor))
     size = Gate.load(photo_gate, device="cpu").preprocessing.size
-    with ThreadPoolExecutor(2) as pool:
-        one, other = pool.map(neighbours.nearest, [np.zeros((1, *size, 3), np.uint8)] * 2, [1, 1])
-    assert one == other
+    asked = np.random.default_rng(0).integers(0, 256, (40, 1, *size, 3), dtype=np.uint8)
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda pixels: neighbours.nearest(pixels, 3), asked)) == [
+            neighbours.nearest(pixels, 3) for pixels in asked
+        ]
 
 
 def test_neighbours_are_shown_where_the_images_are_named(serve: Serve, photo_gate: Path, class_folders: Path) -> None:
