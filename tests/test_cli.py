@@ -142,12 +142,12 @@ def test_what_is_left_out_is_said(class_folders: Path, tmp_path: Path, capsys: p
     (class_folders / "owl" / "notes.txt").write_text("no image")
     assert run("train", class_folders, "-o", tmp_path / "g", *quick) == 2
     said = capsys.readouterr().err
-    assert "train images cannot be read" in said
+    assert "train images cannot be used" in said
     assert said.count("cat/broken") <= 10
     assert run("train", class_folders, "-o", tmp_path / "g", *quick, "--skip-unreadable") == 1
     captured = capsys.readouterr()
     assert "warning: " in captured.err
-    assert "cannot be read, and the gate is made without:" in captured.err
+    assert "cannot be used, and the gate is made without:" in captured.err
     assert "1 other file skipped" in captured.out
     (tmp_path / "new").mkdir()
     for path in (class_folders / "dog").glob("*.png"):
@@ -158,7 +158,7 @@ def test_what_is_left_out_is_said(class_folders: Path, tmp_path: Path, capsys: p
     assert run(*arguments, "--skip-unreadable", "--json") == 1
     captured = capsys.readouterr()
     assert json.loads(captured.out)["calibration_images"] == 20
-    assert "1 calibration image cannot be read" in captured.err
+    assert "1 calibration image cannot be used" in captured.err
     assert "broken.png: not an image" in captured.err
     assert run("evaluate", tmp_path / "g", "--id", class_folders / "dog", "--ood", f"odd={tmp_path / 'new'}") == 1
     assert "warning: id: " in capsys.readouterr().err

@@ -514,7 +514,7 @@ def test_nan_weights_are_an_error(network: nn.Module) -> None:
         network[0].weight[0, 0, 0, 0] = float("nan")
     with pytest.raises(FeatureError, match="NaN or infinite features for 10 of 10 images; its weights or"):
         extractor(PIXELS)
-    with pytest.raises(FeatureError, match=r"no image that can be read; the first of 3 errors: 0/0: .*NaN or infinite"):
+    with pytest.raises(FeatureError, match="infinite features for all of 3 images; its weights or"):
         extract(extractor, random_records(3, 0))
 
 

@@ -166,7 +166,7 @@ def test_bad_input_stops_before_training(class_folders: Path, tmp_path: Path) ->
     with pytest.raises(TrainingError, match="learning rate"):
         normgate.train(class_folders, recipe=Recipe(epochs=6, batch_size=8, learning_rate=1e30), **OPTIONS)
     (class_folders / "cat" / "broken.png").write_bytes(b"no image")
-    with pytest.raises(NormgateError, match="cannot be read"):
+    with pytest.raises(NormgateError, match="cannot be used"):
         normgate.train(class_folders, recipe=QUICK, **OPTIONS)
     assert normgate.train(class_folders, recipe=QUICK, skip_unreadable=True, **OPTIONS)
     (class_folders / "cat" / "broken.png").unlink()
@@ -186,7 +186,7 @@ def test_a_tar_that_is_cut_short_is_an_image_that_cannot_be_read(class_folders: 
             file.add(path, f"{key}.png")
     content = (tmp_path / "x.tar").read_bytes().rstrip(b"\0")
     (tmp_path / "x.tar").write_bytes(content[:-600])
-    with pytest.raises(NormgateError, match=r"(?s)1 train image cannot be read; .*x\.tar: .*cut short after 59"):
+    with pytest.raises(NormgateError, match=r"(?s)1 train image cannot be used; .*x\.tar: .*cut short after 59"):
         normgate.train(tmp_path / "x.tar", recipe=QUICK, progress=untrained, **OPTIONS)
 
 

@@ -176,6 +176,12 @@ def test_what_is_said_of_a_gate(gate: Gate, shown: Callable) -> None:
     assert "no features (lean)" in shown(tables.print_gate, gate.recalibrate(lean=True), Path("gates/mine"))
 
 
+@pytest.mark.parametrize("provenance", [{"run": "exp-7"}, {"run": {"recipe": 1}, "sets": {"train": 3}}, {"sets": [1]}])
+def test_provenance_may_be_in_words_of_ones_own(gate: Gate, shown: Callable, provenance: dict[str, Any]) -> None:
+    own = dataclasses.replace(gate, provenance=provenance)
+    assert "without L2 normalisation" in shown(tables.print_gate, own, Path("gates/mine"))
+
+
 def test_a_verdict_is_a_line(shown: Callable) -> None:
     line = "a.png: accepted, cat (probability 0.750), score 12.5, p-value 0.2500\n"
     assert shown(_printed, VERDICT) == line

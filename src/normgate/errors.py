@@ -16,7 +16,7 @@ class ProbeWarning(NormgateWarning):
 
 
 class UnreadableWarning(NormgateWarning):
-    """Images that cannot be read were left out (exit code 1 on the command line)."""
+    """Images that cannot be read or judged were left out (exit code 1 on the command line)."""
 
 
 class ToldError(NormgateError):

@@ -435,7 +435,12 @@ def extract(
 
 
 def unreadable(errors: Sequence[tuple[str, str]]) -> FeatureError:
-    """The error for a source of which no image can be read, given `(id, message)` of each."""
+    """The error for a source of which no image can be read or judged, given `(id, message)` of each."""
+    if errors and all(message == NOT_FINITE for _, message in errors):
+        return FeatureError(
+            f"the network gives NaN or infinite features for all of {len(errors)} images; its weights or its "
+            "preprocessing are broken"
+        )
     reason = f"; the first of {len(errors)} errors: {errors[0][0]}: {errors[0][1]}" if errors else ""
     return FeatureError(f"there is no image that can be read{reason}")
 

@@ -125,7 +125,7 @@ class PortableGate:
             max_pixels: larger images are errors.
 
         Returns:
-            One verdict an image, in order; an image that cannot be read has an error and is not accepted.
+            One verdict an image, in order; one that cannot be read or judged has an error and is not accepted.
         """
         batches = load_batches(
             open_source(images, labelled=False),

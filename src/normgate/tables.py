@@ -103,12 +103,12 @@ def _training(gate: Gate) -> str:
     said = "without L2 normalisation"
     if tau is not None:
         said = "L2 normalisation, τ learned" if tau == "learned" else f"L2 normalisation, τ = {tau:g}"
-    run = gate.provenance.get("run")
-    if run is None:
+    try:
+        run, images = gate.provenance["run"], gate.provenance["sets"]["train"]
+        epochs, batch = (run["recipe"][name] for name in ("epochs", "batch_size"))
+        return f"{said}; {epochs} epochs over {images} images, batch {batch}, seed {run['seed']}"
+    except (KeyError, TypeError, IndexError):  # of a network that was trained elsewhere, or in words of somebody's own
         return said
-    recipe = run["recipe"]
-    images = gate.provenance["sets"]["train"]
-    return f"{said}; {recipe['epochs']} epochs over {images} images, batch {recipe['batch_size']}, seed {run['seed']}"
 
 
 def print_probes(report: ProbeReport, own: str) -> None:

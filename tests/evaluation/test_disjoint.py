@@ -23,7 +23,7 @@ def gate() -> Gate:
 def test_each_set_is_compared_with_those_of_the_gate_and_with_the_known_images() -> None:
     seen = {"train": [b"a", b"b"], "calibration": [b"c"]}
     sets = {"id": [b"a", b"c", b"c", b"x"], "far": [b"x", b"b"], "near": [b"y"]}
-    assert shared_images(seen, sets) == {"id": {"train": 1, "calibration": 1}, "far": {"train": 1, "id": 1}}
+    assert shared_images(seen, sets) == {"id": {"train": 1, "calibration": 2}, "far": {"train": 1, "id": 1}}
     assert shared_images({}, {"id": [b"a"]}) == {}
 
 
@@ -42,6 +42,11 @@ def test_images_that_are_not_new_are_counted_with_a_warning(gate: Gate, cached: 
     found.save(tmp_path / "found.md")
     assert "- id: 3 are train images" in (tmp_path / "found.md").read_text()
     assert json.loads(json.dumps(found.to_dict()))["shared"]["odd"] == {"id": 1}
+
+
+def test_what_the_gate_has_seen_counts_beside_what_a_score_is_fitted_to(gate: Gate) -> None:
+    with pytest.warns(NormgateWarning, match="id: 60 are train images"):
+        evaluate(gate, random_records(60, 1), {}, train=random_records(30, 7), scores="energy")
 
 
 def test_new_images_are_fine(gate: Gate, recwarn: pytest.WarningsRecorder) -> None:

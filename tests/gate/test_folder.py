@@ -507,6 +507,17 @@ def test_a_network_of_another_precision_comes_back_in_it(dtype: torch.dtype, tmp
         export(gate, tmp_path / "g.onnx")
 
 
+def test_what_a_network_holds_beside_its_weights_takes_their_precision(tmp_path: Path) -> None:
+    network = timm.create_model("swin_tiny_patch4_window7_224", num_classes=3, img_size=56, embed_dim=24, depths=(1, 1))
+    assert {name for name, _ in network.named_buffers()} - {*network.state_dict()}
+    sets = {"calibration": random_records(20, 3), "classes": CLASSES}
+    gate = Gate.calibrate(network.bfloat16(), preprocessing=Preprocessing((56, 56), resize=56), **sets)
+    gate.save(tmp_path / "g")
+    fresh = timm.create_model("swin_tiny_patch4_window7_224", num_classes=3, img_size=56, embed_dim=24, depths=(1, 1))
+    again = Gate.load(tmp_path / "g", model=fresh, device="cpu")
+    assert (asked(again).score == asked(gate).score).all()
+
+
 def test_files_of_a_gate_are_as_readable_as_their_folder(folder: Path) -> None:
     usual = folder.parent / "usual"
     usual.touch()

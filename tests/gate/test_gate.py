@@ -501,7 +501,7 @@ def test_nothing_left_is_said() -> None:
         (
             {"tuning": [b"no image", *pixels(3)]},
             NormgateError,
-            r"(?s)1 tuning image cannot be read; .*--skip-unreadable.*array#0: not an",
+            r"(?s)1 tuning image cannot be used; .*--skip-unreadable.*array#0: not an",
         ),
         ({"tuning": [b"no image"], "skip_unreadable": True}, FeatureError, "no image that can be read"),
         ({"score": "nrom"}, ScoreError, "did you mean 'norm'"),

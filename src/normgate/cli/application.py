@@ -69,7 +69,7 @@ def _ended(number: int, _: FrameType | None) -> None:
 def _show(
     shown: list[Warning | str], usual: Callable[..., None], message: Warning | str, category: type[Warning], *place: Any
 ) -> None:
-    """Our own warnings as lines for people, of several processes once; those of others as ever."""
+    """Our own warnings as lines for people, once where a command starts further processes; those of others as ever."""
     from normgate import console
     from normgate.data.names import printable
     from normgate.errors import NormgateWarning

@@ -29,7 +29,9 @@ MaxPixels = Annotated[int, typer.Option("--max-pixels", min=1, help="Larger imag
 DropDuplicates = Annotated[
     bool, typer.Option("--drop-duplicates", help="Leave images that two sets share out of the later set.")
 ]
-SkipUnreadable = Annotated[bool, typer.Option("--skip-unreadable", help="Go on without images that cannot be read.")]
+SkipUnreadable = Annotated[
+    bool, typer.Option("--skip-unreadable", help="Go on without images that cannot be read or judged.")
+]
 ImageColumn = Annotated[str, typer.Option("--image-column", help="Parquet column of the images.")]
 LabelColumn = Annotated[str, typer.Option("--label-column", help="Parquet column of the labels.")]
 GroupColumn = Annotated[

@@ -1,4 +1,4 @@
-"""Images that cannot be read before a gate is made of them: refused, or left out and said."""
+"""Images that no gate can be made with, since they cannot be read or judged: refused, or left out and said."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ LISTED = 10
 
 
 class UnreadableError(NormgateError):
-    """There are images that cannot be read."""
+    """There are images that cannot be read or judged."""
 
 
 def check_readable(name: str, errors: Sequence[tuple[str, str]], *, skip: bool) -> None:
-    """Refuse images that cannot be read, or warn that they are left out.
+    """Refuse images that cannot be read or judged, or warn that they are left out.
 
     Args:
         name: of the set.
-        errors: `(id, message)` of each image that cannot be read.
+        errors: `(id, message)` of each such image.
         skip: whether they may be left out.
 
     Raises:
@@ -34,7 +34,7 @@ def check_readable(name: str, errors: Sequence[tuple[str, str]], *, skip: bool) 
     lines = [f"  {image}: {message}" for image, message in errors[:LISTED]]
     if len(errors) > LISTED:
         lines.append(f"  … and {len(errors) - LISTED} more")
-    said = f"{len(errors)} {name} image{'s' * (len(errors) != 1)} cannot be read"
+    said = f"{len(errors)} {name} image{'s' * (len(errors) != 1)} cannot be used"
     if not skip:
         lines = [
             f"{said}; mend or remove what is listed, or go on without (--skip-unreadable, skip_unreadable=True):",

@@ -47,7 +47,7 @@ class Entry:
     Attributes:
         rows: by name of `Features` attribute, a row for each of the R readable images, in order; empty where R is 0.
             `digests` are (R, 16) uint8.
-        errors: a message for each of the N images that cannot be read, None for the others.
+        errors: a message for each of the N images that cannot be read or judged, None for the others.
     """
 
     rows: Mapping[str, torch.Tensor]

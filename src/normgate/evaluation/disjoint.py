@@ -20,7 +20,7 @@ def shared_images(
     found: dict[str, dict[str, int]] = {}
     for name, own in sets.items():
         others = {**seen, **({} if name == "id" else {"id": sets.get("id", ())})}
-        counts = {other: len(set(own) & set(theirs)) for other, theirs in others.items()}
+        counts = {other: sum(map(set(theirs).__contains__, own)) for other, theirs in others.items()}
         if any(counts.values()):
             found[name] = {other: count for other, count in counts.items() if count}
     return found

@@ -124,7 +124,8 @@ def evaluate(
         labelled = name == "id" and source.classes is not None
         extractions[name] = reader.read(source, names if labelled else None, name)
     seen = {} if not isinstance(gate, Gate) else dict(gate.digests)
-    seen |= {name: part.features.digests or () for name, part in fitted.items()}
+    for name, part in fitted.items():  # beside what the gate was made with
+        seen[name] = (*seen.get(name, ()), *(part.features.digests or ()))
     shared = shared_images(seen, {name: part.features.digests or () for name, part in extractions.items()})
     for line in shared_lines(shared):
         warnings.warn(line, NormgateWarning, stacklevel=2)

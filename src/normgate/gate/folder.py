@@ -172,9 +172,7 @@ def _assemble(
     if network["temperature"] is not None:
         l2norm(model, head=network["head"], temperature=network["temperature"])
     weights = load_file(path / "network.safetensors")
-    for name, value in unwrap(model).state_dict(keep_vars=True).items():
-        if name in weights and value.is_floating_point():  # its scores are those of that precision
-            value.data = value.data.to(weights[name].dtype)
+    _take_precision(unwrap(model), weights)
     try:
         unwrap(model).load_state_dict(weights)
     except RuntimeError as error:
@@ -219,6 +217,17 @@ def _assemble(
         provenance=provenance,
         trained_on_probes=families(description.get("trained_on_probes", [])),
     )
+
+
+def _take_precision(network: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
+    """Bring a network to the precision of its weights, which is that of the calibration scores."""
+    kinds = {value.dtype for value in weights.values() if value.is_floating_point()}
+    if len(kinds) == 1:  # with what it holds beside its weights
+        network.to(kinds.pop())
+        return
+    for name, value in network.state_dict(keep_vars=True).items():
+        if name in weights and value.is_floating_point():
+            value.data = value.data.to(weights[name].dtype)
 
 
 def _check_size(backbone: Backbone, weights: Path) -> None:

@@ -137,7 +137,7 @@ class Gate:
             provenance: plain data to store with the gate.
             trained_on_probes: families of probes that the network was trained on, which must not choose its score.
             drop_duplicates: leave images that two sets share out of the later of train, tuning, calibration.
-            skip_unreadable: go on without images that cannot be read.
+            skip_unreadable: go on without images that cannot be read or judged.
             batch_size: images in a forward pass.
             workers: decoding threads.
             max_pixels: larger images are errors.
@@ -256,7 +256,7 @@ class Gate:
             max_pixels: larger images are errors.
 
         Returns:
-            One verdict an image, in order; an image that cannot be read has an error and is not accepted.
+            One verdict an image, in order; one that cannot be read or judged has an error and is not accepted.
 
         Raises:
             GateError: a float tensor without `preprocessed`.

@@ -164,13 +164,13 @@ def fit(
                     average.update_parameters(model)
                 if index % 10 == 9:
                     progress("training", epoch * count + (index + 1) * batch, recipe.epochs * count)
-            totals = fabric.all_reduce(torch.cat([sums, sums.new_tensor([seen])]), reduce_op="sum")
-            assert isinstance(totals, torch.Tensor)
-            loss_sum, right_sum, image_sum = totals.tolist()
+            totals, images_seen = fabric.all_reduce((sums, torch.tensor(seen, device=fabric.device)), reduce_op="sum")
+            loss_sum, right_sum = totals.tolist()
+            image_sum = int(images_seen)
             with agreed(fabric):
                 if not image_sum:
                     raise TrainingError("no training image can be read any longer; bring them back and pass --resume")
-                if (missing := steps_an_epoch * batch - int(image_sum)) and fabric.is_global_zero:
+                if (missing := steps_an_epoch * batch - image_sum) and fabric.is_global_zero:
                     warnings.warn(
                         f"{missing} of {count} training images were left out of epoch {epoch + 1}: they cannot be read "
                         "any longer, or were alone in their batch; bring back what is gone",
@@ -222,7 +222,10 @@ def _check(recipe: Recipe, batch: int, processes: int, size: tuple[int, int], co
 
 def _check_weights(model: nn.Module, epoch: int) -> None:
     """Refuse weights that training has spoiled: the loss need not have seen all of them."""
-    for name, weights in model.named_parameters():
+    statistics = (
+        (name, part) for name, part in model.named_buffers() if name.endswith(("running_mean", "running_var"))
+    )
+    for name, weights in (*model.named_parameters(), *statistics):
         if not torch.isfinite(weights).all():
             raise TrainingError(
                 f"after epoch {epoch} weights of the network are not finite: {name}; choose another precision "
