@@ -164,6 +164,15 @@ def test_what_is_left_out_is_said(class_folders: Path, tmp_path: Path, capsys: p
     assert "warning: id: " in capsys.readouterr().err
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full is needed")
+def test_an_output_that_is_full_or_closed_is_no_defect() -> None:
+    command = f"{sys.executable} -m normgate.cli scores"
+    full = subprocess.run(f"{command} > /dev/full", shell=True, capture_output=True, text=True, check=False)
+    assert (full.returncode, full.stderr) == (2, "error: the output cannot be written: No space left on device\n")
+    closed = subprocess.run(f"{command} >&-", shell=True, capture_output=True, text=True, check=False)
+    assert (closed.returncode, closed.stderr) == (0, "")
+
+
 def test_an_internal_error_is_three(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def fail(*_: object) -> None:
         raise ZeroDivisionError("oops")

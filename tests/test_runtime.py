@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import os
 import subprocess
 import sys
 import venv
@@ -162,6 +163,18 @@ def test_an_image_that_cannot_be_judged_costs_the_others_nothing(tmp_path: Path)
     assert (verdicts.label[1], verdicts[1].accepted, np.isnan(verdicts.score[1])) == (None, False, True)
     np.testing.assert_allclose(verdicts.score[[0, 3]], exported(IMAGES[:2]).score, rtol=1e-5)
     assert list(exported([FLAT]).error) == [NOT_FINITE]
+
+
+@pytest.mark.parametrize("chosen", [None, "0"])
+def test_nothing_is_reported_home_unless_somebody_chose_it(
+    chosen: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ORT_DISABLE_TELEMETRY", "0")
+    if chosen is None:
+        monkeypatch.delenv("ORT_DISABLE_TELEMETRY")
+    export(gate("norm"), tmp_path / "g.onnx")
+    PortableGate.load(tmp_path / "g.onnx")
+    assert os.environ["ORT_DISABLE_TELEMETRY"] == (chosen or "1")
 
 
 def test_no_torch_is_needed(tmp_path: Path) -> None:

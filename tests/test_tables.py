@@ -196,7 +196,7 @@ def test_a_verdict_as_json_has_no_nan(shown: Callable, capsys: pytest.CaptureFix
     shown(tables.print_verdict, bad, as_json=True)
     printed = capsys.readouterr().out
     assert "\x1b" not in printed  # JSON escapes it
-    expected = {**dataclasses.asdict(bad), "probability": None, "score": None, "p_value": None}
+    expected = {**dataclasses.asdict(bad), "probability": None, "score": None, "p_value": None, "accepted": None}
     assert json.loads(printed, parse_constant=pytest.fail) == expected
 
 

@@ -309,7 +309,11 @@ def _read(path: Path) -> dict[str, Tensor]:
     except OSError as error:
         raise BackboneError(f"cannot read the weights: {error}") from None
     except Exception as error:
-        raise BackboneError(f"{path} is neither a safetensors file nor a state dict of tensors: {error}") from error
+        # What torch says of such files is how to load them unsafely.
+        raise BackboneError(
+            f"{path} is neither a safetensors file nor a state dict of tensors; write one with "
+            "torch.save(model.state_dict(), path): nothing else is unpickled"
+        ) from error
     while isinstance(weights, Mapping):
         inner = weights.get("state_dict", weights.get("model"))
         if not isinstance(inner, Mapping):

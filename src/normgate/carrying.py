@@ -55,14 +55,16 @@ class Carrier:
         check_output(destination / "rejected", overwrite=True)
         self._action = action
         self._root: Path | None = getattr(source, "root", None)
+        self._home = self._root.resolve() if self._root is not None and self._root.is_dir() else None
         self._destination = destination
 
     def carry(self, paths: Iterable[Path]) -> None:
         """Carry the files of the rejected images.
 
         Raises:
-            CarryingError: two would have one name, one is there already, or its place is no folder: then none is
-                touched; or a file cannot be carried: those before it are.
+            CarryingError: two would have one name, one is there already, its place is no folder, or one that is to be
+                moved lies elsewhere, behind a link to a folder: then none is touched; or a file cannot be carried:
+                those before it are.
         """
         places: dict[Path, Path] = {}
         seen: set[Path] = set()
@@ -71,6 +73,12 @@ class Carrier:
             if own in seen:  # listed twice
                 continue
             seen.add(own)
+            if self._action == "move" and self._home is not None and not own.is_relative_to(self._home):
+                raise CarryingError(
+                    f"{path} lies in {own.parent}, where a link leads, and is not moved out of there; the table is "
+                    "written, but no rejected file was touched: copy them instead (--copy-rejected), or screen that "
+                    "folder itself"
+                )
             place = self._destination / self._below(path)
             taken = os.path.lexists(place) or places.setdefault(place, path) is not path
             if taken or not nearest_folder(place.parent).is_dir():

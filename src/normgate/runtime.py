@@ -75,6 +75,7 @@ class PortableGate:
     @classmethod
     def of(cls, content: bytes, name: str = "the graph", *, threads: int | None = None) -> PortableGate:
         """An exported gate from the content of its file; as `load`."""
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # some builds report home; what users have set stays
         try:
             import onnxruntime
         except ImportError as error:

@@ -172,7 +172,8 @@ def print_geometry(gate: Gate) -> None:
 def print_verdict(verdict: Verdict, *, as_json: bool) -> None:
     """One image's verdict on one line."""
     if as_json:
-        print_json(_finite(dataclasses.asdict(verdict)), indent=None)
+        judged = {} if verdict.error is None else {"accepted": None}
+        print_json(_finite(dataclasses.asdict(verdict)) | judged, indent=None)
         return
     if verdict.error is not None:
         err.print(printable(f"{verdict.id}: {verdict.error}"), style="red", soft_wrap=True)

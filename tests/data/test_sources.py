@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
@@ -121,6 +122,14 @@ def test_one_class_is_not_enough(save, tmp_path, table):
         open_source(f"{table}?split=y", labelled=True)
     with pytest.raises(SourceError, match="only one class"):
         open_source(([np.zeros((2, 2, 3), np.uint8)], ["a"]), labelled=True)
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+def test_encoded_bytes_are_one_image(noise, kind):
+    buffer = io.BytesIO()
+    Image.fromarray(noise(4, 5, 3)).save(buffer, "PNG")
+    (record,) = open_source(kind(buffer.getvalue()), labelled=False)
+    assert decode(record.payload).size == (5, 4)
 
 
 def test_images_in_memory(noise, tree):

@@ -262,9 +262,9 @@ def test_what_is_no_gate_at_all(tmp_path: Path) -> None:
         Gate.load(tmp_path / "nothing")
     with pytest.raises(GateFolderError, match=r"holds no gate\.json"):
         Gate.load(tmp_path)
-    (tmp_path / "file").touch()
-    with pytest.raises(GateFolderError, match="is no gate"):
-        Gate.load(tmp_path / "file")
+    (tmp_path / "gate.onnx").touch()
+    with pytest.raises(GateFolderError, match=r"is no gate: it is a file; .*PortableGate"):
+        Gate.load(tmp_path / "gate.onnx")
 
 
 @pytest.mark.parametrize(
@@ -511,7 +511,8 @@ def test_what_a_network_holds_beside_its_weights_takes_their_precision(tmp_path:
     network = timm.create_model("swin_tiny_patch4_window7_224", num_classes=3, img_size=56, embed_dim=24, depths=(1, 1))
     assert {name for name, _ in network.named_buffers()} - {*network.state_dict()}
     sets = {"calibration": random_records(20, 3), "classes": CLASSES}
-    gate = Gate.calibrate(network.bfloat16(), preprocessing=Preprocessing((56, 56), resize=56), **sets)
+    preprocessing = Preprocessing((56, 56), resize=56)
+    gate = Gate.calibrate(network.bfloat16(), preprocessing=preprocessing, score="energy", **sets)
     gate.save(tmp_path / "g")
     fresh = timm.create_model("swin_tiny_patch4_window7_224", num_classes=3, img_size=56, embed_dim=24, depths=(1, 1))
     again = Gate.load(tmp_path / "g", model=fresh, device="cpu")

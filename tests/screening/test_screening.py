@@ -241,6 +241,25 @@ def test_a_link_is_moved_as_the_image_it_shows(gate: Gate, incoming: Path, tmp_p
     )
 
 
+def test_nothing_is_moved_out_of_a_folder_that_a_link_leads_to(gate: Gate, incoming: Path, tmp_path: Path) -> None:
+    rejected = incoming / next(v.id for v in gate(incoming) if not v.accepted and v.error is None)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.png").write_bytes(rejected.read_bytes())
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "b.png").write_bytes(rejected.read_bytes())
+    (tmp_path / "source" / "link").symlink_to(tmp_path / "photos")
+    with pytest.raises(CarryingError, match=r"where a link leads, .* no rejected file was touched: copy them"):
+        screen(gate, tmp_path / "source", tmp_path / "v.parquet", rejected="move", rejected_to=tmp_path / "out")
+    assert (tmp_path / "photos" / "a.png").exists()
+    assert (tmp_path / "source" / "b.png").exists()
+    screen(gate, tmp_path / "source", tmp_path / "w.parquet", rejected="copy", rejected_to=tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").rglob("*.png")) == ["a.png", "b.png"]
+    # A source that is itself behind a link is its own home.
+    (tmp_path / "door").symlink_to(tmp_path / "photos")
+    screen(gate, tmp_path / "door", tmp_path / "x.parquet", rejected="move", rejected_to=tmp_path / "moved")
+    assert (tmp_path / "moved" / "a.png").exists()
+
+
 def test_nothing_is_moved_where_a_file_is_in_the_way(gate: Gate, incoming: Path, tmp_path: Path) -> None:
     rejected = incoming / next(v.id for v in gate(incoming) if not v.accepted and v.error is None)
     for name in ("a/1.png", "b/1.png"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import io
 import os
@@ -27,6 +28,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 DONE, DATA_FAILED, USAGE, INTERNAL, REJECTED, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
 
@@ -55,9 +57,13 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")  # a terminal that has no α must not cost the job
     code = run(sys.argv[1:])
     try:
-        sys.stdout.flush()
+        if sys.stdout is not None:  # it may have been closed
+            sys.stdout.flush()
     except BrokenPipeError:
         console.silence_broken_pipe()
+    except OSError as error:
+        console.silence_broken_pipe()
+        code = _cannot_write(error)
     sys.exit(code)
 
 
@@ -110,6 +116,8 @@ def run(arguments: list[str]) -> int:
         console.err.print(message, style="red", soft_wrap=True)
         return USAGE
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in _FULL:
+            return _cannot_write(error)
         if console.debugging():
             raise
         console.err.print(
@@ -120,3 +128,10 @@ def run(arguments: list[str]) -> int:
         )
         return INTERNAL
     return DONE
+
+
+def _cannot_write(error: OSError) -> int:
+    from normgate import console
+
+    console.err.print(f"error: the output cannot be written: {error.strerror or error}", style="red", soft_wrap=True)
+    return USAGE

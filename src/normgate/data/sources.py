@@ -126,8 +126,8 @@ def open_source(
             - a pattern of one of these: `photos/2024-*/**/*.jpg`, `shards/train-{000..012}.tar`;
             - the address of any of these: `s3://`, `gs://`, `hf://`, `https://` and whatever else fsspec opens;
             - `torchvision:CIFAR10?root=DIR&train=false` (`&download=true` to fetch it);
-            - a sequence of paths or addresses, Pillow images or uint8 arrays, or one uint8 array (N, H, W, C); with
-              labels, `(images, labels)`;
+            - a sequence of paths or addresses, encoded bytes, Pillow images or uint8 arrays, one of the latter three,
+              or one uint8 array (N, H, W, C); with labels, `(images, labels)`;
             - a data set that gives `(image, label)` by index;
             - a source, which is returned as it is.
         labelled: whether labels are needed. If not, they are not looked at.
@@ -179,6 +179,8 @@ def _open_objects(data: Any, labelled: bool) -> Source:
     from normgate.data.datasets import DatasetImages
     from normgate.data.memory import ImageList
 
+    if isinstance(data, bytes | bytearray | memoryview):
+        data = [bytes(data)]
     if isinstance(data, Image.Image) or (isinstance(data, np.ndarray) and data.ndim < 4):
         data = [data]
     if _is_pair(data):

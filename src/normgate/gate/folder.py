@@ -285,8 +285,9 @@ def _checked(path: Path) -> dict[str, Any]:
     """The description of a gate all of whose files are there and unchanged."""
     file = path / "gate.json"
     if not file.is_file():
-        there = "holds no gate.json" if path.is_dir() else "does not exist"
-        raise GateFolderError(f"{path} is no gate: it {there}; make one with 'normgate train' or Gate.save")
+        there = "holds no gate.json" if path.is_dir() else "is a file" if path.exists() else "does not exist"
+        exported = "; a graph is asked with normgate.runtime.PortableGate" if path.suffix == ".onnx" else ""
+        raise GateFolderError(f"{path} is no gate: it {there}; make one with 'normgate train' or Gate.save{exported}")
     if file.stat().st_size > _JSON_LIMIT:
         raise GateFolderError(f"{file} is larger than any gate's description")
     try:

@@ -222,10 +222,8 @@ def _check(recipe: Recipe, batch: int, processes: int, size: tuple[int, int], co
 
 def _check_weights(model: nn.Module, epoch: int) -> None:
     """Refuse weights that training has spoiled: the loss need not have seen all of them."""
-    statistics = (
-        (name, part) for name, part in model.named_buffers() if name.endswith(("running_mean", "running_var"))
-    )
-    for name, weights in (*model.named_parameters(), *statistics):
+    running = (named for named in model.named_buffers() if named[0].endswith(("running_mean", "running_var")))
+    for name, weights in (*model.named_parameters(), *running):
         if not torch.isfinite(weights).all():
             raise TrainingError(
                 f"after epoch {epoch} weights of the network are not finite: {name}; choose another precision "
