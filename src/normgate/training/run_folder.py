@@ -45,7 +45,8 @@ def check_run(folder: Path, *, resume: bool, overwrite: bool) -> None:
         )
     if folder.exists() and not resume and not overwrite:
         raise RunFolderError(
-            f"{folder} holds an unfinished run; pass --resume to go on with it, or --overwrite to train anew"
+            f"{folder} holds an unfinished run; pass --resume (resume=True) to go on with it, or "
+            "--overwrite (overwrite=True) to train anew"
         )
 
 
