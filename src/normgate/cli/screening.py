@@ -26,6 +26,7 @@ from normgate.cli.options import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from io import BufferedReader
 
     from normgate.data.sources import Source
     from normgate.judging import Runtime
@@ -39,7 +40,7 @@ def screen(
         typer.Argument(
             metavar="INCOMING",
             help="A folder, an image, Parquet, tars, a pattern or an address of these (s3://…), or '-' for paths on "
-            "standard input.",
+            "standard input, one a line or as of find -print0.",
         ),
     ],
     output: Annotated[
@@ -194,6 +195,6 @@ def _told_of_parts(output: Path) -> "Iterator[None]":
 
 
 def _paths_on_stdin() -> "Source":
-    from normgate.data.folders import PathList
+    from normgate.data.folders import PathList, listed_names
 
-    return PathList(os.fsdecode(line.rstrip(b"\r\n")) for line in sys.stdin.buffer if line.strip())
+    return PathList(map(os.fsdecode, listed_names(cast("BufferedReader", sys.stdin.buffer))))
