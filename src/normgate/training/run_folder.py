@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
     from lightning_fabric import Fabric
 
-_FILES = ("checkpoint.safetensors", "log.csv", ".*.partial*")
+CHECKPOINT = "checkpoint.safetensors"
+_FILES = (CHECKPOINT, "log.csv", ".*.partial*")
 
 
 class RunFolderError(NormgateError):
