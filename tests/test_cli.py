@@ -233,6 +233,27 @@ def test_epochs_are_said_to_be_kept_only_where_they_are(
     assert run(*train, "--epochs", 1, "--resume") == 0
 
 
+def test_verdicts_are_said_to_be_kept_only_where_the_command_goes_on_with_them(
+    gate: Path, class_folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OutputError("No space left on device")
+
+    screen = ["screen", gate, class_folders, "-o", tmp_path / "v.parquet", "--runtime", "torch"]
+    kept = "the verdicts so far are kept in"
+    with monkeypatch.context() as patch:
+        patch.setattr("normgate.screening.parts.Parts.publish", full)
+        assert run(*screen) == 2
+    assert capsys.readouterr().err.count(kept) == 1
+    assert run(*screen, "--fdr", "0.1") == 2
+    said = capsys.readouterr().err
+    assert "another job" in said
+    assert kept not in said
+    (tmp_path / "v.parquet").touch()
+    assert run(*screen) == 2
+    assert kept not in capsys.readouterr().err
+
+
 @contextlib.contextmanager
 def files_of_at_most(size: int) -> Iterator[None]:
     """The system refuses to write larger ones, as it refuses to write to a full disk."""
