@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 import normgate
 from normgate import Recipe, cli
 from normgate.data.preprocessing import Preprocessing
+from normgate.files import OutputError
 
 SMALL = {"width": 2, "model_args": {"layers": [1, 1, 1, 1]}, "false_alarm_rate": 0.2, "score": "norm"}
 
@@ -212,8 +213,54 @@ def test_ctrl_c_leaves_nothing_half_written(class_folders: Path, tmp_path: Path)
     _, said = process.communicate()
     assert process.returncode == 130
     assert "interrupted" in said
+    assert f"the epochs so far are kept in {tmp_path / 'g.run'}; the same command with --resume" in " ".join(
+        said.split()
+    )
     assert "Traceback" not in said
     assert not (tmp_path / "g").exists()
+
+
+def test_epochs_are_said_to_be_kept_only_where_they_are(
+    class_folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OutputError("No space left on device")
+
+    options = ["-o", tmp_path / "g", "--width", 2, "--model-arg", "layers=[1,1,1,1]", "--alpha", 0.2, "--score", "norm"]
+    train = ["train", class_folders, *options, "--batch-size", 8]
+    with monkeypatch.context() as patch:
+        patch.setattr("normgate.training.loop._save", full)
+        assert run(*train, "--epochs", 1) == 2
+        assert "kept" not in capsys.readouterr().err
+    with monkeypatch.context() as patch:
+        patch.setattr("normgate.gate.Gate.save", full)
+        assert run(*train, "--epochs", 1) == 2
+        assert "the epochs so far are kept in" in capsys.readouterr().err
+    for refused in (["--epochs", 1], ["--epochs", 2, "--resume"]):
+        assert run(*train, *refused) == 2
+        assert "kept" not in capsys.readouterr().err
+    assert run(*train, "--epochs", 1, "--resume") == 0
+
+
+def test_verdicts_are_said_to_be_kept_only_where_the_command_goes_on_with_them(
+    gate: Path, class_folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OutputError("No space left on device")
+
+    screen = ["screen", gate, class_folders, "-o", tmp_path / "v.parquet", "--runtime", "torch"]
+    kept = "the verdicts so far are kept in"
+    with monkeypatch.context() as patch:
+        patch.setattr("normgate.screening.parts.Parts.publish", full)
+        assert run(*screen) == 2
+    assert capsys.readouterr().err.count(kept) == 1
+    assert run(*screen, "--fdr", "0.1") == 2
+    said = capsys.readouterr().err
+    assert "another job" in said
+    assert kept not in said
+    (tmp_path / "v.parquet").touch()
+    assert run(*screen) == 2
+    assert kept not in capsys.readouterr().err
 
 
 @contextlib.contextmanager

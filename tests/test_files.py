@@ -53,11 +53,14 @@ def test_a_folder_replaces_a_folder(tmp_path: Path) -> None:
 def test_a_folder_of_somebody_else_is_never_replaced(tmp_path: Path) -> None:
     for name in ("part-0.parquet", "mine.png", ".DS_Store", "._mine.png"):
         (tmp_path / name).touch()
-    refused = pytest.raises(OutputError, match=r"holds mine\.png, which is not of an earlier output")
-    with refused, whole_folder(tmp_path, foreign=other_than_parts, overwrite=True):
-        raise AssertionError
+    for overwrite in (True, False):
+        refused = pytest.raises(OutputError, match=r"holds mine\.png, which is not of an earlier output")
+        with refused, whole_folder(tmp_path, foreign=other_than_parts, overwrite=overwrite):
+            raise AssertionError
     (tmp_path / "mine.png").unlink()
     check_output(tmp_path, overwrite=True, foreign=other_than_parts)
+    with pytest.raises(OutputError, match=r"exists; .* pass --overwrite \(overwrite=True\)"):
+        check_output(tmp_path, overwrite=False, foreign=other_than_parts)
     with pytest.raises(OutputError, match="is a folder, and the output is a file"):
         check_output(tmp_path, overwrite=True)
     with pytest.raises(OutputError, match="in use"):

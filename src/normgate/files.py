@@ -39,8 +39,6 @@ def check_output(path: Path, *, overwrite: bool, foreign: Foreign | None = None)
     """
     if not path.name:
         raise OutputError(f"{path} is a folder that is in use; name a new one in it")
-    if os.path.lexists(path) and not overwrite:
-        raise OutputError(f"{path} exists; choose another name, remove it, or pass --overwrite")
     if path.is_dir() and foreign is None:
         raise OutputError(f"{path} is a folder, and the output is a file; choose another name")
     if path.is_file() and foreign is not None:
@@ -50,6 +48,8 @@ def check_output(path: Path, *, overwrite: bool, foreign: Foreign | None = None)
             f"{path} holds {name}, which is not of an earlier output of this kind, so it is not replaced; choose "
             "another name, or remove the folder yourself"
         )
+    if os.path.lexists(path) and not overwrite:  # said only where it is true that --overwrite would do
+        raise OutputError(f"{path} exists; choose another name, remove it, or pass --overwrite (overwrite=True)")
     folder = nearest_folder(path.absolute().parent)
     if not folder.is_dir():
         raise OutputError(f"{path} cannot be written: {folder} is a file, not a folder")

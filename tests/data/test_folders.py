@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import io
 import itertools
+import os
 
 import pytest
 
 from normgate.data.decoding import decode
-from normgate.data.folders import ClassFolder, FlatFolder, PathList
+from normgate.data.folders import ClassFolder, FlatFolder, PathList, listed_names
 from normgate.data.sources import SourceError
 
 
@@ -98,3 +100,34 @@ def test_a_path_list_takes_a_path_at_a_time():
     assert next(iter(source)).id == "0.png"
     with pytest.raises(TypeError, match="not known"):
         len(source)
+
+
+class Dripping(io.BytesIO):
+    """A pipe that gives few bytes at a time."""
+
+    def __init__(self, content, size):
+        super().__init__(content)
+        self.size = size
+
+    def read1(self, size=-1):
+        return super().read1(min(size, self.size))
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 1000])
+def test_listed_names_end_with_a_line_or_with_nul(size):
+    names = [b"a", b"b c", b"\xff.png", b"a longer one"]
+    for content in (b"\n".join(names), b"\n".join(names) + b"\n", b"\n\r\n \n" + b"\r\n\n".join(names)):
+        assert list(listed_names(Dripping(content, size))) == names
+    names = [b"a", b"b\nc", b"d\r", b"\n", b" "]
+    for content in (b"\0".join(names), b"\0".join(names) + b"\0", b"\0\0" + b"\0\0".join(names)):
+        assert list(listed_names(Dripping(content, size))) == names
+    assert list(listed_names(io.BytesIO())) == []
+
+
+def test_names_come_before_the_list_has_ended():
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "rb") as stream, os.fdopen(writing, "wb", buffering=0) as pipe:
+        names = listed_names(stream)
+        for name in (b"first", b"second"):
+            pipe.write(name + b"\n")
+            assert next(names) == name

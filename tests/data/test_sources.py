@@ -114,6 +114,26 @@ def test_what_is_missing_is_named_with_what_is_close(tree):
         open_source(f"{tree}/gone.parquet?split=train", labelled=False)
 
 
+def test_a_link_to_nothing_is_said_to_be_one(tree):
+    (tree / "link").symlink_to("gone")
+    with pytest.raises(SourceError, match=r"/link is a link to gone, which does not exist$"):
+        open_source(tree / "link", labelled=False)
+
+
+def test_what_is_no_folder_is_not_its_own_correction(tree):
+    (tree / "note").touch()
+    with pytest.raises(SourceError, match=r"/note is no folder$"):
+        open_source(f"{tree}/note/*.png", labelled=False)
+
+
+def test_a_line_break_in_a_name_breaks_no_message(tree):
+    (tree / "new\nline").mkdir()
+    with pytest.raises(
+        SourceError, match=r"new\N{REPLACEMENT CHARACTER}lime does not .* mean .*new\N{REPLACEMENT CHARACTER}line\?$"
+    ):
+        open_source(tree / "new\nlime", labelled=False)
+
+
 def test_one_class_is_not_enough(save, tmp_path, table):
     save("only/cat/0.png")
     with pytest.raises(SourceError, match=r"only one class \(cat\); at least two"):

@@ -362,11 +362,14 @@ def test_lists_of_paths_are_told_apart(incoming: Path, tmp_path: Path, monkeypat
         (iter(names[:25]), iter(names[20:]), "holds verdicts on 16 images that are not among these paths"),
     ):
         judged_by(CountingJudge(gate(), after=18), monkeypatch)
-        with pytest.raises(RuntimeError):
+        with pytest.raises(RuntimeError) as stopped:
             screen(gate(), PathList(first), tmp_path / "v.parquet", overwrite=True)
+        kept = f"the verdicts so far are kept in {tmp_path / 'v.parquet.run'}; the same command goes on with them"
+        assert stopped.value.__notes__ == [kept]
         judged_by(CountingJudge(gate()), monkeypatch)
-        with pytest.raises(ScreeningError, match=said):
+        with pytest.raises(ScreeningError, match=said) as refused:
             screen(gate(), PathList(second), tmp_path / "v.parquet")
+        assert not hasattr(refused.value, "__notes__")
         assert not (tmp_path / "v.parquet").exists()
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ScreeningError, match="another images"):  # the same names mean other files here

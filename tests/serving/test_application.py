@@ -258,8 +258,11 @@ def test_tokens_come_from_files_and_are_long(tmp_path: Path, monkeypatch: pytest
     monkeypatch.delenv("NORMGATE_TOKEN")
     assert read_token(None) is None
     monkeypatch.setenv("NORMGATE_TOKEN", "")
-    with pytest.raises(ServingError, match="at least 16"):
-        Options(token=read_token(None))
+    with pytest.raises(ServingError, match="NORMGATE_TOKEN is set and empty"):
+        read_token(None)
+    (tmp_path / "blank").write_text("\n")
+    with pytest.raises(ServingError, match="blank is empty"):
+        read_token(tmp_path / "blank")
     with pytest.raises(ServingError, match="cannot be read"):
         read_token(tmp_path / "none")
     for bad in ("", "short", "with spaces in between", "täglich-ein-neues-wort"):

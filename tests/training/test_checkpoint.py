@@ -99,18 +99,24 @@ def test_momentum_counts(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("run", "names"),
+    ("run", "differences"),
     [
-        ({**RUN, "seed": 1}, "seed"),
-        ({**RUN, "seed": 1, "classes": ["cat", "owl"]}, "classes, seed"),
-        ({**RUN, "recipe": {"epochs": 3, "shift": 0.25}}, "recipe"),
-        ({**RUN, "images": "abc"}, "images"),
-        ({key: value for key, value in RUN.items() if key != "seed"}, "seed"),
+        ({**RUN, "seed": 1}, "seed is 1, was 0"),
+        (
+            {**RUN, "seed": 1, "classes": ["cat", "owl"]},
+            "classes is ['cat', 'owl'], was ['cat', 'dog'], seed is 1, was 0",
+        ),
+        ({**RUN, "recipe": {"epochs": 10, "shift": 0.125}}, "epochs is 10, was 3"),
+        ({**RUN, "recipe": {"epochs": 3, "shift": 0.125, "averaging": 2}}, "averaging is 2, was None"),
+        ({**RUN, "images": "0123456789abcdef" * 2}, "images differs"),
+        ({key: value for key, value in RUN.items() if key != "seed"}, "seed is None, was 0"),
     ],
 )
-def test_a_checkpoint_of_another_run_is_refused_by_name(run: dict[str, Any], names: str, file: Path) -> None:
-    message = rf"belongs to another run: {names} differ; give the same arguments, or train anew without --resume"
-    with pytest.raises(CheckpointError, match=message):
+def test_a_checkpoint_of_another_run_is_refused_by_what_differs(
+    run: dict[str, Any], differences: str, file: Path
+) -> None:
+    message = f"belongs to another run: {differences}; give the same arguments, or pass --overwrite "
+    with pytest.raises(CheckpointError, match=re.escape(message)):
         Checkpoint.load(file, run)
 
 
@@ -134,7 +140,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 @pytest.mark.parametrize("name", DAMAGES)
 def test_damaged_and_foreign_files_are_refused(name: str, file: Path) -> None:
     DAMAGES[name](file)
-    with pytest.raises(CheckpointError, match=rf"{re.escape(str(file))} is damaged .*; remove it and train anew"):
+    with pytest.raises(CheckpointError, match=rf"{re.escape(str(file))} is damaged .*; pass --overwrite "):
         Checkpoint.load(file, RUN)
 
 

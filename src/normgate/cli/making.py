@@ -1,5 +1,6 @@
 """Commands that make gates."""
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,6 +29,8 @@ from normgate.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from normgate.data.sources import Source
     from normgate.gate import Gate
 
@@ -144,7 +147,7 @@ def train(
         sources.append(open_place(place, labelled, image_column, label_column, group_column))
         return sources[-1]
 
-    with console.progress_bars() as progress:
+    with console.progress_bars() as progress, _told_of_epochs(output, resume):
         gate = pipeline.train(
             opened(data, True),
             output,
@@ -176,6 +179,39 @@ def train(
     said(gate, output, as_json=as_json)
     if not as_json:
         rank_zero_only(print_skipped)(sum(source.skipped for source in sources))
+
+
+@contextlib.contextmanager
+def _told_of_epochs(output: Path, resume: bool) -> "Iterator[None]":
+    """Say, where training is stopped and not refused, that its epochs are not lost."""
+    from lightning_fabric.utilities.rank_zero import rank_zero_only
+
+    from normgate import console
+    from normgate.data.names import printable
+    from normgate.errors import NormgateError
+    from normgate.training.run_folder import CHECKPOINT, run_folder
+
+    checkpoint = run_folder(output) / CHECKPOINT
+    before = _written(checkpoint)
+    try:
+        yield
+    except BaseException as error:
+        now = _written(checkpoint)
+        ours = now != before or (resume and not isinstance(error, NormgateError))
+        if now is not None and ours:
+            message = (
+                f"the epochs so far are kept in {checkpoint.parent}; the same command with --resume goes on with them"
+            )
+            rank_zero_only(console.err.print)(printable(message), style="yellow", soft_wrap=True)
+        raise
+
+
+def _written(path: Path) -> int | None:
+    """When, or None where it is not there."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return None
 
 
 def calibrate(

@@ -26,6 +26,7 @@ from normgate.cli.options import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from io import BufferedReader
 
     from normgate.data.sources import Source
     from normgate.judging import Runtime
@@ -39,7 +40,7 @@ def screen(
         typer.Argument(
             metavar="INCOMING",
             help="A folder, an image, Parquet, tars, a pattern or an address of these (s3://…), or '-' for paths on "
-            "standard input.",
+            "standard input, one a line or as of find -print0.",
         ),
     ],
     output: Annotated[
@@ -123,7 +124,7 @@ def screen(
         if incoming != "-":
             open_place(incoming, False, image_column, "label", None)  # where there is nothing, that is what to say
         raise NormgateError("say where to write the verdicts: -o verdicts.parquet")
-    with console.progress_bars() as progress, _told_of_parts(output):
+    with console.progress_bars() as progress, _told_of_parts():
         loaded = Gate.load(gate, device=device)
         images = _paths_on_stdin() if incoming == "-" else open_place(incoming, False, image_column, "label", None)
         if report is not None and incoming == "-":
@@ -178,22 +179,20 @@ def screen(
 
 
 @contextlib.contextmanager
-def _told_of_parts(output: Path) -> "Iterator[None]":
-    """Say, where a run is stopped, that what it has done is not lost."""
+def _told_of_parts() -> "Iterator[None]":
+    """Say, where a run is stopped, what is noted of it: that what it has done is not lost."""
     from normgate import console
     from normgate.data.names import printable
 
     try:
         yield
-    except BaseException:
-        folder = output.with_name(output.name + ".run")
-        if any(folder.glob("part-*")):
-            message = f"the verdicts so far are kept in {folder}; the same command goes on with them"
-            console.err.print(printable(message), style="yellow", soft_wrap=True)
+    except BaseException as error:
+        for note in getattr(error, "__notes__", []):
+            console.err.print(printable(note), style="yellow", soft_wrap=True)
         raise
 
 
 def _paths_on_stdin() -> "Source":
-    from normgate.data.folders import PathList
+    from normgate.data.folders import PathList, listed_names
 
-    return PathList(os.fsdecode(line.rstrip(b"\r\n")) for line in sys.stdin.buffer if line.strip())
+    return PathList(map(os.fsdecode, listed_names(cast("BufferedReader", sys.stdin.buffer))))

@@ -18,6 +18,9 @@ from normgate.data.sources import NoLabelsError, Record, SourceError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from io import BufferedReader, BytesIO
+
+_CHUNK = 65536
 
 
 class ClassFolder:
@@ -130,6 +133,29 @@ class PathList:
         if not isinstance(self.paths, Sized):
             raise TypeError("the number of paths is not known before they have come")
         return len(self.paths)
+
+
+def listed_names(stream: BufferedReader | BytesIO) -> Iterator[bytes]:
+    """Names one a line, or each ended by NUL as of `find -print0`, as soon as they come; empty ones do not count.
+
+    Args:
+        stream: buffered, such as standard input.
+    """
+    rest, end = b"", None
+    while chunk := stream.read1(_CHUNK):
+        rest += chunk
+        # NUL first: a name may hold line breaks, and none holds NUL.
+        end = end or next((mark for mark in (b"\0", b"\n") if mark in rest), None)
+        if end is not None:
+            *names, rest = rest.split(end)
+            yield from _not_empty(names, end)
+    yield from _not_empty([rest], end)
+
+
+def _not_empty(names: Iterable[bytes], end: bytes | None) -> Iterator[bytes]:
+    if end == b"\0":
+        return (name for name in names if name)
+    return (name.rstrip(b"\r") for name in names if name.strip())
 
 
 def path_record(path: str | os.PathLike[str], label: str | None = None, group: str | None = None) -> Record:

@@ -15,7 +15,7 @@ from normgate.data.decoding import ImageError
 from normgate.data.folders import ClassFolder, FlatFolder
 from normgate.data.kinds import KINDS, kind_of
 from normgate.data.listing import Listing, Named
-from normgate.data.names import utf8_name
+from normgate.data.names import printable, utf8_name
 from normgate.data.patience import patiently, reason
 from normgate.data.remote import RemoteFile
 from normgate.data.sources import SourceError
@@ -105,11 +105,15 @@ def _here(place: str) -> tuple[Files, str]:
             folder, alternatives = patterns.split(name)
             root = Path(folder or ".")
             if not root.is_dir():
-                raise SourceError(f"{root} is no folder{_suggestion(root)}")
+                raise SourceError(f"{printable(str(root))} is no folder{_suggestion(root)}")
             names: list[tuple[str, Place]] = [(utf8_name(text), root / text) for text in alternatives]
             return _matching(root, names, utf8_name(name)), query
     if not _exists(path):
-        raise SourceError(f"{path} does not exist{_suggestion(path)}")
+        if os.path.lexists(path):  # a link is there, what it points to is not
+            raise SourceError(
+                f"{printable(str(path))} is a link to {printable(str(path.readlink()))}, which does not exist"
+            )
+        raise SourceError(f"{printable(str(path))} does not exist{_suggestion(path)}")
     return _whole(path, utf8_name(path.name), path.is_dir()), query
 
 
@@ -206,9 +210,10 @@ def _is_web_folder(place: RemoteFile) -> bool:
 def _suggestion(path: Path) -> str:
     parent = path.absolute().parent
     if not parent.is_dir():
-        return f", and neither does {parent}"
+        return f", and neither does {printable(str(parent))}"
     try:
-        close = difflib.get_close_matches(path.name, [entry.name for entry in parent.iterdir()], n=3)
+        names = [entry.name for entry in parent.iterdir() if entry.name != path.name]
     except OSError:
-        close = []
-    return f"; did you mean {' or '.join(str(path.parent / name) for name in close)}?" if close else ""
+        names = []
+    close = [printable(str(path.parent / name)) for name in difflib.get_close_matches(path.name, names, n=3)]
+    return f"; did you mean {' or '.join(close)}?" if close else ""

@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 
 from normgate.files import OutputError, check_output, explained, names_in, replace_folder, sync
 from normgate.screening.finished import Finished
-from normgate.screening.summary import ScreeningError
+from normgate.screening.summary import OtherJobError, ScreeningError
 from normgate.screening.tables import COMPRESSION, ROW_GROUP, decided, is_part, read_tables, write_tables
 
 if TYPE_CHECKING:
@@ -113,6 +113,8 @@ class Parts:
                         self._finish_part()
                 if not self._names:
                     shutil.rmtree(self.folder, ignore_errors=True)
+                elif error is not None and not isinstance(error, OtherJobError):
+                    error.add_note(f"the verdicts so far are kept in {self.folder}; the same command goes on with them")
         finally:
             self._lock.release()
 
@@ -188,7 +190,7 @@ class Parts:
             if not any("complete" in line for line in lines) or not self._is_published():
                 self._names = list(dict.fromkeys(line["part"] for line in lines if "part" in line))
         elif lines and lines[0].get("job") is not None and not self._overwrite:
-            raise ScreeningError(
+            raise OtherJobError(
                 f"{self.folder} holds verdicts of an unfinished run of another job ({self._difference(lines[0])}); "
                 "remove it, choose another output, or pass --overwrite"
             )

@@ -26,7 +26,7 @@ from normgate.progress import silent
 from normgate.screening.judged import judged
 from normgate.screening.parts import Parts, is_beside
 from normgate.screening.ray_engine import check_ray, judged_by_ray
-from normgate.screening.summary import ScreeningError, Shift, Summary
+from normgate.screening.summary import OtherJobError, ScreeningError, Shift, Summary
 from normgate.screening.tables import SCHEMA, decided, is_part, read_tables
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def screen(
             parts.write(table, b"" if carrier is None else noted(payloads))
             progress("screening", parts.rows, total)
         if isinstance(source, PathList) and finished.unseen:
-            raise ScreeningError(
+            raise OtherJobError(
                 f"{parts.folder} holds verdicts on {finished.unseen} images that are not among these paths; remove it, "
                 "or choose another output"
             )

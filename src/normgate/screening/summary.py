@@ -11,6 +11,10 @@ class ScreeningError(NormgateError):
     """Screening cannot do what is asked of it."""
 
 
+class OtherJobError(ScreeningError):
+    """A run that was stopped judged other images, or in another way, and cannot be gone on with."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Summary:
     """What a screening run found.

@@ -80,17 +80,21 @@ class Options:
 def read_token(path: Path | None) -> str | None:
     """The token in a file, else in the variable NORMGATE_TOKEN, else None; a command line is seen by everyone.
 
-    What is there and empty is no token, and `Options` refuses it.
-
     Raises:
-        ServingError: the file cannot be read.
+        ServingError: the file cannot be read, or what should hold a token is empty.
     """
     if path is None:
-        return os.environ.get(TOKEN_VARIABLE)
+        token = os.environ.get(TOKEN_VARIABLE)
+        if token == "":
+            raise ServingError(f"{TOKEN_VARIABLE} is set and empty; unset it to ask for no token, or put a token in it")
+        return token
     try:
-        return path.read_text(encoding="utf-8").strip()
+        token = path.read_text(encoding="utf-8").strip()
     except (OSError, ValueError) as error:
         raise ServingError(f"the token in {path} cannot be read: {error}") from error
+    if not token:
+        raise ServingError(f"{path} is empty; put a token in it")
+    return token
 
 
 def _check_token(token: str) -> None:

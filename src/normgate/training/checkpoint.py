@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+_ANEW = "pass --overwrite (overwrite=True) in place of --resume to train anew"
+_LONGEST_SHOWN = 30
+
 
 class CheckpointError(NormgateError):
     """A checkpoint is damaged or belongs to another run."""
@@ -89,14 +92,11 @@ class Checkpoint:
             if not isinstance(found, dict) or not isinstance(log, list) or not isinstance(scaler, dict):
                 raise ValueError("its metadata is not that of a checkpoint")
         except (SafetensorError, KeyError, ValueError) as error:
-            raise CheckpointError(f"{path} is damaged ({error}); remove it and train anew") from error
+            raise CheckpointError(f"{path} is damaged ({error}); {_ANEW}") from error
         expected = json.loads(json.dumps(run))
         if found != expected:
-            keys = [key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key)]
-            raise CheckpointError(
-                f"{path} belongs to another run: {', '.join(sorted(keys))} differ; "
-                "give the same arguments, or train anew without --resume"
-            )
+            differing = ", ".join(_differences(expected, found))
+            raise CheckpointError(f"{path} belongs to another run: {differing}; give the same arguments, or {_ANEW}")
         return cls(found, log, tensors, scaler)
 
     def restore(
@@ -153,6 +153,17 @@ class Writing:
         if self._last is not None:
             last, self._last = self._last, None
             last.result()
+
+
+def _differences(now: Mapping[str, Any], before: Mapping[str, Any]) -> Iterator[str]:
+    """What differs between two runs, with both values unless they are digests or long lists, which tell nobody much."""
+    for key in sorted(now.keys() | before.keys()):
+        new, old = now.get(key), before.get(key)
+        if isinstance(new, dict) and isinstance(old, dict):
+            yield from _differences(new, old)
+        elif new != old:
+            shown = max(len(str(new)), len(str(old))) <= _LONGEST_SHOWN
+            yield f"{key} is {new}, was {old}" if shown else f"{key} differs"
 
 
 @contextlib.contextmanager

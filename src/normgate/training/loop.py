@@ -24,6 +24,7 @@ from normgate.training.inputs import input_batches
 from normgate.training.objective import Objective
 from normgate.training.patterns import Patterns
 from normgate.training.processes import agreed, check_same
+from normgate.training.run_folder import CHECKPOINT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -111,7 +112,7 @@ def fit(
     if recipe.averaging:
         average = modules["average"] = _average(model, recipe.averaging * steps_an_epoch)
     scaler = _scaler(fabric)
-    checkpoint_file = folder / "checkpoint.safetensors"
+    checkpoint_file = folder / CHECKPOINT
     log: list[dict[str, float | None]] = []
     with agreed(fabric):
         if resume and checkpoint_file.exists():
@@ -306,7 +307,7 @@ def _writes_beside(device: torch.device) -> bool:
 
 
 def _save(checkpoint: Checkpoint, folder: Path) -> None:
-    checkpoint.save(folder / "checkpoint.safetensors")
+    checkpoint.save(folder / CHECKPOINT)
     log = checkpoint.log
     with whole_file(folder / "log.csv", overwrite=True) as partial, partial.open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=log[0])

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
     from lightning_fabric import Fabric
 
-_FILES = ("checkpoint.safetensors", "log.csv", ".*.partial*")
+CHECKPOINT = "checkpoint.safetensors"
+_FILES = (CHECKPOINT, "log.csv", ".*.partial*")
 
 
 class RunFolderError(NormgateError):
@@ -45,7 +46,8 @@ def check_run(folder: Path, *, resume: bool, overwrite: bool) -> None:
         )
     if folder.exists() and not resume and not overwrite:
         raise RunFolderError(
-            f"{folder} holds an unfinished run; pass --resume to go on with it, or --overwrite to train anew"
+            f"{folder} holds an unfinished run; pass --resume (resume=True) to go on with it, or "
+            "--overwrite (overwrite=True) to train anew"
         )
 
 
