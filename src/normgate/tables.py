@@ -369,7 +369,8 @@ def _print_unread(errors: Sequence[tuple[str, str, str]]) -> None:
     for set_name, image, message in errors[:10]:
         err.print(printable(f"{set_name}: {image}: {message}"), style="red", soft_wrap=True)
     if errors:
-        err.print(f"{len(errors)} images could not be read and were left out", style="red")
+        images = "1 image, which" if len(errors) == 1 else f"{len(errors)} images, which"
+        err.print(f"left out: {images} cannot be read or judged", style="red")
 
 
 def print_demo(result: DemoResult) -> None:
