@@ -23,6 +23,7 @@ import normgate
 from normgate import Recipe, cli
 from normgate.data.preprocessing import Preprocessing
 from normgate.files import OutputError
+from normgate.training import TrainingError
 
 SMALL = {"width": 2, "model_args": {"layers": [1, 1, 1, 1]}, "false_alarm_rate": 0.2, "score": "norm"}
 
@@ -226,6 +227,10 @@ def test_epochs_are_said_to_be_kept_only_where_they_are(
     def full(*_: object, **__: object) -> None:
         raise OutputError("No space left on device")
 
+    def diverged(_: object, epoch: int) -> None:
+        if epoch == 2:
+            raise TrainingError("after epoch 2 weights of the network are not finite")
+
     options = ["-o", tmp_path / "g", "--width", 2, "--model-arg", "layers=[1,1,1,1]", "--alpha", 0.2, "--score", "norm"]
     train = ["train", class_folders, *options, "--batch-size", 8]
     with monkeypatch.context() as patch:
@@ -240,6 +245,12 @@ def test_epochs_are_said_to_be_kept_only_where_they_are(
         assert run(*train, *refused) == 2
         assert "kept" not in capsys.readouterr().err
     assert run(*train, "--epochs", 1, "--resume") == 0
+    with monkeypatch.context() as patch:  # what diverged would diverge again
+        patch.setattr("normgate.training.loop._check_weights", diverged)
+        assert run(*train, "--epochs", 3, "--overwrite") == 2
+        said = capsys.readouterr().err
+        assert "after epoch 2" in said
+        assert "kept" not in said
 
 
 def test_verdicts_are_said_to_be_kept_only_where_the_command_goes_on_with_them(
