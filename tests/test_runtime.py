@@ -177,6 +177,14 @@ def test_nothing_is_reported_home_unless_somebody_chose_it(
     assert os.environ["ORT_DISABLE_TELEMETRY"] == (chosen or "1")
 
 
+@pytest.mark.parametrize("probed", [True, False])
+def test_an_exported_gate_says_what_its_score_would_miss(probed: bool, tmp_path: Path) -> None:
+    own = gate("norm") if probed else dataclasses.replace(gate("norm"), probes=None)
+    export(own, tmp_path / "g.onnx")
+    assert PortableGate.load(tmp_path / "g.onnx").about["caveats"] == own.caveats
+    assert own.caveats
+
+
 def test_no_torch_is_needed(tmp_path: Path) -> None:
     """In an environment with ONNX Runtime, NumPy, Pillow and the wheel without its dependencies."""
     export(gate(), tmp_path / "g.onnx")

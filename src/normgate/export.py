@@ -147,7 +147,7 @@ def _about(gate: Gate) -> dict[str, Any]:
         "false_alarm_rate": calibration.alpha,
         "by_class": calibration.by_class,
         "calibration_images": calibration.n,
-        "warnings": gate.caveats,
+        "caveats": gate.caveats,
     }
 
 

@@ -66,9 +66,12 @@ class Shut:
 @pytest.mark.parametrize("runtime", ["torch", "onnx"])
 def test_verdicts_are_those_of_the_runtime(serve: Serve, gate_folder: Path, files: list[bytes], runtime: Any) -> None:
     client = serve(runtime=runtime)
-    judge = choose_judge(Gate.load(gate_folder, device="cpu"), runtime).judge
+    gate = Gate.load(gate_folder, device="cpu")
+    judge = choose_judge(gate, runtime).judge
     expected = judge(files)
-    assert client.get("/gate").json()["runtime"] == runtime
+    about = client.get("/gate").json()
+    assert about["runtime"] == runtime
+    assert about["caveats"] == gate.caveats != []
     answered = client.post("/verdicts", files=form(files)).json()["verdicts"]
     alone = [client.post("/verdicts", content=image, headers=PNG).json()["verdicts"][0] for image in files[:5]]
     for told, verdict in zip([*answered, *alone], [*expected, *list(expected)[:5]], strict=True):

@@ -114,10 +114,13 @@ def declared_pixels(data: bytes) -> int:
     return int(width * height)
 
 
+DIGEST_BYTES = 16
+
+
 def digest(image: Image.Image) -> bytes:
-    """16 bytes that are equal for images of equal size and RGB pixels, whatever file they came from."""
+    """`DIGEST_BYTES` that are equal for images of equal size and RGB pixels, whatever file they came from."""
     image = image if image.mode == "RGB" else image.convert("RGB")
-    fingerprint = hashlib.blake2b(repr(image.size).encode(), digest_size=16)
+    fingerprint = hashlib.blake2b(repr(image.size).encode(), digest_size=DIGEST_BYTES)
     fingerprint.update(image.tobytes())
     return fingerprint.digest()
 

@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from normgate.data.decoding import DIGEST_BYTES
 from normgate.errors import NormgateError
 from normgate.files import OutputError, whole_file
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from normgate.features import Features
 
 _ROWS = ("z", "logits", "m", "stage_norms")
-_DIGEST = 16  # bytes of an image's fingerprint
 # An entry, or one that a killed run left half-written; whatever else lies in the folder is not ours.
 _OWN = re.compile(r"[0-9a-f]{64}\.safetensors|\.[0-9a-f]{64}\.safetensors\.\w+\.partial\.safetensors")
 
@@ -59,7 +59,7 @@ class Entry:
         found = {} if features is None else {name: getattr(features, name) for name in _ROWS}
         if features is not None and features.digests is not None:
             joined = bytearray(b"".join(features.digests))
-            found["digests"] = torch.frombuffer(joined, dtype=torch.uint8).view(-1, _DIGEST)
+            found["digests"] = torch.frombuffer(joined, dtype=torch.uint8).view(-1, DIGEST_BYTES)
         return cls({name: value for name, value in found.items() if value is not None}, tuple(errors))
 
     @property
@@ -97,7 +97,7 @@ class Entry:
             and shapes.get("logits") == (readable, outputs)
             and set(shapes) <= {*_ROWS, "digests"}
             and all(len(shape) == 2 and shape[0] == readable for shape in shapes.values())
-            and shapes.get("digests", (readable, _DIGEST)) == (readable, _DIGEST)
+            and shapes.get("digests", (readable, DIGEST_BYTES)) == (readable, DIGEST_BYTES)
             and all(
                 value.dtype == (torch.uint8 if name == "digests" else torch.float32) and bool(value.isfinite().all())
                 for name, value in self.rows.items()

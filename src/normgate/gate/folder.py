@@ -28,6 +28,7 @@ from safetensors.torch import load_file, save_file
 from normgate import __version__, scores
 from normgate.backbones import Backbone
 from normgate.calibration import Calibration
+from normgate.data.decoding import DIGEST_BYTES
 from normgate.data.preprocessing import Preprocessing
 from normgate.errors import NormgateError, NormgateWarning
 from normgate.features import FeatureExtractor, Features
@@ -48,7 +49,6 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 SETS = ("train", "tuning", "probes", "calibration")
-_DIGEST_BYTES = 16
 _JSON_LIMIT = 64 * 2**20
 _ROOM = 64 * 2**20
 
@@ -101,7 +101,7 @@ def _write(gate: Gate, folder: Path) -> None:
         folder / "calibration.safetensors",
     )
     digests = {
-        name: np.frombuffer(b"".join(values), dtype=np.uint8).reshape(-1, _DIGEST_BYTES)
+        name: np.frombuffer(b"".join(values), dtype=np.uint8).reshape(-1, DIGEST_BYTES)
         for name, values in gate.digests.items()
     }
     save_arrays(digests, folder / "digests.safetensors")
@@ -276,7 +276,7 @@ def _features(path: Path, extractor: FeatureExtractor) -> Features:
 
 
 def _digests(rows: np.ndarray) -> tuple[bytes, ...]:
-    if rows.dtype != np.uint8 or rows.ndim != 2 or rows.shape[1] != _DIGEST_BYTES:
+    if rows.dtype != np.uint8 or rows.ndim != 2 or rows.shape[1] != DIGEST_BYTES:
         raise ValueError(f"fingerprints are {rows.dtype} of shape {rows.shape}")
     return tuple(row.tobytes() for row in rows)
 

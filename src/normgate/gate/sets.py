@@ -53,7 +53,7 @@ def collect(
             known when others are given: the network has seen them.
 
     Raises:
-        UnreadableError: images cannot be read.
+        UnreadableError: images cannot be read or judged.
         GateError: none is left of a set.
         DuplicateError: sets share images.
     """

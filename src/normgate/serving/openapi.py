@@ -149,7 +149,7 @@ _SCHEMAS = {
         ),
         size={"type": "array", "items": _INTEGER},
         neighbours=_BOOLEAN,
-        warnings={"type": "array", "items": _STRING},
+        caveats={"type": "array", "items": _STRING},
         limits={"type": "object", "additionalProperties": {"type": "number"}},
         shift={"type": ["object", "null"]},
     ),

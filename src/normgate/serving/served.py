@@ -91,7 +91,7 @@ class Served:
                 "calibration": _histogram(gate.calibration),
                 "size": list(gate.preprocessing.size),
                 "neighbours": neighbours is not None,
-                "warnings": gate.caveats,
+                "caveats": gate.caveats,
             },
             score_levels=_levels(gate.calibration),
             alarm=alarm,
