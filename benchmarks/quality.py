@@ -98,6 +98,13 @@ RUNS = {
         for epochs in LENGTHS
     },
     **{
+        f"{pack}-{name}-e{epochs}": Run(pack, {"epochs": epochs, "temperature": TAUS[name]}, network)
+        for pack, network in (("demo", demo.NETWORK), ("cifar10", packs.SLIM))
+        for name in ("plain", "l2")
+        for epochs in LENGTHS
+        if epochs != packs.recipe(pack).epochs
+    },
+    **{
         f"cifar10-resnet18-{name}": Run("cifar10", {**GPU_RECIPE, **changes}, FULL, all_images=True, tier="gpu")
         for name, changes in (
             ("patterns", {"patterns": 0.5}),
