@@ -54,12 +54,52 @@ def test_nothing_is_drawn_where_stderr_is_no_terminal(monkeypatch: pytest.Monkey
     assert drawn(monkeypatch, terminal=False, patience=0) == ""
 
 
+def logged(monkeypatch: pytest.MonkeyPatch, calls: list[tuple[float, str, int, int | None, dict[str, float]]]) -> str:
+    """What a log says of progress that is told at these seconds."""
+    stream, now = io.StringIO(), [0.0]
+    monkeypatch.setattr(console, "err", Console(file=stream, width=40, color_system=None))
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    with progress_bars() as progress:
+        for second, task, done, total, figures in calls:
+            now[0] = second
+            progress(task, done, total, **figures)
+    return stream.getvalue()
+
+
+def test_a_log_has_a_line_every_half_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = [(second, "training", 10 * second, 1200, {"loss": 2 / second}) for second in range(1, 121)]
+    assert logged(monkeypatch, calls).splitlines() == [
+        "training: 300 of 1,200, loss 0.0667, 10 images/s, about 2 min left",
+        "training: 600 of 1,200, loss 0.0333, 10 images/s, about 1 min left",
+        "training: 900 of 1,200, loss 0.0222, 10 images/s, about 1 min left",
+        "training: 1,200 of 1,200, loss 0.0167, 10 images/s",
+    ]
+
+
+def test_a_log_tells_when_a_long_task_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[float, str, int, int | None, dict[str, float]]] = [
+        (0, "reading", 0, 100, {}),
+        (5, "reading", 100, 100, {}),
+        (10, "training", 400, 800, {"loss": 0.5}),  # resumed: what was done before says nothing about the rate
+        (40, "training", 700, 800, {}),
+        (50, "training", 800, 800, {}),
+        (51, "training", 800, 800, {}),
+        (90, "reading a\x1b[31m", 7, None, {}),
+    ]
+    assert logged(monkeypatch, calls).splitlines() == [
+        "training: 700 of 800, loss 0.5, 10 images/s, about 1 min left",
+        "training: 800 of 800, loss 0.5, 10 images/s",
+        "reading a\N{REPLACEMENT CHARACTER}[31m: 7",
+    ]
+
+
 def test_nothing_is_drawn_of_what_is_quickly_done(monkeypatch: pytest.MonkeyPatch) -> None:
     assert drawn(monkeypatch, terminal=True, patience=float("inf")) == ""
 
 
 def test_bars_are_closed_whatever_happens(monkeypatch: pytest.MonkeyPatch) -> None:
     closed: list[ProgressBars] = []
+    monkeypatch.setattr(console, "err", Console(file=io.StringIO(), force_terminal=True))
     monkeypatch.setattr(ProgressBars, "close", lambda bars: closed.append(bars))
     with pytest.raises(KeyboardInterrupt), progress_bars() as bars:
         raise KeyboardInterrupt

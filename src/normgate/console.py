@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import sys
 import time
@@ -41,10 +42,11 @@ def print_json(value: Any, *, indent: int | None = 1) -> None:
 
 
 PATIENCE = 2.0  # seconds before a bar appears
+PACE = 30.0  # seconds between two lines of a log
 
 
 class ProgressBars:
-    """Draws a bar for each task that takes longer than two seconds; nothing where stderr is not a terminal."""
+    """Draws a bar for each task that takes longer than two seconds."""
 
     def __init__(self) -> None:
         self._bar: Bar | None = None
@@ -53,8 +55,6 @@ class ProgressBars:
 
     def __call__(self, task: str, done: int, total: int | None, /, **figures: float) -> None:
         """Report progress; see `normgate.progress.Progress`."""
-        if not err.is_terminal:
-            return
         started = self._started.setdefault(task, time.monotonic())
         if task not in self._tasks:
             if time.monotonic() - started < PATIENCE:
@@ -99,9 +99,44 @@ class ProgressBars:
         return self._bar
 
 
+class ProgressLines:
+    """Writes a line every half a minute, for logs, in which a bar cannot move: they show that work goes on."""
+
+    def __init__(self) -> None:
+        self._said = time.monotonic()
+        self._begun: dict[str, tuple[float, int]] = {}
+        self._figures: dict[str, dict[str, float]] = {}
+        self._open: set[str] = set()
+
+    def __call__(self, task: str, done: int, total: int | None, /, **figures: float) -> None:
+        """Report progress; see `normgate.progress.Progress`."""
+        now = time.monotonic()
+        started, before = self._begun.setdefault(task, (now, done))
+        if figures:
+            self._figures[task] = figures
+        ended = done == total and task in self._open
+        if now - self._said < PACE and not ended:
+            return
+        self._said = now
+        self._open.add(task)
+        if ended:
+            self._open.discard(task)
+        said = [f"{task}: {done:,}" if total is None else f"{task}: {done:,} of {total:,}"]
+        said += [f"{name} {value:.3g}" for name, value in self._figures.get(task, {}).items()]
+        if done > before and now > started:
+            rate = (done - before) / (now - started)
+            said.append(f"{rate:,.0f} images/s")
+            if total is not None and done < total:
+                said.append(f"about {math.ceil((total - done) / rate / 60)} min left")
+        err.print(printable(", ".join(said)), soft_wrap=True)
+
+
 @contextlib.contextmanager
-def progress_bars() -> Iterator[ProgressBars]:
-    """Bars that are closed whatever happens."""
+def progress_bars() -> Iterator[Progress]:
+    """Bars that are closed whatever happens; lines where stderr is not a terminal."""
+    if not err.is_terminal:
+        yield ProgressLines()
+        return
     bars = ProgressBars()
     try:
         yield bars
