@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import TYPE_CHECKING, Any
 
 from normgate.errors import NormgateError
@@ -24,6 +25,19 @@ def open_place(place: str, labelled: bool, image_column: str, label_column: str,
         label_column=label_column,
         group_column=group_column,
     )
+
+
+def check_order(command: str, gate: Path, data: str) -> None:
+    """Say so where the gate and the images have changed places.
+
+    Raises:
+        NormgateError: they have.
+    """
+    first, second = (os.path.isfile(os.path.join(place, "gate.json")) for place in (gate, data))  # noqa: PTH113, PTH118
+    if second and not first:
+        raise NormgateError(
+            f"{data} is a gate, and {gate} is none; the gate comes first: normgate {command} {data} {gate}"
+        )
 
 
 def neighbours_of(report: Path | None, place: str | None, overwrite: bool, image_column: str) -> Source | None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from normgate.cli.arguments import json_arguments, open_place, stem_of, temperature_of
+from normgate.cli.arguments import check_order, json_arguments, open_place, stem_of, temperature_of
 from normgate.cli.options import (
     PIXELS,
     Alpha,
@@ -316,8 +316,10 @@ def calibrate(
             given |= {"model-arg": model_arg or None, "stem": None if stem == "standard" else stem}
             if misplaced := [f"--{name}" for name, value in given.items() if value is not None]:
                 raise NormgateError(f"{', '.join(misplaced)} describe a network; they go with --model, not with a gate")
+            if (images := calibration or data) is not None:
+                check_order("calibrate", gate, images)
             new = Gate.load(gate, device=device).recalibrate(
-                opened(calibration or data, False),
+                opened(images, False),
                 train=opened(train_data, True),
                 tuning=opened(tuning, False),
                 score=score,

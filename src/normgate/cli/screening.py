@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from normgate.cli.application import DATA_FAILED, DONE, REJECTED
-from normgate.cli.arguments import neighbours_of, open_place
+from normgate.cli.arguments import check_order, neighbours_of, open_place
 from normgate.cli.options import (
     PIXELS,
     AsJson,
@@ -107,6 +107,7 @@ def screen(
 
     check_runtime(runtime)
     check_engine(engine, address)
+    check_order("screen", gate, incoming)
     neighbours = neighbours_of(report, with_neighbours, overwrite, image_column)
     if copy_rejected is not None and move_rejected is not None:
         raise NormgateError("--copy-rejected and --move-rejected exclude each other")

@@ -179,9 +179,12 @@ def _assemble(
         raise GateFolderError(f"the weights in {path} do not fit the network: {error}") from error
     model.eval()
     magnitude = network["magnitude"]
+    preprocessing = Preprocessing.from_dict(description["preprocessing"])
+    if lost := preprocessing.to_dict().keys() - description["preprocessing"].keys():
+        raise KeyError(*sorted(lost))  # written for people, it may be short; a gate's says everything
     extractor = FeatureExtractor(
         model,
-        Preprocessing.from_dict(description["preprocessing"]),
+        preprocessing,
         head=network["head"],
         magnitude=MagnitudeSpec.from_dict(magnitude) if magnitude is not None else None,
         search=False,
