@@ -372,6 +372,27 @@ def test_new_calibration_images() -> None:
     assert len(new.recalibrate(random_records(40, 3)).digests["calibration"]) == 40  # the first set may come back
 
 
+@pytest.mark.parametrize(
+    ("folders", "said"),
+    [
+        ((CLASSES[0], CLASSES[1], "kite"), "others (kite)"),
+        ((CLASSES[0], CLASSES[1], "kite", *"abcdefgh"), "others (a, b, c, d, e, f, g, h, …)"),
+        (CLASSES, None),
+        (("2024-05-01", "2024-05-02", CLASSES[0]), None),  # a camera of that name, for all we know
+        ((CLASSES[0], CLASSES[1], ""), None),
+    ],
+)
+def test_calibration_images_in_folders_of_no_class_are_pointed_out(
+    folders: tuple[str, ...], said: str | None, recwarn: pytest.WarningsRecorder
+) -> None:
+    names = [f"{folders[row % len(folders)]}/{row}.png".removeprefix("/") for row in range(40)]
+    images = [Record(name, record.payload) for name, record in zip(names, random_records(40, 8), strict=True)]
+    calibrated().recalibrate(Records(images), false_alarm_rate=0.1)
+    warned = [str(warning.message) for warning in recwarn if "in folders" in str(warning.message)]
+    assert len(warned) == (said is not None)
+    assert all(warning.startswith("calibration images") and str(said) in warning for warning in warned)
+
+
 def test_new_training_images_refit_the_score_with_its_settings() -> None:
     gate = calibrated(score=scores.create("knn", k=3)).recalibrate(train=random_records(66, 13))
     assert gate.score.settings["k"] == 3

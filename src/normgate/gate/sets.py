@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from typing import TYPE_CHECKING
 
 from normgate.data.loading import count
 from normgate.data.sources import open_source
 from normgate.data.unreadable import check_readable
+from normgate.errors import NormgateWarning
 from normgate.features import extract
 from normgate.gate import duplicates
 from normgate.gate.errors import GateError
@@ -122,4 +124,23 @@ def _features(extractor: FeatureExtractor, data: Data, name: str, classes: Seque
         progress=reading.progress,
     )
     check_readable(name, extraction.errors, skip=reading.skip_unreadable)
+    if name != "train":
+        _warn_of_other_folders(name, extraction.features.ids, classes)
     return extraction.features
+
+
+def _warn_of_other_folders(name: str, ids: Sequence[str], classes: Sequence[str]) -> None:
+    """Warn where images lie in folders of classes and of something else: of unknown things a gate would learn here.
+
+    Labels are not asked for, and folders may be dates or cameras; only beside those of two classes they say something.
+    """
+    folders = {first for first, slash, _ in (image.partition("/") for image in ids) if slash}
+    others = sorted(folders - set(classes))
+    if others and len(folders & set(classes)) > 1:
+        warnings.warn(
+            f"{name} images lie in folders of the gate's classes and in others ({', '.join(others[:8])}"
+            f"{', …' if len(others) > 8 else ''}); if these hold images of unknown classes, leave them out: "
+            f"{name} images say what is familiar",
+            NormgateWarning,
+            stacklevel=4,
+        )
