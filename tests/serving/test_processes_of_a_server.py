@@ -208,6 +208,7 @@ def test_sigterm_as_soon_as_the_address_is_told_ends_it_in_good_order(gate_folde
         assert " at http://127.0.0.1:" in process.stderr.readline()
         process.send_signal(signal.SIGTERM)
         assert process.wait(SECONDS) == 0
+        assert process.stderr.read() == ""  # such as libraries that take what was kept for their leaks
     finally:
         process.kill()
         process.communicate()

@@ -180,8 +180,11 @@ def _settle(application: Starlette) -> None:
             task.add_done_callback(tasks.discard)
 
         loop.add_signal_handler(signal.SIGHUP, start)
-        async with lifespan(app):
-            yield
+        try:
+            async with lifespan(app):
+                yield
+        finally:
+            gc.unfreeze()  # or compiled libraries take what is never cleared for their leaks, and say so
 
     application.router.lifespan_context = listening
 
