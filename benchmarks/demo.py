@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import readme
 from normgate import demo, tables
 from normgate.console import Terminal
 from normgate.evaluation import Spread
@@ -19,7 +20,6 @@ from provenance import write
 
 ROOT = Path(__file__).parents[1]
 SHOWN = ("norm", "norm_gain", "norm_profile", "msp", "energy", "energy_raw", "knn", "mahalanobis", "polar")
-BEGIN, END = "<!-- begin: written by benchmarks/demo.py -->\n", "<!-- end -->"
 
 
 class Picture(Terminal):
@@ -91,10 +91,7 @@ def main() -> None:
                 screen.save_svg(str(ROOT / "docs" / "demo.svg"), title="normgate demo")
     values = summary(runs)
     write("demo", values)
-    readme = ROOT / "README.md"
-    before, _, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
-    after = rest.partition(END)[2]
-    readme.write_text(before + BEGIN + markdown(values) + END + after, encoding="utf-8")
+    readme.put("demo.py", markdown(values))
 
 
 if __name__ == "__main__":

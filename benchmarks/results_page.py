@@ -1,6 +1,6 @@
-"""docs/results.md out of the files that other benchmarks have written: python benchmarks/results_page.py.
+"""docs/results.md, and a table of README.md, out of what other benchmarks wrote: python benchmarks/results_page.py.
 
-Nothing on that page is typed by hand; a test fails where page and files disagree.
+Nothing there is typed by hand; a test fails where page and files disagree.
 """
 
 from __future__ import annotations
@@ -114,7 +114,28 @@ of all scores of plain training for those very sets, which nobody could have cho
 
 
 def _at_a_glance(found: Runs) -> list[str]:
+    rows = [[base, *cells] for base, cells in _over_plain(found).items()]
+    return [GLANCE, _table(["known images", *OVER_PLAIN], rows)] if rows else []
+
+
+def summary(found: Runs) -> str:
+    """For the README: what the paper's recipe gains on each kind of images."""
     rows = []
+    for base, cells in _over_plain(found).items():
+        run = found[f"{base}-l2"][0]
+        network = run["network"]
+        width = f", width {network['width']}" if "width" in network else ""
+        title = f"{PACKS[run['pack']].partition(' (')[0]}: {network['model']}{width}, {run['recipe']['epochs']} epochs"
+        rows.append([title, *cells])
+    return _table(["known images and network", *OVER_PLAIN], rows) + "\n"
+
+
+OVER_PLAIN = ["seeds", "accuracy", "norm, near", "hindsight, near", "norm, far", "hindsight, far"]
+
+
+def _over_plain(found: Runs) -> dict[str, list[str]]:
+    """The cells of `OVER_PLAIN` for every network that was trained with and without normalisation."""
+    rows = {}
     for name, seeds in found.items():
         if not name.endswith("-l2"):
             continue
@@ -124,7 +145,7 @@ def _at_a_glance(found: Runs) -> list[str]:
         if not both:
             continue
         cells = [f"{100 * _mean([run['accuracy'] for run in part]):.1f}" for part in zip(*both, strict=True)]
-        row = [base, str(len(both)), " → ".join(reversed(cells))]
+        row = [str(len(both)), " → ".join(reversed(cells))]
         for where in ("mean near", "mean far"):
             norms = [
                 f"{100 * _mean([_auroc(run, 'norm', where) for run in part]):.1f}"
@@ -134,9 +155,8 @@ def _at_a_glance(found: Runs) -> list[str]:
             ]
             score, best = _best([other for _, other in both], where)
             row += [" → ".join(reversed(norms)), f"{score} {100 * best:.1f}"]
-        rows.append(row)
-    head = ["known images", "seeds", "accuracy", "norm, near", "hindsight, near", "norm, far", "hindsight, far"]
-    return [GLANCE, _table(head, rows)] if rows else []
+        rows[base] = row
+    return rows
 
 
 def _best(seeds: list[dict[str, Any]], where: str) -> tuple[str, float]:
@@ -697,5 +717,8 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
 
 
 if __name__ == "__main__":
+    import readme
+
     PAGE.write_text(page(runs(), ablations(), speeds()), encoding="utf-8")
+    readme.put("results_page.py", summary(runs()))
     print(PAGE)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -20,6 +23,20 @@ def test_the_table_of_the_demo_is_that_of_the_benchmark() -> None:
         assert [cell.strip() for cell in cells.split("|")] == expected
     accuracy = found["accuracy"]
     assert f"Accuracy {100 * accuracy['mean']:.1f} % (worst {100 * accuracy['min']:.1f} %)" in README
+
+
+def test_a_block_is_replaced_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    readme = importlib.import_module("readme")
+    monkeypatch.setattr(readme, "README", tmp_path / "README.md")
+    block = "<!-- begin: written by benchmarks/{}.py -->\n{}<!-- end -->\n"
+    (tmp_path / "README.md").write_text("a\n" + block.format("one", "1\n") + "b\n" + block.format("two", "2\n") + "c\n")
+    readme.put("two.py", "3\n4\n")
+    assert (readme.written("one.py"), readme.written("two.py")) == ("1\n", "3\n4\n")
+    after = (tmp_path / "README.md").read_text()
+    assert after == "a\n" + block.format("one", "1\n") + "b\n" + block.format("two", "3\n4\n") + "c\n"
+    with pytest.raises(ValueError, match=r"no place for three\.py"):
+        readme.put("three.py", "5\n")
 
 
 def test_every_file_that_it_links_to_is_there() -> None:

@@ -34,6 +34,21 @@ def test_page_and_files_agree(results_page: ModuleType) -> None:
     assert (ROOT / "docs" / "results.md").read_text(encoding="utf-8") == page
 
 
+def test_the_readme_has_the_gains_over_plain_training(
+    results_page: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    found = results_page.runs()
+    assert importlib.import_module("readme").written("results_page.py") == results_page.summary(found)
+    row = next(line for line in results_page.summary(found).splitlines() if line.startswith("| CIFAR-10: resnet18, 60"))
+    seeds = [
+        [run["metrics"]["norm"]["mean near"]["auroc"] for run in found[f"cifar10-resnet18-{name}"]]
+        for name in ("plain", "l2")
+    ]
+    assert len(seeds[0]) == len(seeds[1])
+    assert f"{100 * np.mean(seeds[0]):.1f} → {100 * np.mean(seeds[1]):.1f}" in row
+
+
 def test_every_file_says_where_it_comes_from(results_page: ModuleType) -> None:
     for seeds in results_page.runs().values():
         for run in seeds:
