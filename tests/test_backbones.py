@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 import pickle
 import socket
+import subprocess
+import sys
 
 import pytest
 import timm
@@ -16,6 +18,32 @@ from normgate.backbones import Backbone, BackboneError, auto_stem, create, load_
 
 def tiny(num_classes: int = 4, **changes: object) -> Backbone:
     return Backbone("resnet18", num_classes, **{"width": 4, "stem": 1, "args": {"layers": [1, 1, 1, 1]}} | changes)
+
+
+def test_the_size_of_a_network_is_that_of_its_weights() -> None:
+    for backbone in (tiny(), Backbone("resnet26d", 3, 8), Backbone("vit_tiny_patch16_224", 2, args={"depth": 1})):
+        weights = backbone.build().state_dict().values()
+        assert backbone.nbytes() == sum(value.untyped_storage().nbytes() for value in weights)
+    assert Backbone("vit_giant_patch14_224", 10**9).nbytes() > 10**12
+    with pytest.raises(BackboneError, match="no model named"):
+        Backbone("resnet81", 2).nbytes()
+
+
+def test_timm_is_not_loaded_where_tensors_have_no_memory() -> None:
+    """What it and its libraries make as they are loaded would stay so; of torch 2.8 the compiler fails to load."""
+    code = """
+import sys, torch
+from normgate.backbones import Backbone
+class Watch:
+    def find_spec(self, name, *_):
+        if name in ("timm", "torch._dynamo"):
+            print(name, torch.empty(0).device)
+sys.meta_path.insert(0, Watch())
+Backbone("resnet18", 2).nbytes()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert set(done.stdout.splitlines()) <= {"timm cpu", "torch._dynamo cpu"}
+    assert "timm cpu" in done.stdout
 
 
 def stages(model: nn.Module, size: int) -> dict[str, torch.Size]:

@@ -95,6 +95,16 @@ class Backbone:
             head.register_parameter("bias", None)
         return model
 
+    def nbytes(self) -> int:
+        """How much memory the network's weights take, without taking it.
+
+        Raises:
+            BackboneError: as `build`; other errors where timm cannot build this network without memory.
+        """
+        _check_known(self.name)  # imports timm: what that makes for itself must have memory
+        with torch.device("meta"):
+            return sum(value.numel() * value.element_size() for value in self.build().state_dict().values())
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; a head with a bias is not named, as gates of earlier versions had no other."""
         values = {"name": self.name, "num_classes": self.num_classes, "width": self.width, "stem": self.stem}

@@ -236,8 +236,7 @@ def _take_precision(network: nn.Module, weights: Mapping[str, torch.Tensor]) -> 
 def _check_size(backbone: Backbone, weights: Path) -> None:
     """Refuse a network far larger than its weights: a description is short, however much memory it asks for."""
     try:
-        with torch.device("meta"):
-            asked = sum(value.numel() * value.element_size() for value in backbone.build().state_dict().values())
+        asked = backbone.nbytes()
     except Exception:  # noqa: BLE001 (one that cannot be built without memory; building it says what is wrong)
         return
     if asked > 4 * weights.stat().st_size + _ROOM:

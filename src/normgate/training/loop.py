@@ -288,7 +288,7 @@ def _backward_of_nothing(step: nn.Module, objective: Objective, x: torch.Tensor,
 
 def _mixed(seed: int, epoch: int, use: int) -> int:
     """One seed out of three numbers, far apart for neighbouring ones."""
-    return int(np.random.SeedSequence([seed, epoch, use]).generate_state(1, np.uint64)[0] >> 1)
+    return int(np.random.SeedSequence([seed, epoch, use]).generate_state(1, np.uint64)[0]) >> 1
 
 
 def _fused(fabric: Fabric) -> bool:
