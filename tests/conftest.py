@@ -98,9 +98,13 @@ def memory() -> Iterator[Callable[[dict[str, bytes]], str]]:
             fs.pipe_file(f"/root/{name}", content)
         return "memory://root"
 
-    fs.rm("/", recursive=True)
+    def clear() -> None:
+        fs.store.clear()
+        fs.pseudo_dirs[:] = [""]
+
+    clear()
     yield write
-    fs.rm("/", recursive=True)
+    clear()
 
 
 @pytest.fixture(scope="session")

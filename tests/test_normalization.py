@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 import pickle
@@ -444,8 +445,9 @@ SMALL = {
 
 
 def from_timm(name: str, **kwargs: object) -> nn.Module:
-    with torch.device("meta"):
+    with contextlib.suppress(NotImplementedError), torch.device("meta"):  # older versions of torch cannot do all there
         return timm.create_model(name, **kwargs)
+    return timm.create_model(name, **kwargs)
 
 
 def from_torchvision(name: str, **kwargs: object) -> nn.Module:

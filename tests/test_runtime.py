@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -269,6 +270,16 @@ def test_what_cannot_be_exported_is_said(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="exists"):
         export(gate(), tmp_path / "g.onnx")
     assert (tmp_path / "g.onnx").read_text() == "mine"
+
+
+@pytest.mark.parametrize(("version", "said"), [("1.23.2", r"1\.23\.2.*'onnxruntime>=1\.24'"), ("1.24.0.dev1", None)])
+def test_an_onnx_runtime_that_reads_other_files_is_refused(
+    version: str, said: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export(gate(), tmp_path / "g.onnx")
+    monkeypatch.setattr("onnxruntime.__version__", version)
+    with contextlib.nullcontext() if said is None else pytest.raises(RuntimeFileError, match=said):
+        PortableGate.load(tmp_path / "g.onnx")
 
 
 @pytest.mark.parametrize("place", ["w.bin", "../w.bin", "{here}/w.bin"])

@@ -30,6 +30,8 @@ KEY = "normgate"
 """Under which the metadata holds everything of ours, as JSON."""
 MOST_BYTES = 2**31
 OUTPUTS = ("logits", "score", "p_value", "accepted")
+OLDEST = (1, 24)
+"""ONNX Runtime before it takes weights from any file that a graph names."""
 
 
 class RuntimeFileError(NormgateError):
@@ -68,7 +70,7 @@ class PortableGate:
 
         Raises:
             RuntimeFileError: the file is no exported gate, is larger than 2 GiB, is damaged, or was made by a newer
-                version; or ONNX Runtime is not installed.
+                version; or ONNX Runtime is not installed, or too old.
         """
         return cls.of(_read(Path(path)), str(path), threads=threads)
 
@@ -80,6 +82,11 @@ class PortableGate:
             import onnxruntime
         except ImportError as error:
             raise RuntimeFileError("exported gates run in ONNX Runtime: pip install onnxruntime") from error
+        if tuple(map(int, onnxruntime.__version__.split(".")[:2])) < OLDEST:
+            raise RuntimeFileError(
+                f"ONNX Runtime {onnxruntime.__version__} lets a graph read any file of this machine; upgrade: "
+                f"pip install 'onnxruntime>={'.'.join(map(str, OLDEST))}'"
+            )
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         # Threads that wait without spinning leave the cores to those that decode.

@@ -122,7 +122,10 @@ def test_grey_and_bilevel(encode):
 @pytest.mark.parametrize("file_format", ["PNG", "TIFF", "PPM"])
 def test_16_bit_grey_is_scaled_and_not_clipped(encode, file_format):
     values = np.array([[0, 128, 129, 257, 32768, 65278, 65535]], np.uint16)
-    found = pixels(encode(Image.fromarray(values), file_format))
+    if file_format == "PPM":  # which older versions of Pillow read and do not write
+        found = pixels(b"P5\n7 1\n65535\n" + values.astype(">u2").tobytes())
+    else:
+        found = pixels(encode(Image.fromarray(values), file_format))
     np.testing.assert_array_equal(found[0, :, 0], [0, 0, 1, 1, 128, 254, 255])
     np.testing.assert_array_equal(found[..., 0], found[..., 2])
 

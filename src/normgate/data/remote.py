@@ -38,7 +38,8 @@ class RemoteFile(Fetchable):
     size: int | None = None
 
     def __str__(self) -> str:
-        return shown(self.fs.unstrip_protocol(self.path))
+        whole = self.is_http  # the web's paths are addresses, before which older versions of fsspec put another scheme
+        return shown(self.path if whole else self.fs.unstrip_protocol(self.path))
 
     @property
     def is_http(self) -> bool:
