@@ -12,7 +12,7 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
 
-# The same with the oldest versions of libraries that pyproject.toml allows, in an environment of their own.
+# The same with the oldest versions of libraries that pyproject.toml allows, which Python 3.11 and 3.12 know.
 test-oldest:
 	$(MAKE) test VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt
 

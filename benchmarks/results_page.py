@@ -124,9 +124,12 @@ def summary(found: Runs) -> str:
     for base, cells in _over_plain(found).items():
         run = found[f"{base}-l2"][0]
         network = run["network"]
-        width = f", width {network['width']}" if "width" in network else ""
-        title = f"{PACKS[run['pack']].partition(' (')[0]}: {network['model']}{width}, {run['recipe']['epochs']} epochs"
-        rows.append([title, *cells])
+        said = [f"{PACKS[run['pack']].partition(' (')[0]}: {network['model']}"]
+        if "width" in network:
+            said.append(f"width {network['width']}")
+        if layers := network.get("model_args", {}).get("layers"):
+            said.append(f"{'-'.join(map(str, layers))} blocks")
+        rows.append([", ".join([*said, f"{run['recipe']['epochs']} epochs"]), *cells])
     return _table(["known images and network", *OVER_PLAIN], rows) + "\n"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -123,5 +124,5 @@ def demo_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
     command = [sys.executable, "-m", "normgate.cli", "demo", "--json", "-o", "out"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=place, env=environment)
     assert done.returncode == 0, done.stderr
-    assert all(line.startswith("training: ") for line in done.stderr.splitlines()), done.stderr  # how far it is
+    assert re.fullmatch(r"([\w -]+: [\d,]+( of [\d,]+)?(, .*)?\n)*", done.stderr), done.stderr  # how far it is
     return place / "out", json.loads(done.stdout)

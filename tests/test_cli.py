@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import resource
+import shlex
 import shutil
 import signal
 import subprocess
@@ -103,7 +104,10 @@ def test_exit_codes(gate: Path, class_folders: Path, tmp_path: Path, capsys: pyt
         (["screen", gate], "INCOMING"),
         (["screen", gate, class_folders], "-o verdicts.parquet"),
         (["screen", tmp_path / "nothing", class_folders, "-o", tmp_path / "x"], "does not exist"),
-        (["screen", class_folders, gate, "-o", tmp_path / "x"], f"normgate screen {gate} {class_folders}"),
+        (
+            ["screen", class_folders, gate, "-o", tmp_path / "x"],
+            shlex.join(["normgate", "screen", str(gate), str(class_folders)]),
+        ),
         (["calibrate", class_folders, gate, "-o", tmp_path / "x"], "the gate comes first"),
         (["screen", gate, gate, "-o", tmp_path / "x"], "holds no image"),
         (["screen", gate, tmp_path / "gat", "-o", tmp_path / "x"], "did you mean"),

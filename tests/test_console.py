@@ -36,7 +36,7 @@ def test_what_drives_a_terminal_is_replaced(code: str) -> None:
 def drawn(monkeypatch: pytest.MonkeyPatch, *, terminal: bool, patience: float) -> str:
     """What bars leave on stderr."""
     stream = io.StringIO()
-    monkeypatch.setattr(console, "err", Console(file=stream, force_terminal=terminal, width=120, color_system=None))
+    monkeypatch.setattr(console, "err", Console(file=stream, force_interactive=terminal, width=120, color_system=None))
     monkeypatch.setattr(console, "PATIENCE", patience)
     with progress_bars() as bars:
         for done in (1, 2, 5):
@@ -54,7 +54,10 @@ def test_nothing_is_drawn_where_stderr_is_no_terminal(monkeypatch: pytest.Monkey
     assert drawn(monkeypatch, terminal=False, patience=0) == ""
 
 
-def logged(monkeypatch: pytest.MonkeyPatch, calls: list[tuple[float, str, int, int | None, dict[str, float]]]) -> str:
+Call = tuple[float, str, int, int | None, dict[str, float]]
+
+
+def logged(monkeypatch: pytest.MonkeyPatch, calls: list[Call]) -> str:
     """What a log says of progress that is told at these seconds."""
     stream, now = io.StringIO(), [0.0]
     monkeypatch.setattr(console, "err", Console(file=stream, width=40, color_system=None))
@@ -67,17 +70,17 @@ def logged(monkeypatch: pytest.MonkeyPatch, calls: list[tuple[float, str, int, i
 
 
 def test_a_log_has_a_line_every_half_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = [(second, "training", 10 * second, 1200, {"loss": 2 / second}) for second in range(1, 121)]
+    calls: list[Call] = [(second, "training", 10 * second, 1200, {"loss": 2 / second}) for second in range(1, 121)]
     assert logged(monkeypatch, calls).splitlines() == [
-        "training: 300 of 1,200, loss 0.0667, 10 images/s, about 2 min left",
-        "training: 600 of 1,200, loss 0.0333, 10 images/s, about 1 min left",
-        "training: 900 of 1,200, loss 0.0222, 10 images/s, about 1 min left",
-        "training: 1,200 of 1,200, loss 0.0167, 10 images/s",
+        "training: 300 of 1,200, loss 0.0667, 10/s, about 2 min left",
+        "training: 600 of 1,200, loss 0.0333, 10/s, about 1 min left",
+        "training: 900 of 1,200, loss 0.0222, 10/s, about 1 min left",
+        "training: 1,200 of 1,200, loss 0.0167, 10/s",
     ]
 
 
 def test_a_log_tells_when_a_long_task_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[tuple[float, str, int, int | None, dict[str, float]]] = [
+    calls: list[Call] = [
         (0, "reading", 0, 100, {}),
         (5, "reading", 100, 100, {}),
         (10, "training", 400, 800, {"loss": 0.5}),  # resumed: what was done before says nothing about the rate
@@ -85,12 +88,48 @@ def test_a_log_tells_when_a_long_task_is_done(monkeypatch: pytest.MonkeyPatch) -
         (50, "training", 800, 800, {}),
         (51, "training", 800, 800, {}),
         (90, "reading a\x1b[31m", 7, None, {}),
+        (91, "reading", 10, 100, {}),  # begins anew
+        (130, "reading", 100, 100, {}),
+        (131, "reading", 100, 100, {}),
+        (135, "report", 0, 3, {}),
+        (165, "report", 2, 3, {}),
     ]
     assert logged(monkeypatch, calls).splitlines() == [
-        "training: 700 of 800, loss 0.5, 10 images/s, about 1 min left",
-        "training: 800 of 800, loss 0.5, 10 images/s",
+        "training: 700 of 800, loss 0.5, 10/s, about 1 min left",
+        "training: 800 of 800, loss 0.5, 10/s",
         "reading a\N{REPLACEMENT CHARACTER}[31m: 7",
+        "reading: 100 of 100, 2.3/s",
+        "report: 2 of 3, 0.067/s, about 1 min left",
     ]
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError, OSError])
+def test_a_log_that_cannot_be_written_costs_nothing(error: type[OSError], monkeypatch: pytest.MonkeyPatch) -> None:
+    class Lost(io.StringIO):
+        def write(self, text: str) -> int:
+            raise error("gone")
+
+    terminal = console.Terminal(file=Lost(), stderr=True)
+    monkeypatch.setattr(console, "err", terminal)
+    monkeypatch.setattr(console, "PACE", 0.0)
+    with progress_bars() as progress:
+        for done in range(3):
+            progress("reading", done, 3)
+    if error is BrokenPipeError:
+        terminal.print("a message")  # such as the next warning
+
+
+def test_whoever_reads_the_output_ends_the_command() -> None:
+    code = """
+import sys
+from normgate import console
+console.out.print("x")
+"""
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run([sys.executable, "-c", code], stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, "")  # of which the program makes 0
 
 
 def test_nothing_is_drawn_of_what_is_quickly_done(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,7 +138,7 @@ def test_nothing_is_drawn_of_what_is_quickly_done(monkeypatch: pytest.MonkeyPatc
 
 def test_bars_are_closed_whatever_happens(monkeypatch: pytest.MonkeyPatch) -> None:
     closed: list[ProgressBars] = []
-    monkeypatch.setattr(console, "err", Console(file=io.StringIO(), force_terminal=True))
+    monkeypatch.setattr(console, "err", Console(file=io.StringIO(), force_interactive=True))
     monkeypatch.setattr(ProgressBars, "close", lambda bars: closed.append(bars))
     with pytest.raises(KeyboardInterrupt), progress_bars() as bars:
         raise KeyboardInterrupt

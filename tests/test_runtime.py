@@ -272,7 +272,17 @@ def test_what_cannot_be_exported_is_said(tmp_path: Path) -> None:
     assert (tmp_path / "g.onnx").read_text() == "mine"
 
 
-@pytest.mark.parametrize(("version", "said"), [("1.23.2", r"1\.23\.2.*'onnxruntime>=1\.24'"), ("1.24.0.dev1", None)])
+@pytest.mark.parametrize(
+    ("version", "said"),
+    [
+        ("1.23.2", r"1\.23\.2.*'onnxruntime>=1\.24'"),
+        ("1", "upgrade"),
+        ("main", "upgrade"),
+        ("1.24rc1", None),
+        ("1.24.0+cu12", None),
+        ("2.0.0.dev20270101", None),
+    ],
+)
 def test_an_onnx_runtime_that_reads_other_files_is_refused(
     version: str, said: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

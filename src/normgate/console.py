@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import math
 import os
@@ -30,6 +31,13 @@ class Terminal(Console):
     def render_str(self, text: str, **options: Any) -> Text:
         """Text without escape codes; line breaks are ours."""
         return super().render_str("\n".join(map(printable, text.split("\n"))), **options)
+
+    def on_broken_pipe(self) -> None:
+        """End where nobody reads the output any longer; go on in silence where nobody reads messages."""
+        if self.stderr:
+            self.quiet = True
+        else:
+            super().on_broken_pipe()
 
 
 out = Terminal(highlight=False, markup=False, emoji=False)
@@ -99,42 +107,54 @@ class ProgressBars:
         return self._bar
 
 
+@dataclasses.dataclass
+class _Task:
+    """What a log has been told of a task: when it began, with how much done, and what was last said."""
+
+    started: float
+    before: int
+    done: int
+    figures: dict[str, float]
+    open: bool = False
+
+
 class ProgressLines:
     """Writes a line every half a minute, for logs, in which a bar cannot move: they show that work goes on."""
 
     def __init__(self) -> None:
         self._said = time.monotonic()
-        self._begun: dict[str, tuple[float, int]] = {}
-        self._figures: dict[str, dict[str, float]] = {}
-        self._open: set[str] = set()
+        self._tasks: dict[str, _Task] = {}
 
-    def __call__(self, task: str, done: int, total: int | None, /, **figures: float) -> None:
+    def __call__(self, name: str, done: int, total: int | None, /, **figures: float) -> None:
         """Report progress; see `normgate.progress.Progress`."""
         now = time.monotonic()
-        started, before = self._begun.setdefault(task, (now, done))
-        if figures:
-            self._figures[task] = figures
-        ended = done == total and task in self._open
-        if now - self._said < PACE and not ended:
+        task = self._tasks.get(name)
+        if task is None or done < task.done:  # another of the same name
+            task = self._tasks[name] = _Task(now, done, done, {})
+        task.done = done
+        task.figures = figures or task.figures
+        ended = done == total
+        if now - self._said < PACE and not (ended and task.open):
             return
         self._said = now
-        self._open.add(task)
-        if ended:
-            self._open.discard(task)
-        said = [f"{task}: {done:,}" if total is None else f"{task}: {done:,} of {total:,}"]
-        said += [f"{name} {value:.3g}" for name, value in self._figures.get(task, {}).items()]
-        if done > before and now > started:
-            rate = (done - before) / (now - started)
-            said.append(f"{rate:,.0f} images/s")
-            if total is not None and done < total:
+        task.open = not ended
+        said = [f"{name}: {done:,}" if total is None else f"{name}: {done:,} of {total:,}"]
+        said += [f"{figure} {value:.3g}" for figure, value in task.figures.items()]
+        if done > task.before and now > task.started:
+            rate = (done - task.before) / (now - task.started)
+            said.append(f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.2g}/s")
+            if total is not None and not ended:
                 said.append(f"about {math.ceil((total - done) / rate / 60)} min left")
-        err.print(printable(", ".join(said)), soft_wrap=True)
+        with contextlib.suppress(OSError):  # a log that is full must not cost the job
+            # Not by the console, which keeps what it could not write and fails again with it.
+            err.file.write(printable(", ".join(said)) + "\n")
+            err.file.flush()
 
 
 @contextlib.contextmanager
 def progress_bars() -> Iterator[Progress]:
     """Bars that are closed whatever happens; lines where stderr is not a terminal."""
-    if not err.is_terminal:
+    if not err.is_interactive:
         yield ProgressLines()
         return
     bars = ProgressBars()

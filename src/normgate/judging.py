@@ -20,7 +20,7 @@ from normgate.evaluation.results import EvaluationError
 from normgate.export import OPSET, ExportError, export
 from normgate.files import OutputError, whole_file
 from normgate.gate.folder import describe
-from normgate.runtime import FORMAT, PortableGate, RuntimeFileError
+from normgate.runtime import FORMAT, PortableGate, RuntimeFileError, load_onnxruntime
 
 if TYPE_CHECKING:
     from normgate.data.loading import PixelBatch
@@ -166,6 +166,7 @@ def _checksum(name: str, content: bytes) -> str:
 
 
 def _made(gate: Gate, threads: int | None) -> PortableGate:
+    load_onnxruntime()  # before the graph is made for nothing
     with tempfile.TemporaryDirectory(prefix="normgate-") as name:
         export(gate, Path(name) / "gate.onnx")
         return PortableGate.load(Path(name) / "gate.onnx", threads=threads)

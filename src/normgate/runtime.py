@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,8 @@ from normgate.errors import NormgateError
 from normgate.verdicts import EMPTY, NOT_FINITE, Verdicts, concatenate
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from normgate.data.loading import PixelBatch
     from normgate.data.sources import Data
 
@@ -77,16 +80,7 @@ class PortableGate:
     @classmethod
     def of(cls, content: bytes, name: str = "the graph", *, threads: int | None = None) -> PortableGate:
         """An exported gate from the content of its file; as `load`."""
-        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # some builds report home; what users have set stays
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise RuntimeFileError("exported gates run in ONNX Runtime: pip install onnxruntime") from error
-        if tuple(map(int, onnxruntime.__version__.split(".")[:2])) < OLDEST:
-            raise RuntimeFileError(
-                f"ONNX Runtime {onnxruntime.__version__} lets a graph read any file of this machine; upgrade: "
-                f"pip install 'onnxruntime>={'.'.join(map(str, OLDEST))}'"
-            )
+        onnxruntime = load_onnxruntime()
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         # Threads that wait without spinning leave the cores to those that decode.
@@ -178,6 +172,27 @@ class PortableGate:
             accepted=accepted,
             error=[None] * len(score),
         )
+
+
+def load_onnxruntime() -> ModuleType:
+    """ONNX Runtime, once it is known to be one that can be trusted with a graph.
+
+    Raises:
+        RuntimeFileError: it is not installed, or too old.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # some builds report home; what users have set stays
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise RuntimeFileError("exported gates run in ONNX Runtime: pip install onnxruntime") from error
+    found = re.match(r"(\d+)\.(\d+)", onnxruntime.__version__)
+    if found is None or tuple(map(int, found.groups())) < OLDEST:
+        raise RuntimeFileError(
+            f"ONNX Runtime {onnxruntime.__version__} may let a graph read any file of this machine; upgrade: "
+            f"pip install 'onnxruntime>={'.'.join(map(str, OLDEST))}'"
+        )
+    module: ModuleType = onnxruntime
+    return module
 
 
 def _read(path: Path) -> bytes:

@@ -388,9 +388,12 @@ def test_calibration_images_in_folders_of_no_class_are_pointed_out(
     names = [f"{folders[row % len(folders)]}/{row}.png".removeprefix("/") for row in range(40)]
     images = [Record(name, record.payload) for name, record in zip(names, random_records(40, 8), strict=True)]
     calibrated().recalibrate(Records(images), false_alarm_rate=0.1)
-    warned = [str(warning.message) for warning in recwarn if "in folders" in str(warning.message)]
+    warned = [warning for warning in recwarn if "in folders" in str(warning.message)]
     assert len(warned) == (said is not None)
-    assert all(warning.startswith("calibration images") and str(said) in warning for warning in warned)
+    for warning in warned:
+        assert str(warning.message).startswith("calibration images")
+        assert str(said) in str(warning.message)
+        assert warning.filename == __file__
 
 
 def test_new_training_images_refit_the_score_with_its_settings() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from typing import TYPE_CHECKING, Any
 
 from normgate.errors import NormgateError
@@ -35,9 +36,8 @@ def check_order(command: str, gate: Path, data: str) -> None:
     """
     first, second = (os.path.isfile(os.path.join(place, "gate.json")) for place in (gate, data))  # noqa: PTH113, PTH118
     if second and not first:
-        raise NormgateError(
-            f"{data} is a gate, and {gate} is none; the gate comes first: normgate {command} {data} {gate}"
-        )
+        again = shlex.join(["normgate", command, data, str(gate)])
+        raise NormgateError(f"{data} is a gate, and {gate} is none; the gate comes first: {again}")
 
 
 def neighbours_of(report: Path | None, place: str | None, overwrite: bool, image_column: str) -> Source | None:

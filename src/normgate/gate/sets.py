@@ -60,7 +60,11 @@ def collect(
         DuplicateError: sets share images.
     """
     given = {name: images for name, images in data.items() if images is not None}
-    sets = {name: _features(extractor, images, name, classes, reading) for name, images in given.items()}
+    sets: dict[str, Features] = {}
+    for name, images in given.items():
+        sets[name] = _features(extractor, images, name, classes, reading)
+        if name != "train":
+            _warn_of_other_folders(name, sets[name].ids, classes)
     if reading.drop_duplicates:
         rows = duplicates.repeated(digests(sets), known)
         duplicates.say_dropped(rows)
@@ -124,8 +128,6 @@ def _features(extractor: FeatureExtractor, data: Data, name: str, classes: Seque
         progress=reading.progress,
     )
     check_readable(name, extraction.errors, skip=reading.skip_unreadable)
-    if name != "train":
-        _warn_of_other_folders(name, extraction.features.ids, classes)
     return extraction.features
 
 
@@ -142,5 +144,5 @@ def _warn_of_other_folders(name: str, ids: Sequence[str], classes: Sequence[str]
             f"{', …' if len(others) > 8 else ''}); if these hold images of unknown classes, leave them out: "
             f"{name} images say what is familiar",
             NormgateWarning,
-            stacklevel=4,
+            stacklevel=4,  # who calls the gate's method
         )

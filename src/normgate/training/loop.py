@@ -163,7 +163,7 @@ def fit(
                 optimizer.zero_grad()
                 if average is not None:
                     average.update_parameters(model)
-                if index % 10 == 9:
+                if index % 10 == 9 and index + 1 < steps_an_epoch:  # the epoch's end comes with its figures
                     progress("training", epoch * count + (index + 1) * batch, recipe.epochs * count)
             totals, images_seen = fabric.all_reduce((sums, torch.tensor(seen, device=fabric.device)), reduce_op="sum")
             loss_sum, right_sum = totals.tolist()
