@@ -44,12 +44,14 @@ EVERYTHING = Recipe(
 )
 
 
-def fitted(folder: Path, recipe: Recipe, network: torch.nn.Module | None = None, **options: object) -> torch.nn.Module:
-    """A small network trained on 32 images of noise."""
-    pixels = torch.randint(0, 256, (32, 8, 8, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(7))
+def fitted(
+    folder: Path, recipe: Recipe, network: torch.nn.Module | None = None, count: int = 32, **options: object
+) -> torch.nn.Module:
+    """A small network trained on images of noise."""
+    pixels = torch.randint(0, 256, (count, 8, 8, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(7))
     network = normgate.l2norm(small_network()) if network is None else network
     settings = {"fabric": Fabric(accelerator="cpu"), "seed": 3, "run": {}, "folder": folder, **options}
-    images = ResidentImages(pixels, torch.arange(32) % 3)
+    images = ResidentImages(pixels, torch.arange(count) % 3)
     fit(network, images, recipe, Preprocessing((8, 8)), **settings)
     return network
 
@@ -83,6 +85,23 @@ def test_a_stopped_run_ends_with_the_same_weights(recipe: Recipe, tmp_path: Path
     assert same_weights(whole, resumed)
     assert not any(module._forward_hooks for module in resumed.modules())
     assert normgate.normalization.temperature(resumed) == 1.0
+
+
+@pytest.mark.parametrize("batch", [2, 4, 6])
+def test_the_end_of_each_epoch_is_told_once_with_its_figures(batch: int, tmp_path: Path) -> None:
+    told: list[tuple[int, int, dict[str, float]]] = []
+    count = 40
+    fitted(
+        tmp_path,
+        Recipe(epochs=3, batch_size=batch),
+        count=count,
+        progress=lambda _, done, total, **figures: told.append((done, total, figures)),
+    )
+    done = [of for of, _, _ in told]
+    assert done == sorted(set(done))
+    assert {total for _, total, _ in told} == {3 * count}
+    assert [of for of, _, figures in told if figures] == [count, 2 * count, 3 * count]
+    assert [figures.keys() for of, _, figures in told if of % count == 0] == 3 * [{"loss", "accuracy"}]
 
 
 @pytest.mark.parametrize("precision", ["64-true", "bf16-mixed", "bf16-true", "16-mixed"])
