@@ -267,11 +267,12 @@ def _section(everything: Runs) -> list[str]:
     return parts
 
 
-def _differences(own: Runs) -> list[str]:
-    """Each recipe minus plain training, seed by seed, with Student's 95 % interval over seeds."""
+def _differences(own: Runs, said: str = "Minus plain training") -> list[str]:
+    """Each recipe minus plain training of as many epochs, seed by seed, with Student's 95 % interval over seeds."""
     rows = []
     for name, seeds in own.items():
-        plain = f"{_order(name)[0]}-plain"
+        base, _, epochs = _order(name)
+        plain = f"{base}-plain" + (f"-e{epochs}" if epochs else "")
         if name == plain or plain not in own:
             continue
         pairs = {run["seed"]: run for run in own[plain]}
@@ -296,11 +297,7 @@ def _differences(own: Runs) -> list[str]:
             ]
         )
     head = ["recipe", "seeds", "norm near", "norm far", "energy_raw near", "energy_raw far", "knn near", "knn far"]
-    return (
-        ["Minus plain training, seed by seed, with a 95 % interval over seeds (Student's t):", _table(head, rows)]
-        if rows
-        else []
-    )
+    return [f"{said}, seed by seed, with a 95 % interval over seeds (Student's t):", _table(head, rows)] if rows else []
 
 
 def _hindsight(own: Runs) -> list[str]:
@@ -330,6 +327,12 @@ def _by_epochs(everything: Runs) -> list[str]:
     """Runs of other lengths, each with a descent of its own, beside those of the usual one."""
     grouped = itertools.groupby(everything.items(), key=lambda item: _order(item[0])[:2])
     curves = [list(group) for _, group in grouped]
+    runs = {
+        name: seeds
+        for curve in curves
+        if any(_order(name)[2] for name, _ in curve)
+        for name, seeds in sorted(curve, key=lambda item: item[1][0]["recipe"]["epochs"])
+    }
     rows = [
         [
             name,
@@ -344,13 +347,17 @@ def _by_epochs(everything: Runs) -> list[str]:
             *(_plain([run["collapse"][key] for run in seeds]) for key in ("nc1_directions", "nc1_raw")),
             _seconds(seeds),
         ]
-        for curve in curves
-        if any(_order(name)[2] for name, _ in curve)
-        for name, seeds in sorted(curve, key=lambda item: item[1][0]["recipe"]["epochs"])
+        for name, seeds in runs.items()
     ]
     head = ["recipe", "epochs", "seeds", "accuracy", "norm near", "norm far", "energy_raw near", "energy_raw far"]
     head += ["knn near", "knn far", "NC1, directions", "NC1, raw", "seconds"]
-    return ["How early it is there; each run has a descent of its own:", _table(head, rows)] if rows else []
+    if not rows:
+        return []
+    return [
+        "How early it is there; each run has a descent of its own:",
+        _table(head, rows),
+        *_differences(runs, "Minus plain training of as many epochs"),
+    ]
 
 
 ABLATIONS = """## Which recipe makes it strongest

@@ -82,6 +82,32 @@ def test_runs_of_other_lengths_have_a_table_of_their_own(results_page: ModuleTyp
     assert [row[1:4] for row in rows] == [["5", "1", "50.0"], ["60", "1", "90.0"], ["100", "1", "95.0"]]
 
 
+def test_runs_of_other_lengths_are_compared_with_plain_ones_as_long(results_page: ModuleType) -> None:
+    run = results_page.runs()["demo-l2"][0]
+    norm = run["metrics"]["norm"]
+    runs = {
+        name: [
+            {
+                **run,
+                "name": name,
+                "recipe": {**run["recipe"], "epochs": epochs},
+                "metrics": {"norm": {**norm, "mean near": {**norm["mean near"], "auroc": near}}},
+                "chosen": "norm",
+            }
+        ]
+        for name, epochs, near in (
+            ("demo-plain", 60, 0.8),
+            ("demo-plain-e5", 5, 0.6),
+            ("demo-l2", 60, 0.85),
+            ("demo-l2-e5", 5, 0.5),
+            ("demo-l2-e100", 100, 0.9),
+        )
+    }
+    _, _, table = "\n".join(results_page._section(runs)).partition("Minus plain training of as many epochs")
+    rows = [line.split(" | ") for line in table.splitlines() if line.startswith("| demo-l2")]
+    assert [row[:3] for row in rows if "+0.0" in row[3]] == [["| demo-l2-e5", "1", "-10.0"], ["| demo-l2", "1", "+5.0"]]
+
+
 def variant(name: str, predicted: float, near: list[float], probes: list[float], **told: object) -> dict:
     """One measured variant, whose probes choose norm_gain."""
     runs = [
