@@ -1,7 +1,8 @@
 """A portable gate: an exported graph asked with ONNX Runtime, NumPy and Pillow alone.
 
 The file holds the network, the score, the calibration scores and, in its metadata, how images become its input. It is
-read as bytes, so that it can refer to no other file, and nothing in it is executed but the operators of ONNX Runtime.
+read as bytes, by a version of ONNX Runtime that then takes weights from no other file, and nothing in it is executed
+but the operators of ONNX Runtime.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ KEY = "normgate"
 """Under which the metadata holds everything of ours, as JSON."""
 MOST_BYTES = 2**31
 OUTPUTS = ("logits", "score", "p_value", "accepted")
-OLDEST = (1, 24)
+OLDEST_ONNXRUNTIME = (1, 24)
 """ONNX Runtime before it takes weights from any file that a graph names."""
 
 
@@ -186,10 +187,10 @@ def load_onnxruntime() -> ModuleType:
     except ImportError as error:
         raise RuntimeFileError("exported gates run in ONNX Runtime: pip install onnxruntime") from error
     found = re.match(r"(\d+)\.(\d+)", onnxruntime.__version__)
-    if found is None or tuple(map(int, found.groups())) < OLDEST:
+    if found is None or tuple(map(int, found.groups())) < OLDEST_ONNXRUNTIME:
         raise RuntimeFileError(
             f"ONNX Runtime {onnxruntime.__version__} may let a graph read any file of this machine; upgrade: "
-            f"pip install 'onnxruntime>={'.'.join(map(str, OLDEST))}'"
+            f"pip install 'onnxruntime>={'.'.join(map(str, OLDEST_ONNXRUNTIME))}'"
         )
     module: ModuleType = onnxruntime
     return module

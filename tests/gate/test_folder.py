@@ -417,7 +417,7 @@ ATTACKS: dict[str, tuple[Edit, str]] = {
     "by class": (told("by_class", value=True), "damaged gate: KeyError.*predicted"),
     "by class 1": (told("by_class", value=1), "by_class is 1"),
     "provenance": (told("provenance", value=[1]), "provenance a list"),
-    "mean of the pixels lost": (untold("preprocessing", "mean"), "damaged gate: KeyError: 'mean'"),
+    "mean of the pixels lost": (untold("preprocessing", "mean"), "is damaged: its preprocessing lacks mean. Copy"),
     "size": (told("preprocessing", "size", value=[100_000, 5]), "size holds 100000"),
     "entry of a preprocessing": (told("preprocessing", "code", value="x"), "unknown key .code. in a preprocessing"),
     "score is code": (told("score", value={"name": "__import__('os')", "settings": {}}), "there is no score"),

@@ -34,8 +34,11 @@ def check_order(command: str, gate: Path, data: str) -> None:
     Raises:
         NormgateError: they have.
     """
-    first, second = (os.path.isfile(os.path.join(place, "gate.json")) for place in (gate, data))  # noqa: PTH113, PTH118
-    if second and not first:
+
+    def is_gate(place: str | Path) -> bool:
+        return os.path.isfile(os.path.join(place, "gate.json"))  # noqa: PTH113, PTH118 (any text)
+
+    if is_gate(data) and not is_gate(gate):
         again = shlex.join(["normgate", command, data, str(gate)])
         raise NormgateError(f"{data} is a gate, and {gate} is none; the gate comes first: {again}")
 

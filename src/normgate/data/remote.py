@@ -38,8 +38,8 @@ class RemoteFile(Fetchable):
     size: int | None = None
 
     def __str__(self) -> str:
-        whole = self.is_http  # the web's paths are addresses, before which older versions of fsspec put another scheme
-        return shown(self.path if whole else self.fs.unstrip_protocol(self.path))
+        # Before the web's paths, which are addresses, older versions of fsspec put another scheme.
+        return shown(self.path if self.is_http else self.fs.unstrip_protocol(self.path))
 
     @property
     def is_http(self) -> bool:

@@ -181,7 +181,11 @@ def _assemble(
     magnitude = network["magnitude"]
     preprocessing = Preprocessing.from_dict(description["preprocessing"])
     if lost := preprocessing.to_dict().keys() - description["preprocessing"].keys():
-        raise KeyError(*sorted(lost))  # written for people, it may be short; a gate's says everything
+        # Written by people it may be short; a gate's says everything.
+        raise GateFolderError(
+            f"{path} is damaged: its preprocessing lacks {', '.join(sorted(lost))}. "
+            "Copy the gate anew, or make it again"
+        )
     extractor = FeatureExtractor(
         model,
         preprocessing,
@@ -293,7 +297,7 @@ def _checked(path: Path) -> dict[str, Any]:
     if file.stat().st_size > _JSON_LIMIT:
         raise GateFolderError(f"{file} is larger than any gate's description")
     try:
-        description = json.loads(file.read_text(encoding="utf-8"))
+        description: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         version, files = description["format"], description["files"]
         if type(version) is not int or version < 1 or not isinstance(files, dict):
             raise TypeError("format is no number, or files no list of them")
@@ -316,7 +320,7 @@ def _checked(path: Path) -> dict[str, Any]:
     )
     if problems:
         raise GateFolderError(f"{path} is damaged: {'; '.join(problems)}. Copy the gate anew, or make it again")
-    return description  # type: ignore[no-any-return]
+    return description
 
 
 def _sha256(path: Path) -> str:
