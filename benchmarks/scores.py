@@ -167,7 +167,7 @@ def compared(
 def single_pass(images: int) -> dict[str, float]:
     """A full-width ResNet18 over 32 × 32 images, then fit and all scores over the same images."""
     torch.manual_seed(0)
-    model = backbones.create("resnet18", 10, stem=1)
+    model = backbones.Backbone("resnet18", 10, stem=1).build()
     extractor = FeatureExtractor(model, Preprocessing((32, 32), mean=(0.5,) * 3, std=(0.25,) * 3))
     pixels = np.random.default_rng(0).integers(0, 256, (images, 32, 32, 3), dtype=np.uint8)
     extractor(pixels[:128])

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import normgate
-from normgate.backbones import Backbone, BackboneError, auto_stem, create, load_weights, stage_channels, stage_names
+from normgate.backbones import Backbone, BackboneError, auto_stem, load_weights, stage_channels, stage_names
 
 
 def tiny(num_classes: int = 4, **changes: object) -> Backbone:
@@ -83,7 +83,7 @@ def stages(model: nn.Module, size: int) -> dict[str, torch.Size]:
     ],
 )
 def test_widths_stems_and_stage_information(name, width, stem, args):
-    model = create(name, 5, width=width, stem=stem, args=args)
+    model = Backbone(name, 5, width, stem, args or {}).build()
     shapes = stages(model, 64)
     assert list(shapes) == ["act1", "layer1", "layer2", "layer3", "layer4"]
     for info in model.feature_info:
@@ -104,19 +104,19 @@ def test_widths_stems_and_stage_information(name, width, stem, args):
 
 
 def test_a_slim_stem_is_timms_own_but_for_its_width():
-    slim, timms = create("resnet18", 4, width=16), timm.create_model("resnet18", num_classes=4)
+    slim, timms = Backbone("resnet18", 4, width=16).build(), timm.create_model("resnet18", num_classes=4)
     for attribute in ("kernel_size", "stride", "padding", "bias", "in_channels"):
         assert getattr(slim.conv1, attribute) == getattr(timms.conv1, attribute)
     assert slim.state_dict().keys() == timms.state_dict().keys()
-    assert create("resnet18", 4, width=64).state_dict().keys() == timms.state_dict().keys()
-    assert sum(p.numel() for p in create("resnet18", 4, width=64).parameters()) == sum(
+    assert Backbone("resnet18", 4, width=64).build().state_dict().keys() == timms.state_dict().keys()
+    assert sum(p.numel() for p in Backbone("resnet18", 4, width=64).build().parameters()) == sum(
         p.numel() for p in timms.parameters()
     )
 
 
 def test_new_convolutions_start_as_timms_do():
     torch.manual_seed(0)
-    weight = create("resnet18", 4, stem=1).conv1.weight
+    weight = Backbone("resnet18", 4, stem=1).build().conv1.weight
     assert weight.std().item() == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.1)  # He, fan out
     assert weight.mean().item() == pytest.approx(0, abs=0.01)
 
@@ -235,7 +235,7 @@ def test_nothing_is_ever_downloaded(monkeypatch):
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     for name in ("resnet18", "vit_tiny_patch16_224", "convnext_atto"):
-        create(name, 4)
+        Backbone(name, 4).build()
 
 
 @pytest.mark.parametrize(
@@ -322,6 +322,14 @@ def test_wrapped_state_dicts_are_unwrapped(wrapping, trained, fresh, tmp_path):
     torch.save(WRAPPINGS[wrapping](trained.state_dict()), tmp_path / "weights.pt")
     assert load_weights(fresh, tmp_path / "weights.pt") == ()
     assert same(fresh, trained) == []
+
+
+def test_a_checkpoint_that_holds_itself_is_refused(fresh, tmp_path):
+    endless: dict[str, object] = {}
+    endless["state_dict"] = endless
+    torch.save(endless, tmp_path / "weights.pt")
+    with pytest.raises(BackboneError, match="does not hold a state dict"):
+        load_weights(fresh, tmp_path / "weights.pt")
 
 
 def test_a_learned_temperature_is_part_of_a_network_that_is_used_as_it_was_trained(trained, fresh, tmp_path):

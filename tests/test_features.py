@@ -207,7 +207,14 @@ def test_float32_products_are_not_shortened(network: nn.Module) -> None:
         torch.backends.cudnn.conv.fp32_precision = "ieee"  # from here on PyTorch refuses to read the old switch
         extractor(PIXELS)
         assert torch.backends.cudnn.conv.fp32_precision == "ieee"
+        for part in parts:
+            part.fp32_precision = "none"
+        for everywhere in ("tf32", "ieee"):  # what is set for all goes on to reach each
+            torch.backends.fp32_precision = everywhere
+            extractor(PIXELS)
+            assert {part.fp32_precision for part in parts} == {everywhere}
     finally:
+        torch.backends.fp32_precision = "none"
         for part, precision in zip(parts, before, strict=True):
             part.fp32_precision = precision
     assert set(seen) == {"ieee"}

@@ -75,3 +75,55 @@ def test_what_cannot_be_written_is_refused_at_once(tmp_path: Path) -> None:
         check_output(tmp_path / "x", overwrite=False)
     with pytest.raises(OutputError, match="is a file"):
         check_output(tmp_path / "x" / "y", overwrite=False)
+    with pytest.raises(OutputError, match="name too long"):
+        check_output(tmp_path / ("x" * 300), overwrite=False)
+
+
+def test_what_has_come_while_an_output_was_made_stays(tmp_path: Path) -> None:
+    with whole_folder(tmp_path / "new", foreign=other_than_parts) as folder:
+        (folder / "part-0").touch()
+    with (
+        pytest.raises(OutputError, match="holds notes, which is not of an earlier output"),
+        whole_folder(tmp_path / "new", foreign=other_than_parts, overwrite=True),
+    ):
+        (tmp_path / "new" / "notes").touch()
+    with (
+        pytest.raises(OutputError, match="exists"),
+        whole_folder(tmp_path / "other", foreign=other_than_parts),
+    ):
+        (tmp_path / "other").mkdir()
+    assert names_in(tmp_path / "new") == ["notes", "part-0"]
+    assert names_in(tmp_path) == ["new", "other"]
+
+
+def test_a_signal_while_a_folder_is_replaced_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "folder"
+    target.mkdir()
+    (target / "old").touch()
+    rename = Path.rename
+
+    def interrupted(path: Path, to: Path) -> Path:
+        if path.name.endswith(".partial"):
+            raise KeyboardInterrupt
+        return rename(path, to)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt), whole_folder(target, foreign=nothing, overwrite=True) as folder:
+        (folder / "new").touch()
+    assert names_in(target) == ["old"]
+    assert names_in(tmp_path) == ["folder"]
+
+
+@pytest.mark.parametrize("letter", ["q", "手"])
+def test_names_may_be_as_long_as_a_file_system_takes(letter: str, tmp_path: Path) -> None:
+    name = letter * (250 // len(letter.encode()))
+    with whole_file(tmp_path / name) as partial:
+        partial.write_text("x")
+    assert names_in(tmp_path) == [name]
+    (tmp_path / name).unlink()
+    for _ in range(2):
+        with whole_folder(tmp_path / name, foreign=nothing, overwrite=True):
+            pass
+    assert names_in(tmp_path) == [name]

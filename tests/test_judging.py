@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from normgate import Gate, judging, screen
+from normgate.backbones import Backbone
 from normgate.export import ExportError
 from normgate.judging import JudgingError, choose_judge, gate_digest
 from normgate.runtime import PortableGate
@@ -31,6 +32,7 @@ def gate(score: str = "norm") -> Gate:
         calibration=random_records(80, 3),
         classes=CLASSES,
         score=score,
+        backbone=Backbone("resnet18", len(CLASSES)),  # as if timm had made it: of those, graphs are kept
     )
 
 
@@ -112,11 +114,20 @@ def test_a_cache_that_cannot_be_written_costs_nothing(tmp_path: Path) -> None:
     assert choose_judge(gate(), "onnx", graphs=tmp_path / "file" / "graphs").runtime == "onnx"
 
 
-def test_old_graphs_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_old_graphs_go_and_files_of_others_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(judging, "_GRAPHS", 1)
+    (tmp_path / "mine.onnx").touch()
     choose_judge(gate(), graphs=tmp_path)
     choose_judge(gate("knn"), graphs=tmp_path)
-    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".onnx", ".sha256"]
+    assert (tmp_path / "mine.onnx").exists()
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".onnx", ".onnx", ".sha256"]
+
+
+def test_a_graph_is_kept_of_no_network_whose_code_may_change(tmp_path: Path) -> None:
+    own = dataclasses.replace(gate(), backbone=None)
+    chosen = choose_judge(own, graphs=tmp_path)
+    assert chosen.runtime == "onnx"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_screening_uses_onnx_by_default_and_says_so(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from normgate.normalization import (
     temperature,
     unwrap,
 )
+from normgate.taps import capture
 
 TEMPERATURES = [1.0, 0.1, "learned"]
 
@@ -737,3 +738,19 @@ def test_a_fixed_temperature_can_be_changed_and_no_other():
             set_temperature(other, 2.0)
     with pytest.raises(NormgateError, match="above 0"):
         set_temperature(model, 0.0)
+
+
+def test_a_head_that_is_called_by_name_is_refused():
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.fc = nn.Linear(8, 16), nn.Linear(16, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.fc(input=self.body(x))
+
+    with pytest.raises(HeadError, match=r"write head\(x\)"):
+        l2norm(Named(), head="fc")(torch.zeros(2, 8))
+    model = Named()
+    with pytest.raises(HeadError, match=r"write head\(x\)"), capture(model, "fc"):
+        model(torch.zeros(2, 8))

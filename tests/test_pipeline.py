@@ -18,7 +18,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import normgate
-from normgate import Gate, Recipe, pipeline
+from normgate import Gate, Recipe, pipeline, scores
 from normgate.errors import NormgateError
 from normgate.training import Hardware, HardwareError, TrainingError
 from normgate.training.radial import FAMILIES
@@ -260,6 +260,15 @@ def test_a_finished_gate_is_resumed_with_the_same_arguments_alone(class_folders:
     (class_folders / "cat" / "00.png").unlink()
     with pytest.raises(pipeline.PipelineError, match=r"is finished, and .*images"):
         normgate.train(class_folders, tmp_path / "gate", resume=True, progress=untrained, **options)
+
+
+def test_a_score_with_other_settings_is_another_score(class_folders: Path, tmp_path: Path) -> None:
+    options = {"recipe": QUICK, **OPTIONS}
+    normgate.train(class_folders, tmp_path / "gate", score=scores.create("knn", k=3), **options)
+    again = normgate.train(class_folders, tmp_path / "gate", score=scores.create("knn", k=3), resume=True, **options)
+    assert again.score.settings["k"] == 3
+    with pytest.raises(pipeline.PipelineError, match="is finished, and score differ"):
+        normgate.train(class_folders, tmp_path / "gate", score=scores.create("knn", k=5), resume=True, **options)
 
 
 def test_what_is_in_the_way_of_a_run_is_said(class_folders: Path, tmp_path: Path) -> None:

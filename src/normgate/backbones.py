@@ -119,18 +119,6 @@ class Backbone:
         return cls(**values)
 
 
-def create(
-    name: str,
-    num_classes: int,
-    *,
-    width: int | None = None,
-    stem: int | None = None,
-    args: Mapping[str, Any] | None = None,
-) -> nn.Module:
-    """Build a network with fresh weights: ``Backbone(name, num_classes, width, stem, args).build()``."""
-    return Backbone(name, num_classes, width, stem, args or {}).build()
-
-
 # Arguments with which timm would read files or addresses, or build something else than this classifier.
 _REFUSED = re.compile(
     r"pretrained.*|checkpoint_path|cache_dir|hf_hub.*|features_only|feature_cfg|feature_cls|out_indices|model_cfg"
@@ -234,6 +222,7 @@ def _feature_info(model: nn.Module) -> list[Mapping[str, Any]]:
 
 
 _TEMPERATURE = "log_temperature"
+_NESTED = 4  # dictionaries around the weights in a checkpoint; one that holds itself has no end
 
 
 def load_weights(
@@ -324,11 +313,10 @@ def _read(path: Path) -> dict[str, Tensor]:
             f"{path} is neither a safetensors file nor a state dict of tensors; write one with "
             "torch.save(model.state_dict(), path): nothing else is unpickled"
         ) from error
-    while isinstance(weights, Mapping):
-        inner = weights.get("state_dict", weights.get("model"))
-        if not isinstance(inner, Mapping):
-            break
-        weights = inner
+    for _ in range(_NESTED):
+        inner = weights.get("state_dict", weights.get("model")) if isinstance(weights, Mapping) else None
+        if isinstance(inner, Mapping):
+            weights = inner
     if not isinstance(weights, Mapping) or not all(isinstance(value, Tensor) for value in weights.values()):
         raise BackboneError(f"{path} does not hold a state dict: names and tensors")
     return {str(name): value for name, value in weights.items()}

@@ -13,7 +13,7 @@ from normgate.data.folders import FlatFolder
 from normgate.data.parquet import ParquetImages
 from normgate.data.shards import TarImages
 from normgate.errors import NormgateError
-from normgate.files import check_output, nearest_folder
+from normgate.files import beside, check_output, nearest_folder, sync
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -139,9 +139,10 @@ def _renamed(path: Path, place: Path) -> bool:
 
 def _copy(path: Path, place: Path) -> None:
     """Copy a file, which appears whole or not at all."""
-    partial = place.with_name(f".{place.name}.partial")
+    partial = place.with_name(f"{beside(place.name)}partial")
     try:
         shutil.copy2(path, partial)
+        sync(partial)  # before anybody takes the original away
         partial.rename(place)
     finally:
         partial.unlink(missing_ok=True)

@@ -533,6 +533,10 @@ def full_precision() -> Iterator[None]:
         yield
     finally:
         for part, previous in zip(parts, before, strict=True):
+            if name == "fp32_precision":
+                part.fp32_precision = "none"  # as the process says for all, and goes on to where that changes later
+                if part.fp32_precision == previous:
+                    continue
             setattr(part, name, previous)
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 
 _SYSTEM_FILES = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
+_BESIDE = 100  # bytes of a name that are enough to tell it; file systems allow 255 in all
 
 
 class OutputError(NormgateError):
@@ -37,6 +38,11 @@ def check_output(path: Path, *, overwrite: bool, foreign: Foreign | None = None)
     Raises:
         OutputError: the path exists and may not be replaced, or its folder cannot be written to.
     """
+    with explained(path):  # a name that is too long, a folder that may not be entered
+        _check_output(path, overwrite, foreign)
+
+
+def _check_output(path: Path, overwrite: bool, foreign: Foreign | None) -> None:
     if not path.name:
         raise OutputError(f"{path} is a folder that is in use; name a new one in it")
     if path.is_dir() and foreign is None:
@@ -67,7 +73,7 @@ def whole_file(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     check_output(path, overwrite=overwrite)
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=f".partial{path.suffix}", dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=beside(path.name), suffix=f".partial{path.suffix}", dir=path.parent)
         os.close(handle)
     partial = Path(name)
     try:
@@ -95,7 +101,7 @@ def whole_folder(path: Path, *, foreign: Foreign, overwrite: bool = False) -> It
     check_output(path, overwrite=overwrite, foreign=foreign)
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
+        partial = Path(tempfile.mkdtemp(prefix=beside(path.name), suffix=".partial", dir=path.parent))
     try:
         with explained(path):
             yield partial
@@ -104,6 +110,7 @@ def whole_folder(path: Path, *, foreign: Foreign, overwrite: bool = False) -> It
             for file in partial.rglob("*"):
                 file.chmod((0o777 if file.is_dir() else 0o666) & ~mask)  # some libraries write for the owner alone
                 sync(file)
+            check_output(path, overwrite=overwrite, foreign=foreign)  # what has come since is somebody's, too
             replace_folder(partial, path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -124,14 +131,22 @@ def replace_folder(partial: Path, path: Path) -> None:
     if not os.path.lexists(path):
         partial.rename(path)
         return
-    old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
-    path.rename(old / path.name)
+    old = Path(tempfile.mkdtemp(prefix=beside(path.name), suffix=".old", dir=path.parent))
+    kept = old / "output"
     try:
+        path.rename(kept)
         partial.rename(path)
-    except OSError:
-        (old / path.name).rename(path)
+    except BaseException:  # a signal, too, must leave one of both in its place
+        if not os.path.lexists(path):
+            kept.rename(path)
+        shutil.rmtree(old)
         raise
     shutil.rmtree(old)
+
+
+def beside(name: str) -> str:
+    """The start of a hidden name beside that of an output, short enough for what is added to it."""
+    return f".{os.fsencode(name)[:_BESIDE].decode('utf-8', 'ignore')}."
 
 
 def nearest_folder(path: Path) -> Path:

@@ -8,6 +8,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, get_args
@@ -32,6 +33,7 @@ Runtime: TypeAlias = Literal["auto", "onnx", "torch"]
 _NEEDED = ("onnx", "onnxscript", "onnxruntime")
 _DECIDING = ("network", "preprocessing", "classes", "score", "false_alarm_rate", "by_class")
 _GRAPHS = 32
+_OWN = re.compile(r"[0-9a-f]{64}\.onnx")  # whatever else lies in the folder is not ours
 
 
 class JudgingError(NormgateError):
@@ -107,7 +109,9 @@ def choose_judge(
     if runtime == "torch" or (runtime == "auto" and (gate.extractor.device.type != "cpu" or _missing())):
         return Chosen(gate, "torch", digest=digest)
     try:
-        return Chosen(_portable(gate, digest, graphs or default_folder() / "graphs", threads), "onnx", digest=digest)
+        # The code of a network of one's own may use what no digest sees; its graph is made anew each time.
+        known = digest if gate.backbone is not None else None
+        return Chosen(_portable(gate, known, graphs or default_folder() / "graphs", threads), "onnx", digest=digest)
     except (ExportError, RuntimeFileError) as error:
         if runtime == "onnx":
             raise
@@ -138,7 +142,7 @@ def _missing() -> list[str]:
 
 def _portable(gate: Gate, digest: str | None, graphs: Path, threads: int | None) -> PortableGate:
     """The gate's graph from the folder, or made anew where it is not there or is damaged."""
-    if digest is None:  # it cannot be told from others
+    if digest is None:  # it cannot be told from all others
         return _made(gate, threads)
     made_by = f"{digest} {__version__} {FORMAT} {OPSET}"
     path = graphs / f"{hashlib.sha256(made_by.encode()).hexdigest()}.onnx"
@@ -175,7 +179,8 @@ def _made(gate: Gate, threads: int | None) -> PortableGate:
 def _trim(graphs: Path) -> None:
     """Remove the graphs that were used longest ago."""
     with contextlib.suppress(OSError):  # another run removed one
-        newest_first = sorted(graphs.glob("*.onnx"), key=lambda path: -path.stat().st_mtime_ns)
+        own = (path for path in graphs.glob("*.onnx") if _OWN.fullmatch(path.name))
+        newest_first = sorted(own, key=lambda path: -path.stat().st_mtime_ns)
         for path in newest_first[_GRAPHS:]:
             path.unlink(missing_ok=True)
             path.with_suffix(".sha256").unlink(missing_ok=True)

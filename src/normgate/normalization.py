@@ -77,8 +77,19 @@ def l2norm(model: M, head: str | nn.Linear | None = None, temperature: float | L
     return model
 
 
-def _normalize_input(head: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
-    (z,) = args
+def only_input(args: tuple[Tensor, ...]) -> Tensor:
+    """What a head is called with.
+
+    Raises:
+        HeadError: it is named in the call, and hooks do not see it.
+    """
+    if len(args) != 1:
+        raise HeadError("the network calls its head with a named argument; write head(x), not head(input=x)")
+    return args[0]
+
+
+def _normalize_input(head: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
+    z = only_input(args)
     assert isinstance(head, nn.Linear)
     u = F.normalize(_at_least_float32(z), dim=-1)  # autocast leaves norms and quotients of float32 alone
     return ((u / _temperature(head)).to(head.weight.dtype),)

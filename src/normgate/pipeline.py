@@ -187,7 +187,7 @@ def train(
             }
             if target is not None and finished:
                 asked = {**run, "false_alarm_rate": false_alarm_rate, "by_class": by_class, "lean": lean}
-                asked["score"] = AUTO if made is None else made.name
+                asked["score"] = _asked_score(made)
                 digests = {name: part.digests for name, part in pixels.items()}
                 done = _finished(target, asked, digests)
                 if fabric.is_global_zero:
@@ -234,7 +234,7 @@ def train(
                         provenance={
                             "run": run,
                             "log": log,
-                            "score": AUTO if made is None else made.name,
+                            "score": _asked_score(made),
                             "sets": {name: len(part) for name, part in sets.items()},
                         },
                         progress=progress,
@@ -296,6 +296,11 @@ def _finished(target: Path, asked: Mapping[str, Any], digests: Mapping[str, tupl
             "score use 'normgate calibrate', and to train anew another output or --overwrite"
         )
     return gate
+
+
+def _asked_score(score: Score | None) -> dict[str, Any]:
+    """What was asked for, and not what probes chose."""
+    return {"name": AUTO, "settings": {}} if score is None else {"name": score.name, "settings": score.settings}
 
 
 def _training_images(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from normgate.errors import NormgateError
-from normgate.normalization import HeadError, find_head, is_compiled, named_layers, unwrap, width_read
+from normgate.normalization import HeadError, find_head, is_compiled, named_layers, only_input, unwrap, width_read
 from normgate.threads import process_wide
 
 if TYPE_CHECKING:
@@ -169,8 +169,8 @@ class Capture:
             )
         return told
 
-    def _head_called(self, _: nn.Module, args: tuple[Tensor]) -> None:
-        (z,) = args
+    def _head_called(self, _: nn.Module, args: tuple[Tensor, ...]) -> None:
+        z = only_input(args)
         if z.ndim != 2:
             raise HeadError(
                 f"the head {self.head!r} reads an input of shape {tuple(z.shape)}: "

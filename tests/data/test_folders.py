@@ -95,6 +95,12 @@ def test_path_lists(save, tmp_path):
     assert [record.id for record in source] == [str(path) for path in paths]
 
 
+def test_a_path_may_be_written_as_an_address(save):
+    path = save("a.png")
+    (record,) = PathList([f"file://{path}"])
+    assert (record.id, record.payload) == (str(path), path)
+
+
 def test_a_path_list_takes_a_path_at_a_time():
     source = PathList(f"{i}.png" for i in itertools.count())
     assert next(iter(source)).id == "0.png"

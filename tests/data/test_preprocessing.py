@@ -172,6 +172,7 @@ def test_equality_and_hash():
         ({"mean": [0.5, 0.5, "0.5"]}, "mean holds '0.5'"),
         ({"mean": [0.5, 0.5, None]}, "mean holds None"),
         ({"mean": [0.5, 0.5, float("nan")]}, "mean holds nan"),
+        ({"mean": [0.5, 0.5, 10**400]}, "mean holds 1000"),
         ({"std": [1, 1, float("inf")]}, "std holds inf"),
         ({"std": [1, 0, 1]}, "std is .*greater than 0"),
         ({"std": [1, -1, 1]}, "std is .*greater than 0"),
@@ -192,6 +193,9 @@ def test_reading_what_is_no_preprocessing(tmp_path):
         Preprocessing.from_dict([])
     with pytest.raises(PreprocessingError, match=r"none\.json cannot be read: No such file"):
         Preprocessing.load(tmp_path / "none.json")
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    with pytest.raises(PreprocessingError, match="is not JSON"):
+        Preprocessing.load(tmp_path / "deep.json")
     for content, message in (
         (b"{", "not JSON"),
         (b"\xff\xfe", "not JSON"),

@@ -84,6 +84,7 @@ def test_mistakes_name_the_fix_before_any_work(
         (["--group", "far=dogs"], "a list of: cats"),
         (["--ood", f"cats={class_folders / 'dog'}"], "given twice"),
         (["--cache", tmp_path / "file"], "--no-cache"),
+        (["--cache-limit", "inf"], "--no-cache"),
         (["--score", "nrm"], "'norm'"),
         (["--label-column", "lable", "--id", tmp_path / "t.parquet"], "no column 'lable'"),
         (["--group", "far=cats,"], "names a set without a name"),
@@ -92,6 +93,21 @@ def test_mistakes_name_the_fix_before_any_work(
     ):
         assert run("evaluate", *data, *arguments) == 2
         assert said in capsys.readouterr().err
+
+
+def test_a_home_that_cannot_be_written_to_costs_no_evaluation(
+    gates: list[Path],
+    class_folders: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert run("evaluate", gates[0], "--id", class_folders, "--score", "norm") == 0
+    said = capsys.readouterr()
+    assert "features cannot be cached" in " ".join(said.err.split())
+    assert "accuracy" in said.out
 
 
 def crowded() -> Evaluation:

@@ -326,6 +326,7 @@ from torch import nn
 import torch
 
 GAIN = {gain}
+SCALES = {{'all': ({scale}, 'and more')}}
 
 def squash(x):
     return torch.{function}(x)
@@ -336,14 +337,14 @@ class Net(nn.Module):
         self.fc = nn.Linear(4, 3)
 
     def forward(self, x):
-        outer = lambda y: [GAIN * squash(part) for part in y.split(2, dim=1)]
+        outer = lambda y: [GAIN * SCALES['all'][0] * squash(part) for part in y.split(2, dim=1)]
         return self.fc(torch.cat(outer(x), dim=1))
 """
 
 
-def network_of(place: Path, gain: float, function: str) -> nn.Module:
+def network_of(place: Path, gain: float, function: str, scale: float = 1) -> nn.Module:
     """The network of a module whose source says so, with the same weights."""
-    place.write_text(SOURCE.format(gain=gain, function=function))
+    place.write_text(SOURCE.format(gain=gain, function=function, scale=scale))
     module = types.ModuleType("net")
     exec(compile(place.read_text(), str(place), "exec"), vars(module))
     torch.manual_seed(0)
@@ -351,9 +352,7 @@ def network_of(place: Path, gain: float, function: str) -> nn.Module:
 
 
 def test_what_a_comprehension_in_a_lambda_names_is_seen(tmp_path: Path) -> None:
-    made = [
-        network_of(tmp_path / "net.py", *options) for options in ((2, "tanh"), (2, "relu"), (3, "tanh"), (2, "tanh"))
-    ]
-    first, other_function, other_constant, again = map(network_digest, made)
+    options = ((2, "tanh"), (2, "tanh"), (2, "relu"), (3, "tanh"), (2, "tanh", 9))
+    first, again, *others = (network_digest(network_of(tmp_path / "net.py", *chosen)) for chosen in options)
     assert first == again
-    assert len({first, other_function, other_constant}) == 3
+    assert len({first, *others}) == 4

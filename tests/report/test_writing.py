@@ -15,7 +15,7 @@ from PIL import Image
 
 import normgate
 from normgate import Evaluation, Gate
-from normgate.data.sources import Records
+from normgate.data.sources import Records, open_source
 from normgate.files import OutputError
 from normgate.report import ReportError, checks, evaluation_report, save_figures, screening_report, sections
 from normgate.report.checks import NAMES
@@ -138,6 +138,27 @@ def test_the_nearest_training_image_of_a_training_image_is_itself(tmp_path: Path
         assert nearest.id == card.id
         assert nearest.cosine == pytest.approx(1, abs=1e-5)
         assert nearest.cosine >= max(other.cosine for other in others)
+
+
+def test_the_images_given_stay_as_they_are(tmp_path: Path) -> None:
+    shown = [Image.new("RGB", (200, 200), (8 * i, 9, 255 - 8 * i)) for i in range(30)]
+    evaluation = normgate.evaluate(gate(), shown, {}, scores=["mahalanobis"], keep_features=True)
+    evaluation_report(tmp_path / "r.html", gate(), evaluation, {"id": shown})
+    assert {image.size for image in shown} == {(200, 200)}
+
+
+def test_training_images_may_be_larger_than_those_that_are_shown() -> None:
+    from normgate.report.gallery import galleries
+    from normgate.report.scored import of_evaluation
+
+    small = [np.full((4, 4, 3), i, np.uint8) for i in range(30)]
+    evaluation = normgate.evaluate(gate(), small, {}, scores=["mahalanobis"], keep_features=True)
+    sets = of_evaluation(gate(), evaluation)
+    source = open_source(small, labelled=False)
+    shown = galleries(gate(), sets, {"known images": source}, random_records(60, 1), max_pixels=16)["known images"]
+    found = [neighbour.uri for card in shown.least for neighbour in card.neighbours]
+    assert len(found) > 0
+    assert all(uri.startswith("data:image/webp") for uri in found)
 
 
 def test_other_images_are_no_training_images(tmp_path: Path) -> None:

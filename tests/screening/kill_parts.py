@@ -73,7 +73,8 @@ def killed(suffix: str, cut: float | None, old: bool, deadly: int) -> bool:
         if old:
             if not suffix:
                 target.mkdir()
-            pq.write_table(rows(["old"]), target if suffix else target / "part-00000.parquet")
+            earlier = rows(["old"]).replace_schema_metadata({"normgate.version": "1"})
+            pq.write_table(earlier, target if suffix else target / "part-00000.parquet")
         code = child(target, judged, cut, deadly)
         assert code in (0, 9), code
         # What has taken its place already is there; a user would not ask again.

@@ -1,5 +1,7 @@
 """Commands that measure and draw."""
 
+import math
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,6 +25,7 @@ from normgate.cli.options import (
 if TYPE_CHECKING:
     from normgate.data.sources import Source
     from normgate.evaluation import Evaluation
+    from normgate.evaluation.cache import FeatureCache
 
 
 def evaluate(
@@ -82,7 +85,6 @@ def evaluate(
     from normgate.errors import NormgateError
     from normgate.evaluation import evaluate as run
     from normgate.evaluation import open_known, over_seeds
-    from normgate.evaluation.cache import FeatureCache, default_folder
     from normgate.evaluation.writing import writer
     from normgate.files import check_output
     from normgate.gate import Gate
@@ -104,7 +106,7 @@ def evaluate(
 
     sets = {name: open_place(place, False, image_column, "label", None) for name, place in named("--ood", ood)}
     groups = {name: set_names(name, text, list(sets)) for name, text in named("--group", group)}
-    features = None if no_cache else FeatureCache(cache or default_folder(), limit=int(cache_limit * 2**30))
+    features = None if no_cache else _cache(cache, cache_limit)
     test = open_known(known, image_column=image_column, label_column=label_column)
     with console.progress_bars() as progress:
         first = Gate.load(gates[0], device=device)
@@ -160,6 +162,22 @@ def evaluate(
         tables.print_written(written)
     if any(evaluation.errors for evaluation in evaluations):
         raise typer.Exit(DATA_FAILED)
+
+
+def _cache(folder: Path | None, limit: float) -> "FeatureCache | None":
+    """The cache, in the user's own folder by default; that this cannot be used must not cost the job."""
+    from normgate.errors import NormgateError, NormgateWarning
+    from normgate.evaluation.cache import CacheError, FeatureCache, default_folder
+
+    if not math.isfinite(limit):
+        raise NormgateError(f"--cache-limit is a number of GiB, not {limit}; to keep no features pass --no-cache")
+    try:
+        return FeatureCache(folder or default_folder(), limit=int(limit * 2**30))
+    except CacheError as error:
+        if folder is not None:
+            raise
+        warnings.warn(str(error), NormgateWarning, stacklevel=2)
+        return None
 
 
 def figure(

@@ -381,7 +381,7 @@ def _gate_of_network(
     from normgate.normalization import l2norm
 
     try:
-        names = options["train"].classes if classes is None else classes.read_text(encoding="utf-8").split("\n")
+        names = options["train"].classes if classes is None else classes.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise NormgateError(f"{classes} cannot be read: {error}; it holds one class name a line") from error
     names = [name for line in names if (name := line.strip())]

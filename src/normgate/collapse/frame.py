@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class Frame:
     """How near K vectors v are to a simplex: equally long, all angles equal and as wide as can be (NC2).
 
-    None where a vector is zero and so has no angle (`equinorm` only where all are).
+    Angles are None where a vector is zero and so has none, and everything is where all are.
 
     Attributes:
         equinorm: coefficient of variation of the lengths, `Std ‖v‖ / Ave ‖v‖`.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from normgate.data.preprocessing import Preprocessing, PreprocessingError
+from normgate.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, PreprocessingError
 
 _KNOWN_MODULES = ("torchvision.transforms", "timm.data", "torch.nn.modules")
 _CONTAINERS = ("Compose", "Sequential")
@@ -55,8 +55,8 @@ def from_timm(config: Any) -> Preprocessing:
         size=(height, width),
         resize=resize if mode == "squash" else resize[0],
         interpolation=_interpolation(config.get("interpolation") or "bicubic"),
-        mean=_numbers(config.get("mean") or (0.485, 0.456, 0.406)),
-        std=_numbers(config.get("std") or (0.229, 0.224, 0.225)),
+        mean=_numbers(config.get("mean") or IMAGENET_MEAN),
+        std=_numbers(config.get("std") or IMAGENET_STD),
     )
 
 

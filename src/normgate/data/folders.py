@@ -8,7 +8,7 @@ from collections.abc import Sequence, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from normgate.data.addresses import find, is_address
+from normgate.data.addresses import find, is_address, local_path
 from normgate.data.decoding import ImageError
 from normgate.data.fetching import fetchers
 from normgate.data.listing import Files, Listing, Named, is_empty
@@ -166,7 +166,8 @@ def path_record(path: str | os.PathLike[str], label: str | None = None, group: s
             return Record(name, find(path), label, group)
         except SourceError as error:
             return Record(name, ImageError(str(error)), label, group)
-    return Record(utf8_name(Path(path).as_posix()), Path(path), label, group)
+    here = Path(local_path(path) if isinstance(path, str) else path)
+    return Record(utf8_name(here.as_posix()), here, label, group)
 
 
 def _files(path: Path) -> Files:

@@ -35,7 +35,7 @@ class PixelBatch:
     """Up to `batch_size` consecutive records.
 
     `pixels` (R, H, W, 3) uint8 holds the R images that could be read, in order; `readable` (N,) says which of the N
-    records they are; `errors` has a message for each of the others.
+    records they are; `errors` has a message for each of the others. `digests` are of the R decoded images.
     """
 
     records: tuple[Record, ...]

@@ -19,13 +19,11 @@ class ImageList:
 
     Args:
         images: the images; an array (N, H, W, C) is N of them.
-        labels: a name or number for each; numbers are looked up in `classes`, or are names themselves.
-        groups: which images belong together, one value each.
-        classes: names of the classes, in the order of their numbers; without it, the labels that occur,
-            sorted.
+        labels: a name or number for each; the classes are those that occur, sorted.
+        groups: which images belong together, one value each; None for an image by itself.
 
     Raises:
-        SourceError: there is no image, the lengths differ, or a label is no class.
+        SourceError: there is no image, the lengths differ, or a label is neither name nor number.
     """
 
     def __init__(
@@ -33,7 +31,6 @@ class ImageList:
         images: Sequence[Payload],
         labels: Sequence[Any] | None = None,
         groups: Sequence[Any] | None = None,
-        classes: Sequence[str] | None = None,
     ) -> None:
         if len(images) == 0:
             raise SourceError("the sequence holds no image")
@@ -43,11 +40,12 @@ class ImageList:
         self.classes: tuple[str, ...] | None = None
         self.skipped = 0
         self._images = images
-        self._groups = [None] * len(images) if groups is None else [str(plain(group)) for group in groups]
+        own = [None] * len(images) if groups is None else [plain(group) for group in groups]
+        self._groups = [None if group is None else str(group) for group in own]
         self._labels: list[str | None] = [None] * len(images)
         if labels is not None:
             numbered = [plain(label) for label in labels]
-            names, self.classes = class_names(numbered, classes)
+            names, self.classes = class_names(numbered, None)
             self._labels = [names[label] for label in numbered]
 
     def __iter__(self) -> Iterator[Record]:
@@ -90,5 +88,8 @@ def class_names(labels: Sequence[Any], classes: Sequence[str] | None) -> tuple[d
 
 
 def plain(value: Any) -> Any:
-    """Python's own number or string for a NumPy or torch scalar."""
-    return value.item() if hasattr(value, "item") else value
+    """Python's own number or string for a NumPy or torch scalar; an array of several stays what it is."""
+    try:
+        return value.item() if hasattr(value, "item") else value
+    except (ValueError, RuntimeError):
+        return value

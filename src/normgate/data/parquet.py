@@ -49,8 +49,9 @@ class _Part:
 class ParquetImages:
     """Rows of a Parquet file, or of all Parquet files in a folder; a record is `file.parquet#row`.
 
-    Images are encoded bytes, plain or as `struct<bytes, path>`; where only a path is given, it is relative to
-    the file. An image that is null is a record that cannot be decoded. Folders named `column=value` make a column.
+    Images are encoded bytes, plain or as `struct<bytes, path>`; where only a path is given, it is relative to the file
+    or absolute, so that a table from elsewhere can name any image that you may read. An image that is null is a record
+    that cannot be decoded. Folders named `column=value` make a column.
 
     Args:
         path: a file, a folder with the parts of a data set, or a listing of files.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -188,10 +189,10 @@ class Preprocessing:
             PreprocessingError: there is no such file, it is no JSON, or as in `from_dict`.
         """
         try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
+            data = json.loads(Path(path).read_text(encoding="utf-8-sig"))
         except OSError as error:
             raise PreprocessingError(f"{path} cannot be read: {error.strerror or error}") from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise PreprocessingError(f"{path} is not JSON: {error}") from error
         try:
             return cls.from_dict(data)
@@ -235,7 +236,7 @@ class Preprocessing:
         if isinstance(self.resize, tuple):
             return self.resize
         width, height = image.size
-        # Integer division of the product, as torchvision does it.
+        # Cut off, as torchvision does it.
         if width <= height:
             return int(self.resize * height / width), self.resize
         return self.resize, int(self.resize * width / height)
@@ -282,7 +283,7 @@ def _channels(name: str, values: Any) -> tuple[float, float, float]:
     if not isinstance(values, list | tuple) or len(values) != 3:
         raise PreprocessingError(f"{name} is {values!r}; it must be three numbers, one a channel")
     for value in values:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
             raise PreprocessingError(f"{name} holds {value!r}; it must be three finite numbers")
     red, green, blue = map(float, values)
     return red, green, blue

@@ -127,7 +127,8 @@ def open_source(
             - the address of any of these: `s3://`, `gs://`, `hf://`, `https://` and whatever else fsspec opens;
             - `torchvision:CIFAR10?root=DIR&train=false` (`&download=true` to fetch it);
             - a sequence of paths or addresses, encoded bytes, Pillow images or uint8 arrays, one of the latter three,
-              or one uint8 array (N, H, W, C); with labels, `(images, labels)`;
+              or one uint8 array (N, H, W, C); with labels, `(images, labels)` or, where some images belong together (of
+              a person, a scene), `(images, labels, groups)`;
             - a data set that gives `(image, label)` by index;
             - a source, which is returned as it is.
         labelled: whether labels are needed. If not, they are not looked at.
@@ -183,9 +184,9 @@ def _open_objects(data: Any, labelled: bool) -> Source:
         data = [bytes(data)]
     if isinstance(data, Image.Image) or (isinstance(data, np.ndarray) and data.ndim < 4):
         data = [data]
-    if _is_pair(data):
-        images, labels = data
-        return ImageList(images, labels if labelled else None)
+    if _is_labelled(data):
+        images, labels, *groups = data
+        return ImageList(images, labels if labelled else None, *groups)
     if isinstance(data, Sequence | np.ndarray):
         if labelled:
             raise NoLabelsError("labels are needed: pass (images, labels), or a folder or table that holds them")
@@ -198,9 +199,9 @@ def _open_objects(data: Any, labelled: bool) -> Source:
     )
 
 
-def _is_pair(data: Any) -> bool:
-    """Whether it is (images, labels) and not a tuple of two images."""
-    if not isinstance(data, tuple) or len(data) != 2:
+def _is_labelled(data: Any) -> bool:
+    """Whether it is (images, labels) or (images, labels, groups), and not a tuple of images."""
+    if not isinstance(data, tuple) or len(data) not in (2, 3):
         return False
     images = data[0]
     return images.ndim == 4 if isinstance(images, np.ndarray) else isinstance(images, list | tuple)

@@ -9,7 +9,8 @@ from PIL import Image
 
 
 def thumbnail(image: Image.Image, side: int) -> str:
-    """A decoded image, at most `side` pixels wide and high, as a WebP data URI; the image itself is made small."""
+    """A decoded image, at most `side` pixels wide and high, as a WebP data URI."""
+    image = image.copy()  # what was decoded may be the caller's own
     image.thumbnail((side, side), Image.Resampling.LANCZOS)
     encoded = io.BytesIO()
     image.save(encoded, "WEBP", quality=80, method=4)

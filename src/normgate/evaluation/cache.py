@@ -195,5 +195,6 @@ class FeatureCache:
             if excess <= 0:
                 break
             if path != newest:
-                path.unlink(missing_ok=True)
-                excess -= size
+                with contextlib.suppress(OSError):  # it may be somebody else's
+                    path.unlink(missing_ok=True)
+                    excess -= size

@@ -167,7 +167,7 @@ class Describer:
                         yield self.digest(value)
 
     def _function(self, function: types.FunctionType) -> Iterator[bytes]:
-        """Code, defaults and closure, and the functions and constants that the code names."""
+        """Code, defaults and closure, and the functions and constants that it names, also those in containers."""
         yield f"{function.__module__}.{function.__qualname__}".encode()
         for cell in function.__closure__ or ():
             with contextlib.suppress(ValueError):  # a cell that is still empty
@@ -178,7 +178,7 @@ class Describer:
         yield self.digest(function.__code__)
         for name in _names(function.__code__):
             named = function.__globals__.get(name)
-            if isinstance(named, (*_PLAIN, *_FUNCTIONS, enum.Enum, torch.Tensor, np.ndarray)):
+            if isinstance(named, _FUNCTIONS) or _is_constant(named):
                 yield name.encode()
                 yield self.digest(named)
 
@@ -186,6 +186,15 @@ class Describer:
         yield code.co_code
         yield repr((code.co_names, code.co_varnames)).encode()
         yield from map(self.digest, code.co_consts)
+
+
+def _is_constant(value: Any) -> bool:
+    """Whether it is plain data, alone or in containers."""
+    if isinstance(value, dict):
+        return all(_is_constant(part) for pair in value.items() for part in pair)
+    if isinstance(value, list | tuple | set | frozenset):
+        return all(map(_is_constant, value))
+    return isinstance(value, (*_PLAIN, enum.Enum, torch.Tensor, np.ndarray))
 
 
 def _names(code: types.CodeType) -> Iterator[str]:

@@ -6,7 +6,7 @@ import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from normgate.files import check_output
+from normgate.files import check_output, names_in
 from normgate.report.errors import ReportError
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def check_gate_figure(chart: str, gates: int, path: str | os.PathLike[str], *, o
 def foreign(folder: Path) -> str | None:
     """The name of something in a folder that is no figure of ours; None where there is nothing else."""
     own = {f"{name}{suffix}" for name in NAMES for suffix in FORMATS}
-    return next((path.name for path in sorted(folder.iterdir()) if path.name not in own), None)
+    return next((name for name in names_in(folder) if name not in own), None)
 
 
 def _missing() -> list[str]:

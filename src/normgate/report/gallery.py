@@ -189,7 +189,8 @@ def _neighbours(
     wanted = {kept.ids[row] for row in torch.unique(rows).tolist()}
     images = _found(train, wanted)
     _check_trained_on(gate, images, wanted)
-    thumbnails = {image: _thumbnail(record, NEIGHBOUR_SIDE, max_pixels) for image, record in images.items()}
+    # As large as training images may be; that they can be read has just been seen.
+    thumbnails = {image: _thumbnail(record, NEIGHBOUR_SIDE, DEFAULT_MAX_PIXELS) for image, record in images.items()}
     return {
         name: tuple(
             Neighbour(str(thumbnails[kept.ids[row]]), kept.ids[row], gate.classes[int(kept.labels[row])], cosine)

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
-from normgate.files import OutputError, check_output, explained, names_in, replace_folder, sync
+from normgate.files import OutputError, beside, check_output, explained, names_in, replace_folder, sync
 from normgate.screening.finished import Finished
 from normgate.screening.summary import OtherJobError, ScreeningError
 from normgate.screening.tables import COMPRESSION, ROW_GROUP, decided, is_part, read_tables, write_tables
@@ -159,7 +159,7 @@ class Parts:
         Raises:
             OutputError: they cannot be written.
         """
-        check_output(self.target, overwrite=self._overwrite, foreign=None if self._one_file else lambda _: None)
+        check_output(self.target, overwrite=self._overwrite, foreign=None if self._one_file else foreign)
         self._append({"complete": True, "rows": self.rows})
         if self._one_file:
             # Written in the folder, so that a kill leaves nothing beside the output but the folder.
@@ -268,7 +268,7 @@ class Parts:
     @contextlib.contextmanager
     def _whole(self, path: Path) -> Iterator[Path]:
         """A file in the folder that takes the place of `path` when the block ends well."""
-        partial = self.folder / f".{path.name}.partial"
+        partial = self.folder / f"{beside(path.name)}partial"
         try:
             with explained(path):
                 yield partial
@@ -291,7 +291,12 @@ def _is_ours(path: Path, manifest: bytes) -> bool:
     return path.suffix != ".parquet" or f'"{path.name}"'.encode() in manifest or is_part(path)
 
 
-def is_beside(name: str) -> bool:
+def foreign(folder: Path) -> str | None:
+    """The name of something in a folder that is not of a run's output; None where there is nothing else."""
+    return next((name for name in names_in(folder) if not (_is_beside(name) or is_part(folder / name))), None)
+
+
+def _is_beside(name: str) -> bool:
     """Whether a file of this name may lie beside the parts in a folder that a run has written."""
     return any(fnmatch.fnmatchcase(name, own) for own in _BESIDE)
 
@@ -300,10 +305,12 @@ def _check_own(folder: Path) -> None:
     """Refuse a folder that holds anything but what a run writes."""
     if os.path.lexists(folder) and (folder.is_symlink() or not folder.is_dir()):
         raise ScreeningError(f"{folder} is no folder, and a run would keep its parts there; choose another output")
-    manifest = folder / MANIFEST
-    listed = manifest.read_bytes() if manifest.is_file() else b""
-    names = names_in(folder) if folder.is_dir() else []
-    if other := [name for name in names if not _is_ours(folder / name, listed)]:
+    with explained(folder):
+        manifest = folder / MANIFEST
+        listed = manifest.read_bytes() if manifest.is_file() else b""
+        names = names_in(folder) if folder.is_dir() else []
+        other = [name for name in names if not _is_ours(folder / name, listed)]
+    if other:
         raise ScreeningError(
             f"{folder} holds {other[0]}, which no run has written, so it is left alone; choose another output"
         )

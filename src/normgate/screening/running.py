@@ -20,14 +20,14 @@ from normgate.data.folders import PathList
 from normgate.data.loading import count
 from normgate.data.parquet import ParquetImages
 from normgate.data.sources import open_source
-from normgate.files import check_output, names_in
+from normgate.files import check_output
 from normgate.judging import check_runtime, choose_judge
 from normgate.progress import silent
 from normgate.screening.judged import judged
-from normgate.screening.parts import Parts, is_beside
+from normgate.screening.parts import Parts, foreign
 from normgate.screening.ray_engine import check_ray, judged_by_ray
 from normgate.screening.summary import OtherJobError, ScreeningError, Shift, Summary
-from normgate.screening.tables import SCHEMA, decided, is_part, read_tables
+from normgate.screening.tables import SCHEMA, decided, read_tables
 
 if TYPE_CHECKING:
     import os
@@ -98,10 +98,9 @@ def screen(
 
     Raises:
         CarryingError: rejected files are to be copied or moved, but cannot be; see `Carrier`.
-        ScreeningError: the output is what is to be screened or has the suffix of another format, or an unfinished run
-            of another job is in the way.
+        ScreeningError: the output is what is to be screened or has the suffix of another format, an unfinished run
+            of another job is in the way, or Ray is not installed, cannot be reached or fails.
         JudgingError: the runtime is not there.
-        ScreeningError: also where Ray is not installed, cannot be reached or fails.
         CalibrationError: `fdr` is not between 0 and 1.
         OutputError: the output exists or cannot be written.
     """
@@ -111,7 +110,7 @@ def screen(
         raise ScreeningError(
             f"verdicts are written as Parquet, not {target.suffix}: name the output {target.stem}.parquet"
         )
-    check_output(target, overwrite=overwrite, foreign=None if _is_one_file(target) else _foreign)
+    check_output(target, overwrite=overwrite, foreign=None if _is_one_file(target) else foreign)
     if fdr is not None:
         check_share(fdr, "the false-discovery rate")
     if part_rows < 1:
@@ -273,11 +272,6 @@ def _check_apart(target: Path, source: Source) -> None:
         raise ScreeningError(f"{target} would be one of the tables to screen; name an output outside of {place}")
     if place is not None and target.resolve() in (Path(place).resolve(), *Path(place).resolve().parents):
         raise ScreeningError(f"the images to screen are in {target}; name another output")
-
-
-def _foreign(folder: Path) -> str | None:
-    """The name of something in a folder that is not a part of a table of verdicts; None where there is nothing else."""
-    return next((name for name in names_in(folder) if not (is_beside(name) or is_part(folder / name))), None)
 
 
 def _is_one_file(target: Path) -> bool:

@@ -92,5 +92,6 @@ def running(target: Path | None, *, resume: bool, fabric: Fabric) -> Iterator[Pa
 
 
 def _foreign(folder: Path) -> str | None:
-    names = names_in(folder) if folder.is_dir() else []
+    with explained(folder):
+        names = names_in(folder) if folder.is_dir() else []
     return next((name for name in names if not any(fnmatch.fnmatchcase(name, own) for own in _FILES)), None)
