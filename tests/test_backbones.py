@@ -308,6 +308,10 @@ WRAPPINGS = {
     "plain": lambda weights: weights,
     "state_dict": lambda weights: {"state_dict": weights, "epoch": 3},
     "model": lambda weights: {"model": weights},
+    "tutorial": lambda weights: {"epoch": 3, "model_state_dict": weights},
+    "lightning": lambda weights: {
+        "state_dict": {f"net.{name}": value for name, value in weights.items()} | {"loss.weight": torch.ones(4)}
+    },
     "both": lambda weights: {"model": {"state_dict": weights}},
     "ddp": lambda weights: {f"module.{name}": value for name, value in weights.items()},
     "compiled": lambda weights: {f"_orig_mod.{name}": value for name, value in weights.items()},

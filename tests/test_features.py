@@ -734,8 +734,8 @@ def test_damaged_files_are_errors(tmp_path: Path) -> None:
         ({"z": tensors["z"][:3].clone()}, "do not fit"),
         ({"z": tensors["z"].double()}, "z is torch.float64"),
         ({"labels": tensors["labels"].int()}, "labels is torch.int32"),
-        ({"labels": tensors["labels"] + 1}, "no class number"),
-        ({"labels": tensors["labels"] - 1}, "no class number"),
+        ({"labels": tensors["labels"] + 1}, "class numbers from 0 to 2"),
+        ({"labels": tensors["labels"] - 1}, "class numbers from 0 to 2"),
         ({"extra": tensors["z"]}, "extra"),
         ({"ids": tensors["z"]}, "ids"),
     ]
@@ -753,3 +753,32 @@ def test_damaged_files_are_errors(tmp_path: Path) -> None:
         refused("")
     save_file(tensors, path)
     refused("ids")
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
+def test_arrays_of_every_kind_become_features(kind: type) -> None:
+    generator = np.random.default_rng(0)
+    z, weight = generator.normal(size=(40, 6)).astype(kind), generator.normal(size=(3, 6)).astype(kind)
+    made = Features(z, z @ weight.T, weight, None, 2, tuple("x" * 40), np.arange(40, dtype=np.int8) % 3)
+    assert {made.z.dtype, made.logits.dtype, made.weight.dtype} == {torch.float32}
+    assert made.labels is not None
+    assert made.labels.dtype == torch.int64
+    for name in ("knn", "vim", "react", "nnguide", "mahalanobis"):
+        assert scores.create(name).fit(made)(made).shape == (40,)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"labels": [0, 3]}, "class numbers from 0 to 2"),
+        ({"labels": [0, -1]}, "class numbers from 0 to 2"),
+        ({"labels": [0.0, 1.0]}, "labels are whole numbers"),
+        ({"temperature": 0}, "τ is a number above 0"),
+        ({"z": [["a", "b"], ["c", "d"]]}, "z holds no numbers"),
+        ({"z": torch.zeros(2, 3)}, "do not fit together"),
+    ],
+)
+def test_what_cannot_be_features_is_refused(changes: dict[str, Any], said: str) -> None:
+    given = {"z": torch.zeros(2, 2), "logits": torch.zeros(2, 3), "weight": torch.zeros(3, 2), "bias": None}
+    with pytest.raises(FeatureError, match=said):
+        Features(**{**given, "temperature": 1.0, "ids": ("a", "b"), **changes})

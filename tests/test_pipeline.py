@@ -262,6 +262,14 @@ def test_a_finished_gate_is_resumed_with_the_same_arguments_alone(class_folders:
         normgate.train(class_folders, tmp_path / "gate", resume=True, progress=untrained, **options)
 
 
+def test_random_numbers_of_the_caller_go_on_as_they_were(class_folders: Path) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    normgate.train(class_folders, recipe=QUICK, score="norm", **OPTIONS)
+    assert torch.equal(torch.rand(3), expected)
+
+
 def test_a_score_with_other_settings_is_another_score(class_folders: Path, tmp_path: Path) -> None:
     options = {"recipe": QUICK, **OPTIONS}
     normgate.train(class_folders, tmp_path / "gate", score=scores.create("knn", k=3), **options)

@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from normgate.demo import NETWORK, RECIPE
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -30,7 +32,7 @@ def results_page() -> ModuleType:
 def test_page_and_files_agree(results_page: ModuleType) -> None:
     found = results_page.runs()
     assert found
-    page = results_page.page(found, results_page.ablations(), results_page.speeds())
+    page = results_page.page(found, results_page.ablations(), results_page.speeds(), results_page.trials())
     assert (ROOT / "docs" / "results.md").read_text(encoding="utf-8") == page
 
 
@@ -60,6 +62,13 @@ def test_intervals_over_seeds(results_page: ModuleType) -> None:
     """Student's: for 1, 2, 3 the mean is 2 and the half width 4.303 · 1/√3."""
     assert results_page._interval([0.01, 0.02, 0.03]) == "+2.0 (-0.5 to +4.5)"
     assert results_page._interval([0.01]) == "+1.0"
+
+
+def test_the_demo_is_trained_as_held_out_signs_decided(results_page: ModuleType) -> None:
+    tried = results_page.trials()["recipes"]
+    best = max(tried, key=lambda name: tried[name]["auroc"])
+    assert best == f"{RECIPE.epochs} epochs, batch {RECIPE.batch_size}, rate {RECIPE.learning_rate}"
+    assert NETWORK["model_args"]["zero_init_last"] is False
 
 
 def test_every_run_has_a_place_on_the_page(results_page: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -279,6 +288,6 @@ def test_a_norm_that_was_refused_costs_no_page(results_page: ModuleType) -> None
     found = results_page.runs()
     bare = {score: by_set for score, by_set in found["demo-plain"][0]["metrics"].items() if score != "norm"}
     runs = {**found, "demo-plain": [{**run, "metrics": bare} for run in found["demo-plain"]]}
-    glance = results_page.page(runs, {}, []).partition("## Hand signs")[0]
+    glance = results_page.page(runs, {}, [], results_page.trials()).partition("## Hand signs")[0]
     (row,) = [line for line in glance.splitlines() if line.startswith("| demo |")]
     assert " | – → " in row

@@ -222,6 +222,7 @@ def _feature_info(model: nn.Module) -> list[Mapping[str, Any]]:
 
 
 _TEMPERATURE = "log_temperature"
+_WRAPPERS = ("state_dict", "model_state_dict", "model")
 _NESTED = 4  # dictionaries around the weights in a checkpoint; one that holds itself has no end
 
 
@@ -230,8 +231,8 @@ def load_weights(
 ) -> tuple[str, ...]:
     """Load weights from a safetensors file or a torch state dict (read without unpickling objects).
 
-    Wrappers around the state dict (``state_dict``, ``model``) and prefixes of DDP and ``torch.compile`` are
-    taken off.
+    Wrappers around the state dict (``state_dict``, ``model_state_dict``, ``model``), prefixes of DDP and
+    ``torch.compile``, and the name of what holds the network, as in Lightning's checkpoints, are taken off.
 
     Args:
         model: the network to fill.
@@ -249,7 +250,7 @@ def load_weights(
             `exact`, only one of them has a learned temperature.
     """
     own = model.state_dict()
-    given = {_bare(name, own): value for name, value in _read(Path(path)).items()}
+    given = _without_prefix({_bare(name, own): value for name, value in _read(Path(path)).items()}, own)
     if exact:
         _check_temperature(path, given, own)
     given = {name: value for name, value in given.items() if name in own or not name.endswith(_TEMPERATURE)}
@@ -295,6 +296,16 @@ def _bare(name: str, own: Mapping[str, Tensor]) -> str:
     return name if name in own else re.sub(r"^(module\.)+", "", name.replace("_orig_mod.", ""))
 
 
+def _without_prefix(given: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What lies below the one name below which the network's own names are found, if none is found without it."""
+    first = next(iter(own))
+    prefixes = [name.removesuffix(first) for name in given if name.endswith(f".{first}")]
+    if not prefixes or not own.keys().isdisjoint(given):
+        return given
+    prefix = max(prefixes, key=lambda prefix: sum(prefix + name in given for name in own))
+    return {name.removeprefix(prefix): value for name, value in given.items() if name.startswith(prefix)}
+
+
 def _read(path: Path) -> dict[str, Tensor]:
     try:
         with path.open("rb") as file:
@@ -314,9 +325,8 @@ def _read(path: Path) -> dict[str, Tensor]:
             "torch.save(model.state_dict(), path): nothing else is unpickled"
         ) from error
     for _ in range(_NESTED):
-        inner = weights.get("state_dict", weights.get("model")) if isinstance(weights, Mapping) else None
-        if isinstance(inner, Mapping):
-            weights = inner
+        wrapped = [weights.get(name) for name in _WRAPPERS] if isinstance(weights, Mapping) else []
+        weights = next((inner for inner in wrapped if isinstance(inner, Mapping)), weights)
     if not isinstance(weights, Mapping) or not all(isinstance(value, Tensor) for value in weights.values()):
         raise BackboneError(f"{path} does not hold a state dict: names and tensors")
     return {str(name): value for name, value in weights.items()}

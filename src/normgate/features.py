@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from normgate.taps import Capture
 
 
+_TENSORS = ("z", "logits", "weight", "bias", "labels", "m", "stage_norms")
+
+
 class FeatureError(NormgateError):
     """Features cannot be computed, or do not fit together."""
 
@@ -45,6 +48,8 @@ class FeatureError(NormgateError):
 @dataclasses.dataclass(frozen=True, eq=False)
 class Features:
     """One row an image, float32 on the CPU, with the head that the features feed.
+
+    Arrays and tensors of other kinds of numbers are taken, and become that.
 
     Attributes:
         z: (N, D), the head's input before any normalisation.
@@ -59,7 +64,7 @@ class Features:
         digests: N fingerprints of the decoded images; None where not asked for, never saved.
 
     Raises:
-        FeatureError: shapes do not fit together.
+        FeatureError: shapes do not fit together, a label is no class number, or τ is no number above 0.
     """
 
     z: torch.Tensor
@@ -74,6 +79,11 @@ class Features:
     digests: tuple[bytes, ...] | None = None
 
     def __post_init__(self) -> None:
+        for name in _TENSORS:
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, _numbers(name, value))
+        if not 0 < self.temperature < math.inf:
+            raise FeatureError(f"the temperature τ is a number above 0, not {self.temperature!r}")
         n = len(self.ids)
         fits = (
             self.weight.ndim == 2
@@ -87,6 +97,8 @@ class Features:
         if not fits:
             shapes = {name: tuple(value.shape) for name, value in vars(self).items() if isinstance(value, torch.Tensor)}
             raise FeatureError(f"features do not fit together: {n} ids, {shapes}")
+        if self.labels is not None and not ((self.labels >= 0) & (self.labels < len(self.weight))).all():
+            raise FeatureError(f"labels are class numbers from 0 to {len(self.weight) - 1}, and one is not")
 
     def __len__(self) -> int:
         return len(self.z)
@@ -190,20 +202,13 @@ class Features:
                 tensors: dict[str, Any] = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (no mapping)
             ids, tau = tuple(json.loads(metadata["ids"])), float(metadata["temperature"])
             features = cls(**{"bias": None, **tensors}, ids=ids, temperature=tau)
-            features._check_values()
+            if other := [name for name, value in tensors.items() if value.dtype != getattr(features, name).dtype]:
+                raise FeatureError(f"{other[0]} is {tensors[other[0]].dtype}")
+            if not all(isinstance(name, str) for name in ids):
+                raise FeatureError("an id is no text")
         except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError, FeatureError) as error:
             raise FeatureError(f"{path.name} holds no features that this version can read: {error}") from error
         return features
-
-    def _check_values(self) -> None:
-        """Refuse what no network gives, such as a label that is no class."""
-        for name, value in vars(self).items():
-            if isinstance(value, torch.Tensor) and value.dtype != (torch.int64 if name == "labels" else torch.float32):
-                raise FeatureError(f"{name} is {value.dtype}")
-        if not 0 < self.temperature < math.inf or not all(isinstance(name, str) for name in self.ids):
-            raise FeatureError("the temperature is no number above 0, or an id is no text")
-        if self.labels is not None and not ((self.labels >= 0) & (self.labels < len(self.weight))).all():
-            raise FeatureError("a label is no class number")
 
 
 class FeatureExtractor:
@@ -445,17 +450,35 @@ def unreadable(errors: Sequence[tuple[str, str]]) -> FeatureError:
     return FeatureError(f"there is no image that can be read{reason}")
 
 
+def _numbers(name: str, value: Any) -> torch.Tensor:
+    """As `Features` keeps them."""
+    try:
+        tensor = value if isinstance(value, torch.Tensor) else torch.as_tensor(np.asarray(value))
+    except (TypeError, ValueError) as error:
+        raise FeatureError(f"{name} holds no numbers: {error}") from error
+    if name != "labels":
+        return tensor if tensor.dtype == torch.float32 else tensor.float()
+    if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
+        raise FeatureError(f"labels are whole numbers, not {tensor.dtype}")
+    return tensor.long()
+
+
 def class_numbers(ids: Sequence[str], labels: Sequence[str | None], numbers: Mapping[str, int]) -> torch.Tensor:
     """Class numbers (N,) of labelled images.
+
+    Labels are names; they may be class numbers where no class has a number for its name.
 
     Raises:
         FeatureError: a label is missing or is no class.
     """
+    names = list(numbers)
+    if not any(name.isdecimal() for name in names):
+        numbers = {**numbers, **{str(number): number for number in numbers.values()}}
     for name, label in zip(ids, labels, strict=True):
         if label not in numbers:
             raise FeatureError(
-                f"{name} has the label {label!r}, which is none of the {len(numbers)} classes "
-                f"({', '.join(list(numbers)[:8])}{', …' if len(numbers) > 8 else ''})"
+                f"{name} has the label {label!r}, which is none of the {len(names)} classes "
+                f"({', '.join(names[:8])}{', …' if len(names) > 8 else ''})"
             )
     return torch.tensor([numbers[str(label)] for label in labels])
 
@@ -571,7 +594,8 @@ def _explained(batch: torch.Tensor) -> Iterator[None]:
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:
         raise FeatureError(
             f"the network does not take a batch of shape {tuple(batch.shape)}: {error}; "
-            "if it wants another size, change the preprocessing (--image-size), and if memory is short, the batch size"
+            "if it wants another size, change the preprocessing (--image-size), if it wants one channel, begin its "
+            "forward with x.mean(1, keepdim=True), and if memory is short, change the batch size"
         ) from error
 
 

@@ -136,7 +136,8 @@ def train(
     if target is None and fabric.world_size > 1:
         raise PipelineError("several processes share the gate through its folder; pass output=")
     progress = progress if fabric.is_global_zero else silent
-    with noticing_loss(fabric):
+    cuda = [fabric.device] if fabric.device.type == "cuda" else []
+    with noticing_loss(fabric), torch.random.fork_rng(cuda):  # the caller's random numbers go on as they were
         group = patient(fabric)
         with agreed(fabric, group):
             preprocessing = geometry(sets["train"], image_size, max_pixels, recipe.standardize)

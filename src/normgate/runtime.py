@@ -19,7 +19,7 @@ import numpy as np
 from normgate.data.decoding import DEFAULT_MAX_PIXELS
 from normgate.data.loading import load_batches
 from normgate.data.preprocessing import Preprocessing
-from normgate.data.sources import open_source
+from normgate.data.sources import is_nothing, open_source
 from normgate.errors import NormgateError
 from normgate.verdicts import EMPTY, NOT_FINITE, Verdicts, concatenate
 
@@ -130,6 +130,8 @@ class PortableGate:
         Returns:
             One verdict an image, in order; one that cannot be read or judged has an error and is not accepted.
         """
+        if is_nothing(images):
+            return EMPTY
         batches = load_batches(
             open_source(images, labelled=False),
             self.preprocessing,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
 
 NOT_FINITE = "the network gives NaN or infinite values for this image"
@@ -40,7 +41,7 @@ class Verdict:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Verdicts:
-    """Verdicts on N images, column by column; `verdicts[i]` is one of them.
+    """Verdicts on N images, column by column; `verdicts[i]` is one of them, and slices, masks or row numbers are some.
 
     Attributes:
         id: N names.
@@ -63,7 +64,13 @@ class Verdicts:
     def __len__(self) -> int:
         return len(self.id)
 
-    def __getitem__(self, index: int) -> Verdict:
+    @overload
+    def __getitem__(self, index: int) -> Verdict: ...
+    @overload
+    def __getitem__(self, index: slice | Sequence[int] | np.ndarray) -> Verdicts: ...
+    def __getitem__(self, index: int | slice | Sequence[int] | np.ndarray) -> Verdict | Verdicts:
+        if isinstance(index, slice | Sequence | np.ndarray):
+            return self._some(np.arange(len(self))[index])
         return Verdict(
             id=self.id[index],
             label=self.label[index],
@@ -76,6 +83,17 @@ class Verdicts:
 
     def __iter__(self) -> Iterator[Verdict]:
         return (self[index] for index in range(len(self)))
+
+    def _some(self, rows: np.ndarray) -> Verdicts:
+        return Verdicts(
+            id=[self.id[row] for row in rows],
+            label=[self.label[row] for row in rows],
+            probability=self.probability[rows],
+            score=self.score[rows],
+            p_value=self.p_value[rows],
+            accepted=self.accepted[rows],
+            error=[self.error[row] for row in rows],
+        )
 
     def among(self, ids: Sequence[str], errors: Sequence[str | None]) -> Verdicts:
         """These verdicts spread over all `ids`: those without an error are ours, in order."""

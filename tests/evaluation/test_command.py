@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import normgate
-from normgate import Recipe, cli, console, scores
+from normgate import Gate, Recipe, cli, console, scores
 from normgate.evaluation import Evaluation, evaluate_features
 from normgate.evaluation.writing import summary_lines
 from normgate.tables import print_evaluation
@@ -67,6 +67,15 @@ def test_files_caches_groups_and_seeds(
         rows = list(csv.DictReader(file))
     assert {row["score"] for row in rows} == {"norm", "energy"}
     assert all(float(row["min"]) <= float(row["mean"]) <= float(row["max"]) for row in rows)
+    settings = ["--score", "knn", "--score", "knn:k=2", "--score", "react:quantile=0.5"]
+    assert run("evaluate", gates[0], *data, *settings, "--per-image", tmp_path / "i.parquet", "--json") == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert list(printed["metrics"]) == ["knn", "knn:k=2", "react:quantile=0.5"]
+    assert printed["gate"]["run"]["seed"] == 0
+    assert pq.read_table(tmp_path / "i.parquet").column_names == ["set", "id", "wrong", *printed["metrics"], "norm"]
+    assert run("calibrate", gates[0], "--score", "knn:k=2", "-o", tmp_path / "knn") == 0
+    assert Gate.load(tmp_path / "knn").score.settings["k"] == 2
+    capsys.readouterr()
     assert run("evaluate", *gates, *data, "--json") == 0
     assert len(json.loads(capsys.readouterr().out)["evaluations"]) == 2
 
@@ -80,6 +89,10 @@ def test_mistakes_name_the_fix_before_any_work(
     for arguments, said in (
         (["-o", tmp_path / "r.xlsx"], ".json, .csv or .md"),
         (["-o", tmp_path / "file"], ".json, .csv or .md"),
+        (["--per-image", tmp_path / "i.xlsx"], ".parquet or .csv"),
+        ([gates[1], "--per-image", tmp_path / "i.csv"], "leave out --per-image"),
+        (["--score", "knn:5"], "knn:k=5"),
+        (["--score", "knn:n=5"], "knn does not take these settings"),
         (["--group", "far"], "NAME=SET,SET"),
         (["--group", "far=dogs"], "a list of: cats"),
         (["--ood", f"cats={class_folders / 'dog'}"], "given twice"),

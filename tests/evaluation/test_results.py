@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import re
+import warnings
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
+import torch
+from pyarrow import csv as arrow_csv
 
-from normgate import metrics
+from normgate import NormgateWarning, metrics
 from normgate.evaluation import Evaluation, EvaluationError, evaluate_features, over_seeds
 from normgate.features import Features
 from normgate.files import OutputError
@@ -142,9 +147,46 @@ def test_mean_min_and_max_over_seeds(tmp_path: Path) -> None:
     with (tmp_path / "s.csv").open(newline="") as file:
         rows = {(r["score"], r["kind"], r["set"], r["metric"]): r for r in csv.DictReader(file)}
     assert float(rows["knn", "set", "odd", "auroc"]["max"]) == spread.max
+    assert spread.std == pytest.approx(np.std(values, ddof=1))
+    assert float(rows["knn", "set", "odd", "auroc"]["std"]) == spread.std
+    assert over_seeds(runs[:1]).metrics["knn"]["odd"]["auroc"].std is None
     cell = f"{100 * spread.mean:.1f} ({100 * spread.min:.1f}–{100 * spread.max:.1f})"
     assert cell in summary.table()
     assert cell in (tmp_path / "s.md").read_text()
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv"])
+def test_the_scores_of_each_image_as_a_table(tmp_path: Path, suffix: str) -> None:
+    found = evaluation()
+    found.save_images(tmp_path / f"images{suffix}")
+    read = pq.read_table if suffix == ".parquet" else arrow_csv.read_csv
+    table = read(tmp_path / f"images{suffix}").to_pydict()
+    assert list(table) == ["set", "id", "wrong", *found.values]
+    assert table["id"] == [str(name) for names in found.ids.values() for name in names]
+    assert table["set"] == [name for name, ids in found.ids.items() for _ in ids]
+    assert found.wrong is not None
+    assert table["wrong"] == [*found.wrong.tolist(), *[None] * (len(table["id"]) - len(found.wrong))]
+    for score, by_set in found.values.items():
+        np.testing.assert_allclose(table[score], np.concatenate([by_set[name] for name in found.ids]), rtol=1e-12)
+    with pytest.raises(OutputError, match="exists"):
+        found.save_images(tmp_path / f"images{suffix}")
+    with pytest.raises(EvaluationError, match=r"\.parquet or \.csv"):
+        found.save_images(tmp_path / "images.xlsx")
+
+
+def test_means_over_gates_that_differ_by_more_than_their_seed_are_pointed_out() -> None:
+    def of(seed: int, epochs: int = 3) -> Evaluation:
+        run = {"recipe": {"epochs": epochs}, "backbone": {"name": "resnet18"}, "seed": seed}
+        return dataclasses.replace(evaluation(seed), gate={"version": "1", "score": {}, "run": run})
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        over_seeds([of(1), of(2)])
+        over_seeds([evaluation(1), evaluation(2)])
+    with pytest.warns(NormgateWarning, match=r"more than their seed \(recipe\)"):
+        over_seeds([of(1), of(2, epochs=4)])
+    with pytest.warns(NormgateWarning, match="not all of different seeds"):
+        over_seeds([of(1), of(1)])
 
 
 def test_seeds_without_labels_or_of_other_sets() -> None:
@@ -186,3 +228,9 @@ def test_no_unknown_images_leave_accuracy_and_wrong_predictions(tmp_path: Path) 
     found.save(tmp_path / "r.json")
     with pytest.raises(EvaluationError, match=r"name the results \.json"):
         found.save(tmp_path / "r.csv")
+
+
+def test_the_known_images_are_the_set_id() -> None:
+    made = Features(torch.zeros(2, 2), torch.zeros(2, 3), torch.zeros(3, 2), None, 1.0, ("a", "b"))
+    with pytest.raises(EvaluationError, match="under 'id'; there are only: a"):
+        evaluate_features(None, {"a": made})

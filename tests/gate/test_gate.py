@@ -260,9 +260,36 @@ def test_an_unreadable_image_is_a_row_with_an_error(tmp_path: Path) -> None:
     assert len(gate([b"no image"])) == 1
 
 
-def test_there_must_be_an_image() -> None:
+def test_of_no_images_there_are_no_verdicts(tmp_path: Path) -> None:
+    gate = calibrated()
+    assert len(gate([])) == len(gate(np.zeros((0, 8, 8, 3), np.uint8))) == 0
     with pytest.raises(SourceError, match="no image"):
-        calibrated()([])
+        gate(tmp_path)
+    with pytest.raises(SourceError, match="no image"):
+        calibrated(calibration=[])
+
+
+def test_labels_may_be_class_numbers() -> None:
+    train = random_records(60, 1)
+    numbers = [CLASSES.index(str(record.label)) for record in train]
+    images = [record.payload for record in train]
+    named = calibrated(classes=CLASSES)
+    numbered = calibrated(train=(images, numbers), classes=CLASSES)
+    assert torch.equal(named.kept["train"].labels, numbered.kept["train"].labels)
+    found = normgate.evaluate(named, (images, np.array(numbers)), {}, scores=["msp"])
+    assert found.accuracy == normgate.evaluate(named, train, {}, scores=["msp"]).accuracy
+    with pytest.raises(FeatureError, match="label '3', which is none of the 3 classes"):
+        calibrated(train=(images, [number + 1 for number in numbers]), classes=CLASSES)
+    with pytest.raises(FeatureError, match="label '2', which is none"):  # here numbers are names
+        calibrated(train=(images, numbers), classes=("0", "1", "7"))
+
+
+def test_outputs_in_another_order_than_the_names_are_pointed_out() -> None:
+    network = small_network()
+    images = [record.payload for record in random_records(200, 1)]
+    said = calibrated(network, classes=CLASSES)(images).label
+    with pytest.warns(normgate.NormgateWarning, match="right on 0% of the labelled images, .* on 100%"):
+        calibrated(network, train=(images, said), classes=CLASSES[1:] + CLASSES[:1])
 
 
 def test_modes_and_autocast_around_change_nothing() -> None:

@@ -9,6 +9,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from normgate import scores
 from normgate.features import Features
+from normgate.scores.base import ScoreError
 from normgate.scores.knn import _kth_distances
 from samples import random_features
 
@@ -50,11 +51,17 @@ def test_scale_does_not_count() -> None:
     assert torch.equal(score(longer), score(QUERY))
 
 
-@pytest.mark.parametrize(("asked", "rows", "used"), [(50, 90, 15), (7, 90, 7), (50, 3, 1), (50, 400, 50), (1, 3, 1)])
-def test_k_is_at_most_half_a_small_class(asked: int, rows: int, used: int) -> None:
-    score = scores.create("knn", k=asked).fit(random_features(rows, 0))
+@pytest.mark.parametrize(("rows", "used"), [(90, 15), (3, 1), (400, 50)])
+def test_k_is_at_most_half_a_small_class(rows: int, used: int) -> None:
+    score = scores.create("knn").fit(random_features(rows, 0))
     assert int(score.state["k"]) == used
-    assert score.settings["k"] == asked
+    assert score.settings["k"] is None
+
+
+def test_a_k_that_was_asked_for_is_taken_as_it_is() -> None:
+    assert int(scores.create("knn", k=80).fit(TRAIN).state["k"]) == 80
+    with pytest.raises(ScoreError, match="k=91 needs as many training images, and there are 90"):
+        scores.create("knn", k=91).fit(TRAIN)
 
 
 def test_one_odd_class_does_not_decide_k_for_all() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shlex
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from normgate.data.sources import Source
+    from normgate.scores import Score
 
 
 def open_place(place: str, labelled: bool, image_column: str, label_column: str, group_column: str | None) -> Source:
@@ -94,6 +96,25 @@ def stem_of(text: str) -> Any:
     if text not in stems:
         raise NormgateError(f"--stem wants one of {', '.join(stems)}, not {text!r}")
     return stems[text]
+
+
+def score_of(text: str, *, own_name: bool = False) -> str | Score:
+    """What `--score` says: a name, or a name and settings, `knn:k=5`.
+
+    Args:
+        text: the option's value.
+        own_name: whether a score with settings is to be called what was written, so that there may be several.
+
+    Raises:
+        NormgateError: settings are not NAME=JSON, or the score does not take them.
+    """
+    name, colon, settings = text.partition(":")
+    if not colon:
+        return text
+    from normgate import scores
+
+    score = scores.create(name, **json_arguments(settings.split(","), "--score NAME:", "knn:k=5"))
+    return dataclasses.replace(score, name=text) if own_name else score
 
 
 def json_arguments(pairs: list[str], option: str = "--model-arg", example: str = "layers=[1,1,1,1]") -> dict[str, Any]:

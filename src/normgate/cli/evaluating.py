@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from normgate.cli.application import DATA_FAILED
-from normgate.cli.arguments import named, neighbours_of, open_place, set_names
+from normgate.cli.arguments import named, neighbours_of, open_place, score_of, set_names
 from normgate.cli.options import (
     PIXELS,
     AsJson,
@@ -42,7 +42,8 @@ def evaluate(
         typer.Option("--group", metavar="NAME=SET,SET", help="Unknown sets whose mean is taken; by default all."),
     ] = None,
     score: Annotated[
-        list[str] | None, typer.Option("--score", help="Scores to compare; by default all; repeatable.")
+        list[str] | None,
+        typer.Option("--score", help="Scores to compare, with settings knn:k=5; by default all; repeatable."),
     ] = None,
     train_data: Annotated[
         str | None,
@@ -62,6 +63,10 @@ def evaluate(
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Keep no features for the next run.")] = False,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Also write the results, as .json, .csv or .md.")
+    ] = None,
+    per_image: Annotated[
+        Path | None,
+        typer.Option("--per-image", metavar="FILE", help="Also write each image's scores, as .parquet or .csv."),
     ] = None,
     report: Report = None,
     with_neighbours: WithNeighbours = None,
@@ -85,13 +90,18 @@ def evaluate(
     from normgate.errors import NormgateError
     from normgate.evaluation import evaluate as run
     from normgate.evaluation import open_known, over_seeds
-    from normgate.evaluation.writing import writer
+    from normgate.evaluation.writing import check_image_table, writer
     from normgate.files import check_output
     from normgate.gate import Gate
 
     if output is not None:
         writer(output)
         check_output(output, overwrite=overwrite)
+    if per_image is not None:
+        check_image_table(per_image)
+        check_output(per_image, overwrite=overwrite)
+        if len(gates) > 1:
+            raise NormgateError("the scores of images are of one gate; name one, or leave out --per-image")
     neighbours = neighbours_of(report, with_neighbours, overwrite, image_column)
     if figures is not None:
         from normgate.report import check_figures
@@ -106,6 +116,7 @@ def evaluate(
 
     sets = {name: open_place(place, False, image_column, "label", None) for name, place in named("--ood", ood)}
     groups = {name: set_names(name, text, list(sets)) for name, text in named("--group", group)}
+    wanted = [score_of(text, own_name=True) for text in score or []]
     features = None if no_cache else _cache(cache, cache_limit)
     test = open_known(known, image_column=image_column, label_column=label_column)
     with console.progress_bars() as progress:
@@ -116,7 +127,7 @@ def evaluate(
                 first if folder == gates[0] else Gate.load(folder, device=device),
                 test,
                 sets,
-                scores=score or "all",
+                scores=wanted or "all",
                 groups=groups or None,
                 train=opened(train_data, True),
                 tuning=opened(tuning, False),
@@ -136,6 +147,8 @@ def evaluate(
         results = evaluations[0] if len(gates) == 1 else over_seeds(evaluations)
         if output is not None:
             results.save(output, overwrite=overwrite)
+        if per_image is not None:
+            evaluations[0].save_images(per_image, overwrite=overwrite)
     if as_json:
         console.print_json(results.to_dict())
     else:
@@ -158,7 +171,7 @@ def evaluate(
             from normgate.report import save_figures
 
             save_figures(first, evaluations[0], figures, overwrite=overwrite)
-    for written in () if as_json else filter(None, (output, report, figures)):
+    for written in () if as_json else filter(None, (output, per_image, report, figures)):
         tables.print_written(written)
     if any(evaluation.errors for evaluation in evaluations):
         raise typer.Exit(DATA_FAILED)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from normgate.cli.arguments import check_order, json_arguments, open_place, stem_of, temperature_of
+from normgate.cli.arguments import check_order, json_arguments, open_place, score_of, stem_of, temperature_of
 from normgate.cli.options import (
     PIXELS,
     Alpha,
@@ -160,7 +160,7 @@ def train(
             weights=weights,
             tuning=None if tuning is None else opened(tuning, False),
             calibration=None if calibration is None else opened(calibration, False),
-            score=score,
+            score=score_of(score),
             false_alarm_rate=alpha,
             by_class=by_class,
             seed=seed,
@@ -225,7 +225,10 @@ def calibrate(
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Where to write the new gate.")] = None,
     score: Annotated[
         str | None,
-        typer.Option(help="Another score; 'auto' lets probes choose, the default of --model with --tuning; else norm."),
+        typer.Option(
+            help="Another score, knn or with settings knn:k=5; 'auto' lets probes choose, the default of --model with "
+            "--tuning; else norm."
+        ),
     ] = None,
     alpha: Annotated[float | None, typer.Option("--alpha", help="Another false-alarm rate (0.05).")] = None,
     by_class: Annotated[
@@ -322,7 +325,7 @@ def calibrate(
                 opened(images, False),
                 train=opened(train_data, True),
                 tuning=opened(tuning, False),
-                score=score,
+                score=None if score is None else score_of(score),
                 false_alarm_rate=alpha,
                 by_class=by_class,
                 progress=progress,
@@ -348,7 +351,7 @@ def calibrate(
                 calibration=opened(images, False),
                 train=opened(train_data, True),
                 tuning=opened(tuning, False),
-                score=score or ("norm" if tuning is None else "auto"),
+                score=score_of(score or ("norm" if tuning is None else "auto")),
                 false_alarm_rate=0.05 if alpha is None else alpha,
                 by_class=bool(by_class),
                 head=head,

@@ -39,7 +39,11 @@ GroupColumn = Annotated[
     typer.Option("--group-column", help="Parquet column of groups (person, scene) that no split divides."),
 ]
 ScoreName = Annotated[
-    str, typer.Option("--score", help="Score of the gate: 'auto' lets probes choose; see 'normgate scores'.")
+    str,
+    typer.Option(
+        "--score",
+        help="Score of the gate, knn or with settings knn:k=5; 'auto' lets probes choose; see 'normgate scores'.",
+    ),
 ]
 
 Report = Annotated[

@@ -1,5 +1,6 @@
 """Commands that tell of gates and hand them on."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -94,8 +95,10 @@ def serve(
 
 
 def scores() -> None:
-    """List the scores."""
+    """List the scores, with the settings that --score NAME:SETTING=VALUE changes and their defaults."""
     from normgate import scores as registry
 
     for name in registry.names():
-        typer.echo(f"{name:25} {registry.summary(name)}")
+        settings = {key: value for key, value in registry.create(name).settings.items() if key != "space"}
+        said = ", ".join(f"{key}={json.dumps(value)}" for key, value in settings.items())
+        typer.echo(f"{name:25} {registry.summary(name)}" + (f" ({said})" if said else ""))

@@ -104,6 +104,11 @@ def load(source: Source) -> Records:
     return Records(records, source.classes, source.skipped)
 
 
+def is_nothing(data: Data) -> bool:
+    """Whether it is a list or array of no image."""
+    return isinstance(data, list | tuple | np.ndarray) and len(data) == 0
+
+
 def open_source(
     data: Data,
     *,

@@ -68,6 +68,8 @@ class Evaluation:
         values: `values[score][set]`, the score of each image, (N,) float64; the gate's score is always among them.
         wrong: whether the predicted class of each ID image is wrong, (m,) bool; None without labels.
         features: of the images, by set, where they were to be kept; a report is made from them.
+        gate: what the gate is: `version` of normgate, `score` with its settings, and how it was trained (`run`), where
+            normgate did; None without a gate.
     """
 
     gate_score: str | None
@@ -87,6 +89,7 @@ class Evaluation:
     values: dict[str, dict[str, np.ndarray]] = dataclasses.field(repr=False)
     wrong: np.ndarray | None = dataclasses.field(repr=False)
     features: dict[str, Features] | None = dataclasses.field(default=None, repr=False)
+    gate: dict[str, Any] | None = dataclasses.field(default=None, repr=False)
 
     @property
     def sets(self) -> tuple[str, ...]:
@@ -172,6 +175,20 @@ class Evaluation:
         from normgate.evaluation.writing import save
 
         save(self, path, overwrite=overwrite)
+
+    def save_images(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Write the score of each image as .parquet or .csv: a row an image, a column a score.
+
+        Besides the scores there are `set`, `id` (the image's name) and `wrong`, whether the predicted class of a known
+        image is wrong (null of others, and without labels). Images that cannot be read have no row; see `errors`.
+
+        Raises:
+            EvaluationError: another suffix.
+            OutputError: the file exists and `overwrite` is not set, or it cannot be written.
+        """
+        from normgate.evaluation.writing import save_images
+
+        save_images(self, path, overwrite=overwrite)
 
     def _known(self, score: str) -> str:
         if score not in self.values:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from normgate import metrics
+from normgate import __version__, metrics
 from normgate.calibration import false_alarm_band
+from normgate.class_order import warn_of_order
 from normgate.data.decoding import DEFAULT_MAX_PIXELS
 from normgate.data.parquet import ParquetImages
 from normgate.data.sources import NoLabelsError, open_source
@@ -123,6 +124,9 @@ def evaluate(
         source = open_known(data) if name == "id" else open_source(data, labelled=False)
         labelled = name == "id" and source.classes is not None
         extractions[name] = reader.read(source, names if labelled else None, name)
+    known = extractions["id"].features
+    if names is not None and known.labels is not None:
+        warn_of_order(known, names, stacklevel=2)
     seen = {} if not isinstance(gate, Gate) else dict(gate.digests)
     for name, part in fitted.items():  # beside what the gate was made with
         seen[name] = (*seen.get(name, ()), *(part.features.digests or ()))
@@ -158,8 +162,28 @@ def evaluate_features(
     keep_features: bool = False,
     progress: Progress = silent,
 ) -> Evaluation:
-    """`evaluate` on features that are there already; the ID set is `id`, and None stands for no gate."""
+    """`evaluate` on features that are there already.
+
+    Args:
+        gate: whose score, threshold and kept features are used; None for none.
+        features: by set; those of the known test images are `id`, with labels or not.
+        scores: as in `evaluate`, as are `groups` and `keep_features`.
+        groups: OoD sets whose means are taken.
+        train: of labelled training images, which scores are fitted to; by default what the gate keeps.
+        tuning: of images that scores are scaled on; by default what the gate keeps.
+        errors: `(set, id, message)` of each image that could not be read, for the result.
+        shared: numbers of images that sets share, for the result.
+        started: `time.perf_counter()` from which the result's `seconds` count; by default now.
+        keep_features: keep the features in the result, for a report.
+        progress: told how far it is.
+
+    Raises:
+        EvaluationError: there is no set `id`; otherwise as `evaluate`.
+        ScoreError: there is no score of that name.
+    """
     started = time.perf_counter() if started is None else started
+    if "id" not in features:
+        raise EvaluationError(f"the known images are wanted under 'id'; there are only: {', '.join(features)}")
     known = features["id"]
     own = None if gate is None else gate.score
     if gate is not None:
@@ -193,7 +217,14 @@ def evaluate_features(
         values=values,
         wrong=wrong,
         features=dict(features) if keep_features else None,
+        gate=None if gate is None else _described(gate),
     )
+
+
+def _described(gate: Gate) -> dict[str, Any]:
+    run = gate.provenance.get("run")
+    score = {"name": gate.score.name, "settings": gate.score.settings}
+    return {"version": __version__, "score": score, **({} if run is None else {"run": run})}
 
 
 def open_known(data: Data, *, image_column: str = "image", label_column: str | None = None) -> Source:

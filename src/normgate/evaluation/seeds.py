@@ -1,10 +1,14 @@
-"""Several gates that differ by their seed: mean, smallest and largest of every figure."""
+"""Several gates that differ by their seed: mean, smallest, largest and standard deviation of every figure."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
+import statistics
+import warnings
 from typing import TYPE_CHECKING, Any
 
+from normgate.errors import NormgateWarning
 from normgate.evaluation.figures import DEFINITIONS
 from normgate.evaluation.results import EvaluationError, plain
 
@@ -18,17 +22,19 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Spread:
-    """A figure over seeds."""
+    """A figure over seeds; `std` is the sample's (n − 1), None of a single seed."""
 
     mean: float
     min: float
     max: float
+    std: float | None
 
     @classmethod
     def of(cls, values: Iterable[float]) -> Spread:
-        """Mean, smallest and largest."""
+        """Of at least one value."""
         listed = list(values)
-        return cls(sum(listed) / len(listed), min(listed), max(listed))
+        std = statistics.stdev(listed) if len(listed) > 1 else None
+        return cls(sum(listed) / len(listed), min(listed), max(listed), std)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -119,6 +125,7 @@ def over_seeds(evaluations: Sequence[Evaluation]) -> SeedSummary:
                 f"{first.images[name]} images of {name} in one evaluation and {other.images[name]} in another are not "
                 "the same images and have no common mean; evaluate every gate on the same images"
             )
+    _warn_of_other_gates([evaluation.gate for evaluation in evaluations])
     shared = [score for score in first.metrics if all(score in other.metrics for other in evaluations)]
     outcomes = [evaluation.outcome for evaluation in evaluations if evaluation.outcome is not None]
     own = {evaluation.gate_score for evaluation in evaluations}
@@ -143,6 +150,18 @@ def over_seeds(evaluations: Sequence[Evaluation]) -> SeedSummary:
         false_alarms=_spread([outcome.realised for outcome in outcomes] or [None]),
         rejected={name: Spread.of(outcome.rejected[name] for outcome in outcomes) for name in first.sets if outcomes},
     )
+
+
+def _warn_of_other_gates(gates: Sequence[dict[str, Any] | None]) -> None:
+    """Warn where a mean over seeds would be one over recipes, or of a seed twice."""
+    runs = [gate["run"] for gate in gates if gate is not None and "run" in gate]
+    if differing := [part for part in ("recipe", "backbone") if any(run[part] != runs[0][part] for run in runs)]:
+        said = f"differ by more than their seed ({', '.join(differing)}), so that a mean over them is of nothing"
+    elif len({json.dumps(run, sort_keys=True) for run in runs}) < len(runs):
+        said = "are not all of different seeds, so that the spread over them is too small"
+    else:
+        return
+    warnings.warn(f"these gates {said}; evaluate gates of one recipe and other seeds", NormgateWarning, stacklevel=3)
 
 
 def _spreads(parts: Sequence[SetMetrics] | Sequence[MeanMetrics]) -> dict[str, Spread]:

@@ -8,6 +8,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from normgate.evaluation.disjoint import shared_lines
 from normgate.evaluation.figures import DEFINITIONS
 from normgate.evaluation.results import Evaluation, EvaluationError
@@ -27,6 +29,42 @@ def save(results: Evaluation | SeedSummary, path: str | os.PathLike[str], *, ove
     with whole_file(target, overwrite=overwrite) as partial:
         # A name from the command line may not be UTF-8.
         partial.write_bytes(written.encode("utf-8", errors="backslashreplace"))
+
+
+def save_images(evaluation: Evaluation, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+    """Write the score of each image; see `Evaluation.save_images`."""
+    import pyarrow as pa
+    from pyarrow import csv as arrow_csv
+    from pyarrow import parquet
+
+    target = Path(path)
+    check_image_table(target)
+    columns: dict[str, list[Any]] = {"set": [], "id": [], "wrong": []}
+    for name, ids in evaluation.ids.items():
+        wrong = evaluation.wrong if name == "id" else None
+        columns["set"] += [name] * len(ids)
+        columns["id"] += ids
+        columns["wrong"] += [None] * len(ids) if wrong is None else wrong.tolist()
+    schema = pa.schema({"set": pa.string(), "id": pa.string(), "wrong": pa.bool_()})
+    table = pa.table(columns, schema=schema)
+    for score, by_set in evaluation.values.items():
+        values = np.concatenate([by_set[name] for name in evaluation.ids])
+        table = table.append_column(score, pa.array(values, pa.float64()))
+    with whole_file(target, overwrite=overwrite) as partial:
+        if target.suffix.lower() == ".csv":
+            arrow_csv.write_csv(table, partial)
+        else:
+            parquet.write_table(table, partial, compression="zstd")
+
+
+def check_image_table(path: Path) -> None:
+    """Refuse a table of images in a format that is not written.
+
+    Raises:
+        EvaluationError: as said.
+    """
+    if path.suffix.lower() not in (".parquet", ".csv"):
+        raise EvaluationError(f"{path} does not say in what format; name the images' scores .parquet or .csv")
 
 
 def writer(path: Path) -> Callable[[Evaluation | SeedSummary], str]:

@@ -12,9 +12,10 @@ import numpy as np
 import torch
 
 from normgate.calibration import Calibration, smallest_n
+from normgate.class_order import warn_of_order
 from normgate.data.decoding import DEFAULT_MAX_PIXELS
 from normgate.data.loading import load_batches
-from normgate.data.sources import open_source
+from normgate.data.sources import is_nothing, open_source
 from normgate.errors import ProbeWarning
 from normgate.features import FeatureExtractor, Features
 from normgate.gate.choosing import AUTO, choose, families, reprobed, unfitted
@@ -155,6 +156,8 @@ class Gate:
         reading = Reading(drop_duplicates, skip_unreadable, batch_size, workers, max_pixels, progress)
         data = {"train": train, "tuning": tuning, "calibration": calibration}
         sets = collect(extractor, data, names, reading, {})
+        if "train" in sets:
+            warn_of_order(sets["train"], names, stacklevel=2)
         fitted, report = choose(wanted, sets, trained_on=trained_on)
         gate = cls(
             extractor=extractor,
@@ -268,6 +271,8 @@ class Gate:
                 "a tensor may have been prepared or not: pass uint8 images (paths, PIL images or arrays of H × W × C), "
                 "or preprocessed=True for a float tensor that is the network's input already"
             )
+        if is_nothing(images):
+            return EMPTY
         batches = load_batches(
             open_source(images, labelled=False),
             self.preprocessing,

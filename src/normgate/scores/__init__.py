@@ -84,10 +84,14 @@ def create(name: str, /, **settings: Any) -> Score:
     return score
 
 
+_SPACES = {"u": "directions", "z": "raw features", "logits": "trained logits", "raw_logits": "raw logits"}
+
+
 def summary(name: str) -> str:
-    """The first line of a score's documentation."""
-    module, _, _ = _REGISTRY[name]
-    return (importlib.import_module(f"normgate.scores.{module}").__doc__ or "").splitlines()[0]
+    """The first line of a score's documentation, and of its two variants which it is."""
+    module, _, variant = _REGISTRY[name]
+    line = (importlib.import_module(f"normgate.scores.{module}").__doc__ or "").splitlines()[0]
+    return line + (f" Of {_SPACES[variant['space']]}." if variant else "")
 
 
 def __getattr__(name: str) -> Any:

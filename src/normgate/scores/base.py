@@ -68,7 +68,7 @@ class Score(abc.ABC):
                 "calibration images are for the threshold alone"
             )
         if features.labels is None:
-            raise ScoreError(f"{self.name} is fitted class by class; pass training images with labels")
+            raise ScoreError(f"{self.name} is fitted to labelled training images; pass these with their labels")
         _check_finite(features.z, "features", Score.remedy)
         with _float32():
             self.state = {key: value.contiguous() for key, value in self._fit(features).items()}

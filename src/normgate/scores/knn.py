@@ -14,6 +14,7 @@ from normgate.scores.blocks import blocks
 if TYPE_CHECKING:
     from normgate.features import Features
 
+_MOST = 50
 _BLOCK_BYTES = 64 * 2**20
 _WINDOW = 8  # ranks on each side of the k-th that are measured again; with 4, tight classes need float64 far more often
 
@@ -22,8 +23,8 @@ _WINDOW = 8  # ranks on each side of the k-th that are measured again; with 4, t
 class KNN(Score):
     """`−‖u − u₍ₖ₎‖₂`, u₍ₖ₎ the k-th nearest training direction; of z, not u, for `knn_raw`.
 
-    k is lowered to half the rows of a small class (the 10 % quantile of their sizes), so that an image's neighbours can
-    all be of its own class; a single odd class does not decide it for all.
+    k None is 50, or half the rows of a small class (the 10 % quantile of their sizes) where that is less, so that an
+    image's neighbours can all be of its own class; a single odd class does not decide it for all.
     Exact: float32 products rank the neighbours, the distances around the k-th rank are taken again from float64
     differences, and where a bound on the rounding does not prove the rank, the products are taken in float64.
     Source: Sun et al., ICML 2022, arXiv 2204.06507 (k = 50 for CIFAR-10).
@@ -32,20 +33,22 @@ class KNN(Score):
     needs_fit = True
 
     space: Literal["u", "z"] = "u"
-    k: int = 50
+    k: int | None = None
 
     def __post_init__(self) -> None:
-        if type(self.k) is not int or self.k < 1:
+        if self.k is not None and (type(self.k) is not int or self.k < 1):
             raise ScoreError(f"{self.name} needs a whole number k of at least 1, not {self.k!r}")
 
     def _fit(self, features: Features) -> dict[str, torch.Tensor]:
         assert features.labels is not None
+        if self.k is not None and self.k > len(features):
+            raise ScoreError(
+                f"{self.name} with k={self.k} needs as many training images, and there are {len(features)}"
+            )
         counts = torch.bincount(features.labels)
         small = int(counts[counts > 0].double().quantile(0.1, interpolation="higher"))
-        return {
-            "bank": features.space(self.space).clone(),
-            "k": torch.tensor(max(1, min(self.k, small // 2))),
-        }
+        k = max(1, min(_MOST, small // 2)) if self.k is None else self.k
+        return {"bank": features.space(self.space).clone(), "k": torch.tensor(k)}
 
     def _score(self, features: Features) -> torch.Tensor:
         bank, k = self.state["bank"], int(self.state["k"])
