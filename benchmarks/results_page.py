@@ -440,21 +440,20 @@ def _ablations(variants: Variants) -> list[str]:
     return [*parts, verdict(variants)] if variants else parts
 
 
+TRIALS = """### Epochs, batch and rate of the demo
+
+What was tried for the demo before all else, on the four pairs of *demo*: how well the norm at τ = 1 tells held-out signs
+from the others. *Identities*: residual blocks begin as such, as timm has it by default. The largest AUROC decides."""
+
+
 def _demo_recipe(tried: dict[str, Any]) -> list[str]:
-    """A recipe a row."""
-    best = max(tried["recipes"], key=lambda name: tried["recipes"][name]["auroc"])
+    rows = [
+        [name, f"{100 * found['accuracy']:.1f}", _spread(list(found["auroc_by_pair"].values()))]
+        for name, found in tried["recipes"].items()
+    ]
     return [
-        "### Epochs, batch and rate of the demo",
-        f"""What was tried for the demo before all else, on the four pairs of *demo*: how well the norm at τ = 1 tells held-out
-signs from the others. *Identities*: residual blocks begin as such, as timm has it by default. The largest AUROC decides,
-which is that of *{best}*.""",
-        _table(
-            ["recipe", "accuracy", "norm near"],
-            [
-                [name, f"{100 * found['accuracy']:.1f}", _spread(list(found["auroc_by_pair"].values()))]
-                for name, found in tried["recipes"].items()
-            ],
-        ),
+        TRIALS,
+        _table(["recipe", "accuracy", "norm near"], rows),
         f"{tried['device']}; commit {tried['commit']}.",
     ]
 
