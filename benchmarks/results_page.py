@@ -442,8 +442,9 @@ def _ablations(variants: Variants) -> list[str]:
 
 TRIALS = """### Epochs, batch and rate of the demo
 
-What was tried for the demo before all else, on the four pairs of *demo*: how well the norm at τ = 1 tells held-out signs
-from the others. *Identities*: residual blocks begin as such, as timm has it by default. The largest AUROC decides."""
+What was tried for the demo before all else, on the four pairs of *demo*: how well the norm at τ = 1 tells held-out
+signs from the others. *Identities*: residual blocks begin as such, as timm has it by default. The largest AUROC
+decides."""
 
 
 def _demo_recipe(tried: dict[str, Any]) -> list[str]:

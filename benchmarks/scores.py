@@ -21,7 +21,8 @@ from torch import nn
 
 from normgate import backbones, scores
 from normgate.data.preprocessing import Preprocessing
-from normgate.features import FeatureExtractor, Features, concatenate
+from normgate.extractor import FeatureExtractor
+from normgate.features import Features, concatenate
 from normgate.metrics import ood_metrics
 from provenance import write
 

@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 import normgate
-from normgate.features import FeatureExtractor, full_precision
+from normgate.extractor import FeatureExtractor
 from normgate.normalization import unwrap
+from normgate.precision import full_precision
 from normgate.threads import lock_of, process_wide
 from samples import PREPROCESSING, random_records, small_network
 

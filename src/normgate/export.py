@@ -17,7 +17,7 @@ from torch import nn
 
 from normgate import __version__
 from normgate.errors import NormgateError
-from normgate.features import FeatureExtractor, Rows
+from normgate.extractor import FeatureExtractor
 from normgate.files import check_output, whole_file
 from normgate.normalization import is_normalized, l2norm, remove_l2norm, temperature, unwrap
 from normgate.runtime import FORMAT, KEY, MOST_BYTES, OUTPUTS
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Iterator
 
+    from normgate.features import Rows
     from normgate.gate import Gate
 
 OPSET = 18

@@ -16,7 +16,7 @@ from normgate.calibration import smallest_n
 from normgate.data.decoding import DEFAULT_MAX_PIXELS
 from normgate.data.sources import Records, load, open_source
 from normgate.errors import NormgateError
-from normgate.features import FeatureExtractor
+from normgate.extractor import FeatureExtractor
 from normgate.files import check_output
 from normgate.gate import AUTO, Gate
 from normgate.gate.choosing import unfitted

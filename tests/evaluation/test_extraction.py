@@ -18,7 +18,8 @@ import normgate
 from normgate.data.sources import Record, Records, open_source
 from normgate.evaluation import Evaluation, FeatureCache, evaluate
 from normgate.evaluation.extraction import Reader
-from normgate.features import Extraction, FeatureError, FeatureExtractor, Features, extract
+from normgate.extractor import Extraction, FeatureExtractor, extract
+from normgate.features import FeatureError, Features
 from normgate.progress import silent
 from normgate.verdicts import NOT_FINITE
 from samples import CLASSES, FLAT, PREPROCESSING, overflowing_network, random_records, small_network

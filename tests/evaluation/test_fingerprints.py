@@ -32,7 +32,7 @@ from normgate.data.preprocessing import Preprocessing
 from normgate.data.remote import RemoteFile
 from normgate.evaluation import EvaluationError
 from normgate.evaluation.fingerprints import file_mark, image_digest, network_digest, settings
-from normgate.features import FeatureExtractor
+from normgate.extractor import FeatureExtractor
 from normgate.taps import MagnitudeSpec
 from samples import PREPROCESSING, small_network
 

@@ -13,7 +13,7 @@ from normgate import Gate, Recipe
 from normgate.cli import DONE, USAGE, run
 from normgate.collapse import collapse_log
 from normgate.data.sources import load, open_source
-from normgate.features import extract
+from normgate.extractor import extract
 from normgate.training import geometry_log
 from normgate.training.geometry_log import sample
 

@@ -18,7 +18,8 @@ from normgate.data.loading import count, default_workers, load_batches
 from normgate.errors import NormgateWarning
 from normgate.evaluation.cache import Entry
 from normgate.evaluation.fingerprints import file_mark, image_digest, settings
-from normgate.features import Extraction, FeatureError, Features, class_numbers, concatenate, extract, unreadable
+from normgate.extractor import Extraction, extract, unreadable
+from normgate.features import FeatureError, Features, class_numbers, concatenate
 from normgate.files import OutputError
 from normgate.normalization import temperature
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from normgate.data.decoding import Payload
     from normgate.data.sources import Record, Source
     from normgate.evaluation.cache import FeatureCache
-    from normgate.features import FeatureExtractor
+    from normgate.extractor import FeatureExtractor
     from normgate.progress import Progress
 
 _FORMAT = 2
@@ -56,7 +57,7 @@ class Reader:
     progress: Progress
 
     def read(self, source: Source, classes: Sequence[str] | None, name: str) -> Extraction:
-        """Features of a source, labelled where class names are given; see `normgate.features.extract`.
+        """Features of a source, labelled where class names are given; see `normgate.extractor.extract`.
 
         Raises:
             FeatureError: as of `extract`; the message names the set.

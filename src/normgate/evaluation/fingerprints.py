@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
 
     from normgate.data.decoding import Payload
-    from normgate.features import FeatureExtractor
+    from normgate.extractor import FeatureExtractor
 
 
 def settings(extractor: FeatureExtractor, max_pixels: int) -> dict[str, Any]:

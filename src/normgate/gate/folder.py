@@ -31,7 +31,8 @@ from normgate.calibration import Calibration
 from normgate.data.decoding import DIGEST_BYTES
 from normgate.data.preprocessing import Preprocessing
 from normgate.errors import NormgateError, NormgateWarning
-from normgate.features import FeatureExtractor, Features
+from normgate.extractor import FeatureExtractor
+from normgate.features import Features
 from normgate.files import OutputError, names_in, whole_folder
 from normgate.gate.choosing import families
 from normgate.gate.gate import Gate

@@ -17,7 +17,7 @@ from normgate.data.decoding import DEFAULT_MAX_PIXELS
 from normgate.data.loading import load_batches
 from normgate.data.sources import is_nothing, open_source
 from normgate.errors import ProbeWarning
-from normgate.features import FeatureExtractor, Features
+from normgate.extractor import FeatureExtractor
 from normgate.gate.choosing import AUTO, choose, families, reprobed, unfitted
 from normgate.gate.errors import GateError
 from normgate.gate.recognition import recognised
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from normgate.data.loading import PixelBatch
     from normgate.data.preprocessing import Preprocessing
     from normgate.data.sources import Data
+    from normgate.features import Features
     from normgate.monitor import ShiftAlarm
     from normgate.probes import ProbeReport
     from normgate.progress import Progress

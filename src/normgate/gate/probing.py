@@ -15,7 +15,8 @@ from normgate.probes import PROBES, make
 
 if TYPE_CHECKING:
     from normgate.data.sources import Source
-    from normgate.features import FeatureExtractor, Features
+    from normgate.extractor import FeatureExtractor
+    from normgate.features import Features
     from normgate.progress import Progress
 
 IMAGES = 200

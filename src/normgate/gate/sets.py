@@ -10,7 +10,7 @@ from normgate.data.loading import count
 from normgate.data.sources import open_source
 from normgate.data.unreadable import check_readable
 from normgate.errors import NormgateWarning
-from normgate.features import extract
+from normgate.extractor import extract
 from normgate.gate import duplicates
 from normgate.gate.errors import GateError
 from normgate.gate.probing import probe_features
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from normgate.data.sources import Data
-    from normgate.features import FeatureExtractor, Features
+    from normgate.extractor import FeatureExtractor
+    from normgate.features import Features
     from normgate.progress import Progress
 
 KEPT_ROWS = 10_000

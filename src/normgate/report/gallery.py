@@ -11,7 +11,7 @@ import torch
 from normgate.data.decoding import DEFAULT_MAX_PIXELS, ImageError, decode, digest
 from normgate.data.sources import Records
 from normgate.data.thumbnails import thumbnail
-from normgate.features import extract
+from normgate.extractor import extract
 from normgate.report.errors import ReportError
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 import torch
 
 from normgate.errors import NormgateError
-from normgate.features import full_precision
+from normgate.precision import full_precision
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -7,13 +7,13 @@ import math
 from typing import TYPE_CHECKING
 
 from normgate.collapse import collapse_log
-from normgate.features import extract
+from normgate.extractor import extract
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from normgate.data.sources import Records
-    from normgate.features import FeatureExtractor
+    from normgate.extractor import FeatureExtractor
 
 SAMPLE = 2000
 """Training images in all, the same number of each class where there are so many."""
