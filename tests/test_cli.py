@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 import os
 import resource
@@ -12,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -24,6 +25,7 @@ import normgate
 from normgate import Recipe, cli
 from normgate.data.preprocessing import Preprocessing
 from normgate.files import OutputError
+from normgate.serving.options import Options
 from normgate.training import TrainingError
 
 SMALL = {"width": 2, "model_args": {"layers": [1, 1, 1, 1]}, "false_alarm_rate": 0.2, "score": "norm"}
@@ -393,3 +395,25 @@ def test_a_terminal_without_greek_costs_no_job(gate: Path) -> None:
     command = [sys.executable, "-m", "normgate.cli", "inspect", str(gate)]
     done = subprocess.run(command, capture_output=True, env=environment)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "function"),
+    [
+        (cli.train, normgate.train),
+        (cli.calibrate, normgate.Gate.calibrate),
+        (cli.screen, normgate.screen),
+        (cli.evaluate, normgate.evaluate),
+        (cli.serve, Options),
+    ],
+)
+def test_defaults_are_those_of_python(command: Callable[..., None], function: Callable[..., object]) -> None:
+    """The command line knows them before anything is imported; where it says None, Python decides."""
+    names = {"alpha": "false_alarm_rate", "shift_alarm": "shift_delta"}
+    said = {names.get(name, name): p.default for name, p in inspect.signature(command).parameters.items()}
+    meant = {name: p.default for name, p in inspect.signature(function).parameters.items()}
+    shared = said.keys() & meant.keys() - {"gate", "data", "weights", "calibration", "preprocessing"}
+    assert len(shared) > 4
+    assert {name: said[name] for name in shared if said[name] is not None} == {
+        name: meant[name] for name in shared if said[name] is not None
+    }

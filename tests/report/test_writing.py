@@ -17,6 +17,7 @@ import normgate
 from normgate import Evaluation, Gate
 from normgate.data.sources import Records, open_source
 from normgate.files import OutputError
+from normgate.neighbours import NeighbourError
 from normgate.report import ReportError, checks, evaluation_report, save_figures, screening_report, sections
 from normgate.report.checks import NAMES
 from normgate.screening import screen
@@ -156,17 +157,17 @@ def test_training_images_may_be_larger_than_those_that_are_shown() -> None:
     sets = of_evaluation(gate(), evaluation)
     source = open_source(small, labelled=False)
     shown = galleries(gate(), sets, {"known images": source}, random_records(60, 1), max_pixels=16)["known images"]
-    found = [neighbour.uri for card in shown.least for neighbour in card.neighbours]
+    found = [neighbour.thumbnail for card in shown.least for neighbour in card.neighbours]
     assert len(found) > 0
     assert all(uri.startswith("data:image/webp") for uri in found)
 
 
 def test_other_images_are_no_training_images(tmp_path: Path) -> None:
-    with pytest.raises(ReportError, match="the images that the gate was trained on"):
+    with pytest.raises(NeighbourError, match="the images that the gate was trained on"):
         evaluation_report(tmp_path / "r.html", gate(), evaluated(gate()), IMAGES, neighbours=random_records(60, 9))
     lean = gate(lean=True)
     evaluation = normgate.evaluate(lean, random_records(50, 5), {}, scores=["norm"], keep_features=True)
-    with pytest.raises(ReportError, match="lean"):
+    with pytest.raises(NeighbourError, match="lean"):
         evaluation_report(tmp_path / "r.html", lean, evaluation, IMAGES, neighbours=random_records(60, 1))
     assert list(tmp_path.iterdir()) == []
 

@@ -28,6 +28,7 @@ from normgate.data.loading import PixelBatch
 from normgate.errors import NormgateError
 from normgate.files import OutputError
 from normgate.judging import choose_judge
+from normgate.neighbours import NeighbourError
 from normgate.serving import Options, ServingError, create_application, read_token, service
 from normgate.serving.options import BODIES
 from normgate.serving.served import Served
@@ -500,7 +501,7 @@ def test_neighbours_are_shown_where_the_images_are_named(serve: Serve, photo_gat
     silent = serve(photo_gate).post("/verdicts?neighbours=3", content=image.read_bytes(), headers=PNG)
     assert silent.json()["verdicts"][0]["neighbours"] == []
     (class_folders / "cat" / "03.png").write_bytes(png(np.zeros((12, 12, 3), np.uint8)))
-    with pytest.raises(ServingError, match=r"1 of the 60 .* such as cat/03.png"):
+    with pytest.raises(NeighbourError, match=r"1 of 60 .* such as cat/03.png"):
         create_application(photo_gate, Options(runtime="torch", neighbours=str(class_folders)))
 
 

@@ -6,20 +6,19 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
-from normgate.data.decoding import DEFAULT_MAX_PIXELS, ImageError, decode, digest
+from normgate.data.decoding import DEFAULT_MAX_PIXELS, ImageError, decode
 from normgate.data.sources import Records
 from normgate.data.thumbnails import thumbnail
 from normgate.extractor import extract
-from normgate.report.errors import ReportError
+from normgate.neighbours import Neighbours
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from normgate.data.sources import Record, Source
-    from normgate.features import Features
     from normgate.gate import Gate
+    from normgate.neighbours import Neighbour
     from normgate.report.scored import ScoredSet
 
 SIDE, NEIGHBOUR_SIDE = 96, 48
@@ -30,23 +29,6 @@ SPREAD = 40
 BUDGET = 400
 """Images in all that the slider chooses among: the page stays small whatever is scored."""
 NEIGHBOURS = 3
-
-
-@dataclasses.dataclass(frozen=True)
-class Neighbour:
-    """A training image near another one, in direction.
-
-    Attributes:
-        uri: the thumbnail, as a data URI.
-        id: name of the image.
-        label: its class.
-        cosine: of the angle between the features of both.
-    """
-
-    uri: str
-    id: str
-    label: str
-    cosine: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +88,7 @@ def galleries(
         max_pixels: larger images are not shown.
 
     Raises:
-        ReportError: `train` is not what the gate was trained on, or the gate keeps no training features.
+        NeighbourError: `train` is not what the gate was trained on, or the gate keeps no training features.
     """
     size = max(2, min(SPREAD, BUDGET // max(1, len(sets))))
     ends = max(2, min(EXTREMES, ENDS // max(1, len(sets))))
@@ -154,7 +136,7 @@ def _card(
     verdict = part.verdicts[row]
     record = records.get(verdict.id)
     return Card(
-        uri=None if record is None else _thumbnail(record, SIDE, max_pixels),
+        uri=None if record is None else _thumbnail(record, max_pixels),
         id=verdict.id,
         label=str(verdict.label),
         true=None if part.true is None else part.true[row],
@@ -165,73 +147,37 @@ def _card(
     )
 
 
-def _thumbnail(record: Record, side: int, max_pixels: int) -> str | None:
+def _thumbnail(record: Record, max_pixels: int) -> str | None:
     try:
         image = decode(record.payload, max_pixels)
     except ImageError:
         return None
-    return thumbnail(image, side)
+    return thumbnail(image, SIDE)
 
 
 def _neighbours(
     gate: Gate, groups: Sequence[tuple[str, Mapping[str, Record]]], train: Source, max_pixels: int
 ) -> dict[str, tuple[Neighbour, ...]]:
     """The training images whose directions are nearest to each image's, by `set/id`."""
-    kept = _kept(gate)
-    assert kept.labels is not None
-    queries = Records([record for _, records in groups for record in records.values()])
-    names = [f"{name}/{image}" for name, records in groups for image in records]
-    if not names:
+    near = Neighbours(gate, train, NEIGHBOUR_SIDE)
+    queries = [
+        dataclasses.replace(record, id=f"{name}/{record.id}") for name, records in groups for record in records.values()
+    ]
+    if not queries:
         return {}
-    unique = Records([dataclasses.replace(record, id=name) for name, record in zip(names, queries, strict=True)])
-    features = extract(gate.extractor, unique, max_pixels=max_pixels).features
-    cosines, rows = (features.u @ kept.u.T).topk(min(NEIGHBOURS, len(kept)), dim=1)
-    wanted = {kept.ids[row] for row in torch.unique(rows).tolist()}
-    images = _found(train, wanted)
-    _check_trained_on(gate, images, wanted)
-    # As large as training images may be; that they can be read has just been seen.
-    thumbnails = {image: _thumbnail(record, NEIGHBOUR_SIDE, DEFAULT_MAX_PIXELS) for image, record in images.items()}
-    return {
-        name: tuple(
-            Neighbour(str(thumbnails[kept.ids[row]]), kept.ids[row], gate.classes[int(kept.labels[row])], cosine)
-            for row, cosine in zip(own_rows, own_cosines, strict=True)
-        )
-        for name, own_rows, own_cosines in zip(features.ids, rows.tolist(), cosines.tolist(), strict=True)
-    }
+    features = extract(gate.extractor, Records(queries), max_pixels=max_pixels).features
+    return dict(zip(features.ids, near.nearest_to(features.u, NEIGHBOURS), strict=True))
 
 
 def check_neighbours(gate: Gate, train: Source) -> None:
     """Say what would keep neighbours from being shown, before anything that takes long.
 
     Raises:
-        ReportError: the gate keeps no training features, or some of its training images are not among `train`.
+        NeighbourError: the gate keeps no training features, or some of its training images are not among `train`.
     """
-    wanted = set(_kept(gate).evenly(FIRST).ids)
-    _check_trained_on(gate, _found(train, wanted), wanted)
+    near = Neighbours(gate, train, NEIGHBOUR_SIDE)
+    near.read(near.ids[:: max(1, len(near.ids) // FIRST)][:FIRST])
 
 
 FIRST = 10
 """Training images that are looked for at first."""
-
-
-def _kept(gate: Gate) -> Features:
-    kept = gate.kept.get("train")
-    if kept is None or kept.labels is None:
-        raise ReportError("this gate keeps no training features (it is lean), so that nearest ones cannot be found")
-    return kept
-
-
-def _check_trained_on(gate: Gate, images: Mapping[str, Record], wanted: set[str]) -> None:
-    known = set(gate.digests.get("train", ()))
-
-    def is_own(name: str) -> bool:
-        try:
-            return digest(decode(images[name].payload, DEFAULT_MAX_PIXELS)) in known
-        except (KeyError, ImageError):
-            return False
-
-    if foreign := sorted(name for name in wanted if not is_own(name)):
-        raise ReportError(
-            f"{len(foreign)} of {len(wanted)} nearest training images are not among the images given, such as "
-            f"{foreign[0]}; pass the images that the gate was trained on (--with-neighbours DATA)"
-        )

@@ -59,8 +59,8 @@ def evaluation_report(
         progress: told how far it is.
 
     Raises:
-        ReportError: a library is missing, features were not kept, a set's images are missing, or `neighbours` are not
-            the images that the gate was trained on.
+        ReportError: a library is missing, features were not kept, or a set's images are missing.
+        NeighbourError: `neighbours` are not the images that the gate was trained on.
         OutputError: the file exists and `overwrite` is not set, or cannot be written.
     """
     check_report(path, overwrite=overwrite)
@@ -117,7 +117,8 @@ def screening_report(
         progress: told how far it is.
 
     Raises:
-        ReportError: a library is missing, or `neighbours` are not the images that the gate was trained on.
+        ReportError: a library is missing.
+        NeighbourError: `neighbours` are not the images that the gate was trained on.
         OutputError: the file exists and `overwrite` is not set, or cannot be written.
     """
     check_report(path, overwrite=overwrite)

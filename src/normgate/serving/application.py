@@ -21,8 +21,7 @@ from starlette.routing import Route
 from normgate.errors import NormgateError
 from normgate.serving import metrics, openapi, page
 from normgate.serving.errors import Refused
-from normgate.serving.neighbours import MOST
-from normgate.serving.options import Options
+from normgate.serving.options import MOST_NEIGHBOURS, Options
 from normgate.serving.served import finite
 from normgate.serving.service import Service
 from normgate.serving.uploads import memory, read_images
@@ -156,8 +155,8 @@ async def _verdicts(request: Request) -> Response:
 
 def _neighbours(request: Request) -> int:
     text = request.query_params.get("neighbours", "0")
-    if not (text.isascii() and text.isdecimal() and len(text) < 3 and int(text) <= MOST):
-        raise Refused(422, f"neighbours is a whole number from 0 to {MOST}, not {text[:20]!r}")
+    if not (text.isascii() and text.isdecimal() and len(text) < 3 and int(text) <= MOST_NEIGHBOURS):
+        raise Refused(422, f"neighbours is a whole number from 0 to {MOST_NEIGHBOURS}, not {text[:20]!r}")
     return int(text)
 
 

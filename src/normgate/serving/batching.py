@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from normgate.data.sources import Record
     from normgate.judging import Judge
-    from normgate.serving.neighbours import Neighbour
+    from normgate.neighbours import Neighbour
     from normgate.serving.served import Served
     from normgate.verdicts import Verdict
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from normgate import __version__
-from normgate.serving.neighbours import MOST
+from normgate.serving.options import MOST_NEIGHBOURS
 
 if TYPE_CHECKING:
     from normgate.serving.options import Options
@@ -61,7 +61,7 @@ def _verdicts(options: Options) -> dict[str, Any]:
                 "name": "neighbours",
                 "in": "query",
                 "description": "How many nearest training images to show, where the server may show any.",
-                "schema": {"type": "integer", "minimum": 0, "maximum": MOST, "default": 0},
+                "schema": {"type": "integer", "minimum": 0, "maximum": MOST_NEIGHBOURS, "default": 0},
             }
         ],
         "requestBody": {

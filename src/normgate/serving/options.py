@@ -19,6 +19,8 @@ TOKEN_VARIABLE = "NORMGATE_TOKEN"  # noqa: S105 (a name)
 SHORTEST_TOKEN = 16
 BODIES = 8
 """Largest bodies that are in memory at a time, all requests together."""
+MOST_NEIGHBOURS = 8
+"""Nearest training images of an image that can be asked for."""
 _LETTERS = frozenset(string.ascii_letters + string.digits + "-._~+/=")
 
 

@@ -16,9 +16,9 @@ from normgate.files import check_output, whole_file
 from normgate.gate import Gate
 from normgate.judging import Judge, choose_judge, gate_digest
 from normgate.monitor import MonitorError, ShiftAlarm
+from normgate.neighbours import Neighbours
 from normgate.runtime import PortableGate
 from normgate.serving.errors import ServingError
-from normgate.serving.neighbours import Neighbours
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from normgate.serving.options import Options
 
 BARS = 60
+THUMBNAIL_SIDE = 64
 logger = logging.getLogger(__name__)
 _SHARES = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
 
@@ -71,7 +72,8 @@ class Served:
         neighbours = None
         if options.neighbours is not None:
             source = open_source(options.neighbours, labelled=False, image_column=options.image_column)
-            neighbours = Neighbours(gate, source)
+            neighbours = Neighbours(gate, source, THUMBNAIL_SIDE)
+            neighbours.read(neighbours.ids)  # nobody waits for them later
         if earlier is not None and earlier.digest == digest:
             alarm = earlier.alarm
         else:
