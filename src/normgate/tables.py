@@ -21,6 +21,7 @@ from normgate.data.names import printable
 from normgate.evaluation.figures import DEFINITIONS
 from normgate.evaluation.results import Evaluation
 from normgate.evaluation.writing import mean_name, shown_groups, spread_text, summary_lines
+from normgate.scores import described
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -58,7 +59,7 @@ def print_gate(gate: Gate, folder: Path, *, as_json: bool = False) -> None:
     table.add_row("input", f"{width} × {height} pixels")
     names = ", ".join(gate.classes[:8]) + (", …" if len(gate.classes) > 8 else "")
     table.add_row("classes", f"{len(gate.classes)}: {names}")
-    table.add_row("score", gate.score.name)
+    table.add_row("score", described(gate.score))
     thresholds = calibration.thresholds
     if calibration.by_class:
         table.add_row("thresholds", f"one a predicted class, from {min(thresholds):.4g} to {max(thresholds):.4g}")

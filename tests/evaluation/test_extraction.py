@@ -115,6 +115,13 @@ def test_labels_and_names_are_not_cached(cache: FeatureCache) -> None:
         again.read(Records(renamed, CLASSES), cache, classes=("cat", "owl"))
 
 
+def test_a_label_that_is_no_class_is_said_before_its_image_is_judged(cache: FeatureCache) -> None:
+    own = Counted()
+    with pytest.raises(FeatureError, match="which is none of the 2 classes"):
+        own.read(random_records(40, 1), cache, classes=("cat", "dog"))
+    assert own.images == 0
+
+
 def test_files_that_move_and_come_in_another_order_are_found(cache: FeatureCache, folder: Path, tmp_path: Path) -> None:
     for number in range(16, 40):
         (folder / f"{number:02d}.png").unlink()

@@ -486,6 +486,12 @@ def test_the_guide_lists_every_score_with_its_defaults() -> None:
         assert {key: None if value == "by" else float(value) for key, value in stated.items()} == values
 
 
+def test_settings_that_are_not_the_usual_ones_are_told() -> None:
+    assert scores.described(scores.create("knn")) == "knn"
+    assert scores.described(scores.create("knn_raw", k=5)) == "knn_raw (k=5)"
+    assert scores.described(scores.create("gen", gamma=0.2, top=3)) == "gen (gamma=0.2, top=3)"
+
+
 def test_every_score_says_what_it_is() -> None:
     assert len({scores.summary(name) for name in scores.names()}) == len(scores.names())
     assert all(scores.summary(name).endswith(".") for name in scores.names())

@@ -24,7 +24,7 @@ from normgate.files import OutputError
 from normgate.normalization import temperature
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from normgate.data.decoding import Payload
     from normgate.data.sources import Record, Source
@@ -84,7 +84,9 @@ class Reader:
         rows = _Rows()
         writable = True
         # One stream for all that is missing, so that decoding stays ahead of the network across chunks.
-        for loaded in load_batches(self._missing(source, chunks, missing), self.extractor.preprocessing, **options):
+        numbers = None if classes is None else {name: i for i, name in enumerate(classes)}
+        records = self._missing(source, numbers, chunks, missing)
+        for loaded in load_batches(records, self.extractor.preprocessing, **options):
             batch, features = self.extractor.read(loaded)
             rows.add(None if features is None else dataclasses.replace(features, digests=batch.digests), batch.errors)
             while missing and len(rows.errors) >= len(missing[0].ids):
@@ -94,13 +96,19 @@ class Reader:
             known = sum(len(chunk.ids) for chunk in chunks if chunk.entry is not None)
             self.progress(task, known + len(rows.errors), total)
         self.progress(task, sum(len(chunk.ids) for chunk in chunks), total)
-        return self._assembled(chunks, classes)
+        return self._assembled(chunks, numbers)
 
     @functools.cached_property
     def _settings(self) -> dict[str, Any]:
         return {"format": _FORMAT, **settings(self.extractor, self.max_pixels)}
 
-    def _missing(self, source: Source, chunks: list[_Chunk], missing: collections.deque[_Chunk]) -> Iterator[Record]:
+    def _missing(
+        self,
+        source: Source,
+        numbers: Mapping[str, int] | None,
+        chunks: list[_Chunk],
+        missing: collections.deque[_Chunk],
+    ) -> Iterator[Record]:
         """Records that the cache does not have; every chunk goes to `chunks`, theirs also to `missing`."""
         assert self.cache is not None
         head = self.extractor.head
@@ -112,6 +120,9 @@ class Reader:
             # What lies elsewhere is fetched once, for its digest and for the network.
             here = (dataclasses.replace(record, payload=found) for record, found in fetched(source, fetching))
             for records in _chunked(here, self.cache.chunk):
+                if numbers is not None:  # said now, and not when all images have been judged
+                    known = [record for record in records if record.label is not None]
+                    class_numbers([record.id for record in known], [record.label for record in known], numbers)
                 chunk = self._chunk(records, pool)
                 chunks.append(chunk)
                 chunk.entry = self.cache.read(
@@ -149,12 +160,11 @@ class Reader:
             return False
         return True
 
-    def _assembled(self, chunks: Sequence[_Chunk], classes: Sequence[str] | None) -> Extraction:
+    def _assembled(self, chunks: Sequence[_Chunk], numbers: Mapping[str, int] | None) -> Extraction:
         """Features and errors of all chunks, in the order of the source."""
         head = self.extractor.head
         weight = head.weight.detach().to("cpu", torch.float32).clone()
         bias = None if head.bias is None else head.bias.detach().to("cpu", torch.float32).clone()
-        numbers = None if classes is None else {name: i for i, name in enumerate(classes)}
         parts, errors = [], []
         for chunk in chunks:
             assert chunk.entry is not None

@@ -13,6 +13,7 @@ from normgate.evaluation.writing import mean_name, points, shown_groups
 from normgate.report import drawing
 from normgate.report.checks import SQUARE
 from normgate.report.figures import SQUARE_WIDTH, WIDE_WIDTH
+from normgate.scores import described
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -349,7 +350,7 @@ def facts(gate: Gate) -> list[tuple[str, str]]:
         ("network", type(extractor.model).__name__ if gate.backbone is None else gate.backbone.name),
         ("input", f"{width} × {height} pixels"),
         ("classes", f"{len(gate.classes)}: {names}"),
-        ("score", gate.score.name),
+        ("score", described(gate.score)),
         (
             "threshold",
             f"one a predicted class, from {thresholds.min():.4g} to {thresholds.max():.4g}"

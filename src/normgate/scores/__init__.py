@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from normgate.scores.base import Score, ScoreError
 
-__all__ = ["Score", "ScoreError", "create", "names", "summary"]
+__all__ = ["Score", "ScoreError", "create", "described", "names", "summary"]
 
 # name → (module, class, arguments that make this variant)
 _REGISTRY: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -92,6 +92,13 @@ def summary(name: str) -> str:
     module, _, variant = _REGISTRY[name]
     line = (importlib.import_module(f"normgate.scores.{module}").__doc__ or "").splitlines()[0]
     return line + (f" Of {_SPACES[variant['space']]}." if variant else "")
+
+
+def described(score: Score) -> str:
+    """A score's name, with the settings that are not the default ones: `knn (k=5)`."""
+    usual = create(score.name).settings
+    settings = [f"{key}={value}" for key, value in score.settings.items() if value != usual.get(key)]
+    return score.name + (f" ({', '.join(settings)})" if settings else "")
 
 
 def __getattr__(name: str) -> Any:
