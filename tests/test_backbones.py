@@ -328,6 +328,13 @@ def test_wrapped_state_dicts_are_unwrapped(wrapping, trained, fresh, tmp_path):
     assert same(fresh, trained) == []
 
 
+def test_a_checkpoint_of_two_networks_is_refused(fresh, trained, tmp_path):
+    weights = {f"{who}.{name}": value for who in ("teacher", "student") for name, value in trained.state_dict().items()}
+    torch.save(weights, tmp_path / "weights.pt")
+    with pytest.raises(BackboneError, match=r"several networks \(teacher\.\*, student\.\*\)"):
+        load_weights(fresh, tmp_path / "weights.pt")
+
+
 def test_a_checkpoint_that_holds_itself_is_refused(fresh, tmp_path):
     endless: dict[str, object] = {}
     endless["state_dict"] = endless

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 import warnings
 
 import pytest
@@ -42,7 +43,6 @@ def test_another_order_is_noticed_of_weak_networks_too(k: int, accuracy: float) 
     assert warned(predicted, labels, k) == []
     (said,) = warned((predicted + 1) % k, labels, k)
     assert "most that it calls 'class 1' are 'class 0'" in said or k > 2
-    assert f"it is right on {((predicted + 1) % k == labels).double().mean():.0%}" in said
 
 
 def test_two_classes_that_changed_places_are_named() -> None:
@@ -52,16 +52,39 @@ def test_two_classes_that_changed_places_are_named() -> None:
     (said,) = warned(predicted, labels, 10)
     assert "right on 80%" in said
     assert "on 100%" in said
-    assert "most that it calls 'class 7' are 'class 3', most that it calls 'class 3' are 'class 7'" in said
+    assert "most that it calls 'class 7' are 'class 3'" in said
+    assert "most that it calls 'class 3' are 'class 7'" in said
 
 
-@given(st.integers(2, 60), st.integers(1, 400), st.integers(0, 2**31))
+@given(st.integers(2, 200), st.integers(1, 400), st.integers(0, 2**31))
 def test_a_network_that_knows_nothing_or_always_says_the_same_is_not_blamed(k: int, n: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(k, (n,), generator=generator)
     assert warned(torch.zeros_like(labels), labels, k) == []
-    if n >= 10 * k:
-        assert warned(torch.randint(k, (n,), generator=generator), labels, k) == []
+    assert warned(torch.randint(k, (n,), generator=generator), labels, k) == []
+
+
+def test_one_class_and_rare_classes_blame_nobody() -> None:
+    generator = torch.Generator().manual_seed(0)
+    one = torch.zeros(2000, dtype=torch.int64)
+    assert warned(torch.multinomial(torch.tensor([0.15, 0.55, 0.3]), 2000, True, generator=generator), one, 3) == []
+    rare = (torch.rand(5000, generator=generator) < 0.05).long()
+    assert warned(torch.where(torch.rand(5000, generator=generator) < 0.41, rare, 1 - rare), 1 - (1 - rare), 2) != []
+    weak_on_frequent = torch.where(rare == 1, rare, (torch.rand(5000, generator=generator) < 0.6).long())
+    assert warned(weak_on_frequent, rare, 2) == []
+
+
+def test_many_classes_cost_no_memory_of_their_square() -> None:
+    labels = torch.arange(300) % 100 * 200
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Features, "__post_init__", lambda self: None)
+        logits = torch.zeros(300, 20_000)
+        logits[torch.arange(300), labels] = 1
+        made = Features(torch.zeros(300, 1), logits, torch.zeros(20_000, 1), None, 1.0, ("",) * 300, labels)
+    tracemalloc.start()
+    warn_of_order(made, [str(i) for i in range(20_000)], stacklevel=1)
+    assert tracemalloc.get_traced_memory()[1] < 20e6
+    tracemalloc.stop()
 
 
 def test_the_warning_is_one_of_ours() -> None:

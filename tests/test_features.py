@@ -187,6 +187,22 @@ def test_arrays_of_every_kind_become_features(kind: type) -> None:
     assert made.labels.dtype == torch.int64
     for name in ("knn", "vim", "react", "nnguide", "mahalanobis"):
         assert scores.create(name).fit(made)(made).shape == (40,)
+    odd = Features(
+        torch.from_numpy(z.copy()).requires_grad_(),
+        (z @ weight.T)[::-1],
+        weight.astype(weight.dtype.newbyteorder(">")),
+        None,
+        np.float32(0.5),
+        range(40),
+    )
+    assert not odd.z.requires_grad
+    assert torch.equal(odd.z, made.z)
+    assert torch.equal(odd.logits, made.logits.flip(0))
+    assert torch.equal(odd.weight, made.weight)
+    assert (odd.temperature, type(odd.temperature), odd.ids[:2]) == (0.5, float, ("0", "1"))
+    empty = Features(z[:0], np.zeros((0, 3)), weight, None, 1, (), [])
+    assert empty.labels is not None
+    assert len(empty.labels) == 0
 
 
 @pytest.mark.parametrize(
@@ -196,7 +212,10 @@ def test_arrays_of_every_kind_become_features(kind: type) -> None:
         ({"labels": [0, -1]}, "class numbers from 0 to 2"),
         ({"labels": [0.0, 1.0]}, "labels are whole numbers"),
         ({"temperature": 0}, "τ is a number above 0"),
-        ({"z": [["a", "b"], ["c", "d"]]}, "z holds no numbers"),
+        ({"temperature": None}, "τ is a number above 0"),
+        ({"temperature": torch.ones(2)}, "τ is a number above 0"),
+        ({"z": [["a", "b"], ["c", "d"]]}, "z are numbers, not"),
+        ({"z": np.zeros((2, 2), complex)}, "z are numbers, not complex128"),
         ({"z": torch.zeros(2, 3)}, "do not fit together"),
     ],
 )

@@ -96,6 +96,14 @@ def test_what_has_come_while_an_output_was_made_stays(tmp_path: Path) -> None:
     assert names_in(tmp_path) == ["new", "other"]
 
 
+def test_a_file_that_has_come_meanwhile_stays(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="exists"), whole_file(tmp_path / "x") as partial:
+        partial.write_text("ours")
+        (tmp_path / "x").write_text("theirs")
+    assert (tmp_path / "x").read_text() == "theirs"
+    assert names_in(tmp_path) == ["x"]
+
+
 def test_a_signal_while_a_folder_is_replaced_leaves_the_old_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from torch import nn
 
 from normgate import Gate, judging, screen
 from normgate.backbones import Backbone
@@ -22,17 +24,24 @@ from samples import CLASSES, PREPROCESSING, random_records, small_network
 IMAGES = random_records(20, 4)
 
 
+SLIM = Backbone("resnet18", len(CLASSES), 2, 1, {"layers": [1, 1, 1, 1]})
+
+
+def timms(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return SLIM.build().eval()
+
+
 @functools.cache
-def gate(score: str = "norm") -> Gate:
+def gate(score: str = "norm", network: Callable[[], nn.Module] = timms) -> Gate:
     return Gate.calibrate(
-        small_network(),
+        network(),
         preprocessing=PREPROCESSING,
         train=random_records(60, 1),
         tuning=random_records(60, 2),
         calibration=random_records(80, 3),
         classes=CLASSES,
         score=score,
-        backbone=Backbone("resnet18", len(CLASSES)),  # as if timm had made it: of those, graphs are kept
     )
 
 
@@ -66,7 +75,7 @@ def test_onnx_where_it_is_installed_and_its_graph_is_made_once(tmp_path: Path, m
 
 
 def test_a_digest_is_of_everything_that_verdicts_depend_on() -> None:
-    own = gate()
+    own = gate(network=small_network)
     assert gate_digest(own) == gate_digest(dataclasses.replace(own, provenance={"from": "elsewhere"}, kept={}))
     weights = Gate.calibrate(
         small_network(seed=1),
@@ -78,7 +87,7 @@ def test_a_digest_is_of_everything_that_verdicts_depend_on() -> None:
         own.recalibrate(false_alarm_rate=0.1),
         own.recalibrate(random_records(80, 5)),
         own.recalibrate(by_class=True, false_alarm_rate=0.2),
-        gate("knn"),
+        gate("knn", small_network),
         dataclasses.replace(own, classes=CLASSES[::-1]),
         weights,
     ]
@@ -124,7 +133,9 @@ def test_old_graphs_go_and_files_of_others_stay(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_graph_is_kept_of_no_network_whose_code_may_change(tmp_path: Path) -> None:
-    own = dataclasses.replace(gate(), backbone=None)
+    own = Gate.calibrate(
+        small_network(), preprocessing=PREPROCESSING, calibration=random_records(80, 3), classes=CLASSES, backbone=SLIM
+    )
     chosen = choose_judge(own, graphs=tmp_path)
     assert chosen.runtime == "onnx"
     assert list(tmp_path.iterdir()) == []

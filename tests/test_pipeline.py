@@ -277,6 +277,19 @@ def test_a_score_with_other_settings_is_another_score(class_folders: Path, tmp_p
     assert again.score.settings["k"] == 3
     with pytest.raises(pipeline.PipelineError, match="is finished, and score differ"):
         normgate.train(class_folders, tmp_path / "gate", score=scores.create("knn", k=5), resume=True, **options)
+    with pytest.raises(scores.ScoreError, match="at least 500 training images"):
+        normgate.train(class_folders, score=scores.create("knn", k=500), progress=untrained, **options)
+
+
+def test_a_run_of_a_version_that_noted_the_name_of_its_score_alone_is_resumed(
+    class_folders: Path, tmp_path: Path
+) -> None:
+    options = {"recipe": QUICK, "score": "knn", **OPTIONS}
+    gate = normgate.train(class_folders, tmp_path / "new", **options)
+    dataclasses.replace(gate, provenance={**gate.provenance, "score": "knn"}).save(tmp_path / "gate")
+    normgate.train(class_folders, tmp_path / "gate", resume=True, progress=untrained, **options)
+    with pytest.raises(pipeline.PipelineError, match="score differ"):
+        normgate.train(class_folders, tmp_path / "gate", resume=True, **{**options, "score": "norm"})
 
 
 def test_what_is_in_the_way_of_a_run_is_said(class_folders: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from normgate.verdicts import EMPTY, Verdicts, concatenate
 
@@ -27,6 +28,10 @@ FIVE = Verdicts(
         ([0, 4], [0, 4]),
         (np.array([-1]), [4]),
         (slice(0), []),
+        ([], []),
+        ((1, 2), [1, 2]),
+        (torch.tensor([False, True, False, False, True]), [1, 4]),
+        (torch.tensor([3]), [3]),
     ],
 )
 def test_some_of_them_are_verdicts(index: slice | list[int] | np.ndarray, rows: list[int]) -> None:

@@ -302,7 +302,10 @@ def _without_prefix(given: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict
     prefixes = [name.removesuffix(first) for name in given if name.endswith(f".{first}")]
     if not prefixes or not own.keys().isdisjoint(given):
         return given
-    prefix = max(prefixes, key=lambda prefix: sum(prefix + name in given for name in own))
+    found = {prefix: sum(prefix + name in given for name in own) for prefix in prefixes}
+    prefix, *others = sorted(found, key=lambda prefix: -found[prefix])
+    if others and found[others[0]] == found[prefix]:
+        raise BackboneError(f"the file holds several networks ({prefix}*, {others[0]}*); save one alone")
     return {name.removeprefix(prefix): value for name, value in given.items() if name.startswith(prefix)}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -139,7 +140,9 @@ def _renamed(path: Path, place: Path) -> bool:
 
 def _copy(path: Path, place: Path) -> None:
     """Copy a file, which appears whole or not at all."""
-    partial = place.with_name(f"{beside(place.name)}partial")
+    handle, name = tempfile.mkstemp(prefix=beside(place.name), suffix=".partial", dir=place.parent)
+    os.close(handle)
+    partial = Path(name)
     try:
         shutil.copy2(path, partial)
         sync(partial)  # before anybody takes the original away

@@ -6,7 +6,7 @@ import math
 import warnings
 from typing import TYPE_CHECKING
 
-import torch
+import numpy as np
 
 from normgate.errors import NormgateWarning
 
@@ -16,14 +16,15 @@ if TYPE_CHECKING:
     from normgate.features import Features
 
 GAIN = 0.1
-"""Share of the images that another order must explain in addition, beyond what chance gives of so few."""
+"""Share of the images, each class weighing the same, that another order must explain beyond the names as they stand."""
 
 
 def warn_of_order(features: Features, classes: Sequence[str], stacklevel: int) -> None:
     """Warn where labelled images say that the outputs are those of the classes in another order.
 
-    Each output is given the class that most of its images have, no class twice; that explains more images than the
-    names as they stand only where these are out of order, or the network knows nothing.
+    On one half of each class's images every output is given the class that is most frequent there, no class twice; on
+    the other half that explains more images than the names as they stand only where these are out of order. Classes
+    weigh the same, since what is rare would otherwise be given away for what is frequent.
 
     Args:
         features: of labelled images.
@@ -31,24 +32,48 @@ def warn_of_order(features: Features, classes: Sequence[str], stacklevel: int) -
         stacklevel: of the warning, from here.
     """
     assert features.labels is not None
-    k, n = len(classes), len(features)
-    cells = features.logits.argmax(dim=1) * k + features.labels
-    counts = torch.bincount(cells, minlength=k * k).view(k, k)  # by output and label
-    most, label = counts.max(dim=1)
-    owner: dict[int, int] = {}
-    for output in most.argsort(descending=True).tolist():
-        if most[output] > 0:
-            owner.setdefault(int(label[output]), output)
-    agreed = int(counts.diagonal().sum()) / n
-    other = sum(int(most[output]) for output in owner.values()) / n
-    if other - agreed < GAIN + 2 / math.sqrt(n):
+    labels, outputs = features.labels.numpy(), features.logits.argmax(dim=1).numpy()
+    counts = np.bincount(labels, minlength=len(classes))
+    first = _within(labels) % 2 == 0
+    owner = _owners(outputs[first], labels[first], counts)
+    moved = {output: label for output, label in owner.items() if output != label}
+    if len(moved) < 2 or first.all():
         return
-    moved = sorted(((int(most[output]), output, own) for own, output in owner.items() if output != own), reverse=True)
-    examples = ", ".join(f"most that it calls {classes[output]!r} are {classes[own]!r}" for _, output, own in moved[:2])
+    labels, outputs = labels[~first], outputs[~first]
+    weights = 1 / counts[labels]
+    given = np.array([owner.get(int(output), -1) for output in outputs])
+    agreed, other = (float(weights[said == labels].sum() / weights.sum()) for said in (outputs, given))
+    if other - agreed < GAIN + 2 / math.sqrt(len(labels)):
+        return
+    examples = ", ".join(
+        f"most that it calls {classes[output]!r} are {classes[label]!r}" for output, label in list(moved.items())[:2]
+    )
     warnings.warn(
         f"the network's outputs do not seem to come in the order of the class names: it is right on {agreed:.0%} of "
         f"the labelled images, and in another order it would be on {other:.0%} ({examples}); name the classes in the "
-        "order of the outputs (classes=, --classes FILE)",
+        "order of the outputs where the gate is made (classes=, --classes FILE)",
         NormgateWarning,
         stacklevel=stacklevel + 1,
     )
+
+
+def _within(labels: np.ndarray) -> np.ndarray:
+    """The number of each image among those of its class, (N,)."""
+    order = np.argsort(labels, kind="stable")
+    starts = np.searchsorted(labels[order], labels[order])
+    numbers = np.empty(len(labels), dtype=np.int64)
+    numbers[order] = np.arange(len(labels)) - starts
+    return numbers
+
+
+def _owners(outputs: np.ndarray, labels: np.ndarray, counts: np.ndarray) -> dict[int, int]:
+    """The class of each output, the surest first: of the pairs that occur, those with the largest share of a class."""
+    pairs, found = np.unique(np.stack([outputs, labels]), axis=1, return_counts=True)
+    owner: dict[int, int] = {}
+    taken: set[int] = set()
+    for column in np.argsort(-found / counts[pairs[1]], kind="stable"):
+        output, label = map(int, pairs[:, column])
+        if output not in owner and label not in taken:
+            owner[output] = label
+            taken.add(label)
+    return owner

@@ -65,8 +65,8 @@ class Features:
         for name in _TENSORS:
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, _numbers(name, value))
-        if not 0 < self.temperature < math.inf:
-            raise FeatureError(f"the temperature τ is a number above 0, not {self.temperature!r}")
+        object.__setattr__(self, "temperature", _number_above_0(self.temperature))
+        object.__setattr__(self, "ids", tuple(name if isinstance(name, str) else str(name) for name in self.ids))
         n = len(self.ids)
         fits = (
             self.weight.ndim == 2
@@ -238,15 +238,26 @@ def concatenate(parts: Sequence[Features]) -> Features:
 
 def _numbers(name: str, value: Any) -> torch.Tensor:
     """As `Features` keeps them."""
+    kind = np.int64 if name == "labels" else np.float32
+    if isinstance(value, torch.Tensor):
+        tensor = value.detach().cpu()
+        if tensor.dtype in (torch.int64, torch.float32) and tensor.dtype.is_floating_point == (kind is np.float32):
+            return tensor
+        value = tensor.float().numpy() if tensor.dtype == torch.bfloat16 else tensor.numpy()
+    array = np.asarray(value)
+    if array.dtype.kind not in ("iu" if name == "labels" else "fiu") and array.size:
+        raise FeatureError(f"{name} are {'whole ' if name == 'labels' else ''}numbers, not {array.dtype}")
+    return torch.from_numpy(np.array(array, dtype=kind))  # a copy, whatever its byte order and strides
+
+
+def _number_above_0(value: Any) -> float:
     try:
-        tensor = value if isinstance(value, torch.Tensor) else torch.as_tensor(np.asarray(value))
-    except (TypeError, ValueError) as error:
-        raise FeatureError(f"{name} holds no numbers: {error}") from error
-    if name != "labels":
-        return tensor if tensor.dtype == torch.float32 else tensor.float()
-    if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
-        raise FeatureError(f"labels are whole numbers, not {tensor.dtype}")
-    return tensor.long()
+        number = float(value)
+    except (TypeError, ValueError, RuntimeError):
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise FeatureError(f"the temperature τ is a number above 0, not {value!r}")
+    return number
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ from normgate.evaluation.results import EvaluationError
 from normgate.export import OPSET, ExportError, export
 from normgate.files import OutputError, whole_file
 from normgate.gate.folder import describe
+from normgate.normalization import unwrap
 from normgate.runtime import FORMAT, PortableGate, RuntimeFileError, load_onnxruntime
 
 if TYPE_CHECKING:
@@ -110,7 +111,8 @@ def choose_judge(
         return Chosen(gate, "torch", digest=digest)
     try:
         # The code of a network of one's own may use what no digest sees; its graph is made anew each time.
-        known = digest if gate.backbone is not None else None
+        is_timms = type(unwrap(gate.extractor.model)).__module__.partition(".")[0] == "timm"
+        known = digest if is_timms else None
         return Chosen(_portable(gate, known, graphs or default_folder() / "graphs", threads), "onnx", digest=digest)
     except (ExportError, RuntimeFileError) as error:
         if runtime == "onnx":

@@ -156,6 +156,8 @@ def train(
             }
             pixels = separated(pixels, drop_duplicates)
             check_enough(pixels, classes, false_alarm_rate)
+            if made is not None:
+                made.check_rows(min(FIT_ROWS, len(pixels["train"].records)))
             sets = {name: Records(part.records, classes if name == "train" else None) for name, part in pixels.items()}
             if not recipe.standardize:
                 mean, std = channel_statistics(pixels["train"], preprocessing, max_pixels)
@@ -289,6 +291,8 @@ def _finished(target: Path, asked: Mapping[str, Any], digests: Mapping[str, tupl
         "lean": not gate.kept,
         "score": gate.provenance.get("score"),
     }
+    if isinstance(found["score"], str):  # of an earlier version, which noted the name alone
+        found["score"] = {"name": found["score"], "settings": asked["score"]["settings"]}
     differing = [name for name, value in json.loads(json.dumps(asked)).items() if found.get(name) != value]
     differing += [f"{name} images" for name in ("tuning", "calibration") if gate.digests.get(name) != digests[name]]
     if differing:

@@ -40,7 +40,11 @@ def inference(model: nn.Module) -> Iterator[None]:
 @process_wide
 @contextlib.contextmanager
 def full_precision() -> Iterator[None]:
-    """Neither TF32 nor bfloat16 inside products of float32 numbers, whatever the process allows otherwise."""
+    """Neither TF32 nor bfloat16 inside products of float32 numbers, whatever the process allows otherwise.
+
+    What each switch says is the same afterwards. Whether it was set for itself or follows what is set for all cannot be
+    read where both say the same; it then follows.
+    """
     backends: Any = torch.backends
     parts: list[Any]
     value: str | bool

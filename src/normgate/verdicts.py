@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, overload
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 
 NOT_FINITE = "the network gives NaN or infinite values for this image"
@@ -69,8 +68,9 @@ class Verdicts:
     @overload
     def __getitem__(self, index: slice | Sequence[int] | np.ndarray) -> Verdicts: ...
     def __getitem__(self, index: int | slice | Sequence[int] | np.ndarray) -> Verdict | Verdicts:
-        if isinstance(index, slice | Sequence | np.ndarray):
-            return self._some(np.arange(len(self))[index])
+        if not isinstance(index, int | np.integer):
+            chosen = index if isinstance(index, slice) else np.asarray(index, dtype=None if len(index) else np.int64)
+            return self._some(np.arange(len(self))[chosen])
         return Verdict(
             id=self.id[index],
             label=self.label[index],

@@ -91,6 +91,7 @@ def test_mistakes_name_the_fix_before_any_work(
         (["-o", tmp_path / "file"], ".json, .csv or .md"),
         (["--per-image", tmp_path / "i.xlsx"], ".parquet or .csv"),
         ([gates[1], "--per-image", tmp_path / "i.csv"], "leave out --per-image"),
+        (["--per-image", tmp_path / "r.csv", "-o", tmp_path / "r.csv"], "two outputs have the same name"),
         (["--score", "knn:5"], "knn:k=5"),
         (["--score", "knn:n=5"], "knn does not take these settings"),
         (["--group", "far"], "NAME=SET,SET"),

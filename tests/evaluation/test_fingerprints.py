@@ -326,7 +326,7 @@ from torch import nn
 import torch
 
 GAIN = {gain}
-SCALES = {{'all': ({scale}, 'and more')}}
+SCALES = (({scale}, 'and more'),)
 
 def squash(x):
     return torch.{function}(x)
@@ -337,7 +337,7 @@ class Net(nn.Module):
         self.fc = nn.Linear(4, 3)
 
     def forward(self, x):
-        outer = lambda y: [GAIN * SCALES['all'][0] * squash(part) for part in y.split(2, dim=1)]
+        outer = lambda y: [GAIN * SCALES[0][0] * squash(part) for part in y.split(2, dim=1)]
         return self.fc(torch.cat(outer(x), dim=1))
 """
 

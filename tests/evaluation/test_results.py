@@ -175,8 +175,9 @@ def test_the_scores_of_each_image_as_a_table(tmp_path: Path, suffix: str) -> Non
 
 
 def test_means_over_gates_that_differ_by_more_than_their_seed_are_pointed_out() -> None:
-    def of(seed: int, epochs: int = 3) -> Evaluation:
-        run = {"recipe": {"epochs": epochs}, "backbone": {"name": "resnet18"}, "seed": seed}
+    def of(seed: int, epochs: int = 3, size: int = 8) -> Evaluation:
+        run = {"recipe": {"epochs": epochs}, "backbone": {"name": "resnet18"}, "seed": seed, "weights": None}
+        run["preprocessing"] = {"size": [size, size], "mean": [seed / 10] * 3}  # the mean is of the images drawn
         return dataclasses.replace(evaluation(seed), gate={"version": "1", "score": {}, "run": run})
 
     with warnings.catch_warnings():
@@ -185,6 +186,8 @@ def test_means_over_gates_that_differ_by_more_than_their_seed_are_pointed_out() 
         over_seeds([evaluation(1), evaluation(2)])
     with pytest.warns(NormgateWarning, match=r"more than their seed \(recipe\)"):
         over_seeds([of(1), of(2, epochs=4)])
+    with pytest.warns(NormgateWarning, match=r"more than their seed \(size\)"):
+        over_seeds([of(1), of(2, size=9)])
     with pytest.warns(NormgateWarning, match="not all of different seeds"):
         over_seeds([of(1), of(1)])
 

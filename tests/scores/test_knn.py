@@ -60,8 +60,16 @@ def test_k_is_at_most_half_a_small_class(rows: int, used: int) -> None:
 
 def test_a_k_that_was_asked_for_is_taken_as_it_is() -> None:
     assert int(scores.create("knn", k=80).fit(TRAIN).state["k"]) == 80
-    with pytest.raises(ScoreError, match="k=91 needs as many training images, and there are 90"):
+    with pytest.raises(ScoreError, match="at least 91 training images, and it is fitted to 90"):
         scores.create("knn", k=91).fit(TRAIN)
+
+
+def test_a_k_that_an_earlier_version_lowered_was_the_usual_one() -> None:
+    fitted = scores.create("knn").fit(TRAIN)
+    old = scores.create("knn", k=50).load_state(fitted.state)
+    assert old.settings["k"] is None
+    assert torch.equal(old(QUERY), fitted(QUERY))
+    assert scores.create("knn", k=7).load_state(scores.create("knn", k=7).fit(TRAIN).state).settings["k"] == 7
 
 
 def test_one_odd_class_does_not_decide_k_for_all() -> None:

@@ -107,6 +107,9 @@ def evaluate(
         from normgate.report import check_figures
 
         check_figures(figures, overwrite=overwrite)
+    outputs = [path for path in (output, per_image, report, figures) if path is not None]
+    if len({path.absolute() for path in outputs}) < len(outputs):
+        raise NormgateError("two outputs have the same name; give each its own")
     drawn = report is not None or figures is not None
     if drawn and len(gates) > 1:
         raise NormgateError("a report and figures are of one gate; name one, or leave out --report and --figures")
@@ -171,7 +174,7 @@ def evaluate(
             from normgate.report import save_figures
 
             save_figures(first, evaluations[0], figures, overwrite=overwrite)
-    for written in () if as_json else filter(None, (output, per_image, report, figures)):
+    for written in () if as_json else outputs:
         tables.print_written(written)
     if any(evaluation.errors for evaluation in evaluations):
         raise typer.Exit(DATA_FAILED)

@@ -167,7 +167,7 @@ class Describer:
                         yield self.digest(value)
 
     def _function(self, function: types.FunctionType) -> Iterator[bytes]:
-        """Code, defaults and closure, and the functions and constants that it names, also those in containers."""
+        """Code, defaults and closure, and the functions and constants that it names."""
         yield f"{function.__module__}.{function.__qualname__}".encode()
         for cell in function.__closure__ or ():
             with contextlib.suppress(ValueError):  # a cell that is still empty
@@ -189,10 +189,8 @@ class Describer:
 
 
 def _is_constant(value: Any) -> bool:
-    """Whether it is plain data, alone or in containers."""
-    if isinstance(value, dict):
-        return all(_is_constant(part) for pair in value.items() for part in pair)
-    if isinstance(value, list | tuple | set | frozenset):
+    """Whether it is plain data, alone or in tuples; lists and dictionaries may be what code takes notes in."""
+    if isinstance(value, tuple | frozenset):
         return all(map(_is_constant, value))
     return isinstance(value, (*_PLAIN, enum.Enum, torch.Tensor, np.ndarray))
 

@@ -23,6 +23,7 @@ from normgate.evaluation.scoring import ALL, chosen, computed, wants_all
 from normgate.evaluation.writing import mean_name
 from normgate.extractor import FeatureExtractor
 from normgate.gate import Gate
+from normgate.gate.gate import trained_here
 from normgate.progress import silent
 
 if TYPE_CHECKING:
@@ -125,7 +126,8 @@ def evaluate(
         labelled = name == "id" and source.classes is not None
         extractions[name] = reader.read(source, names if labelled else None, name)
     known = extractions["id"].features
-    if names is not None and known.labels is not None:
+    ours = isinstance(gate, Gate) and trained_here(gate.provenance)  # whose order cannot be wrong
+    if names is not None and known.labels is not None and not ours:
         warn_of_order(known, names, stacklevel=2)
     seen = {} if not isinstance(gate, Gate) else dict(gate.digests)
     for name, part in fitted.items():  # beside what the gate was made with
@@ -222,9 +224,9 @@ def evaluate_features(
 
 
 def _described(gate: Gate) -> dict[str, Any]:
-    run = gate.provenance.get("run")
     score = {"name": gate.score.name, "settings": gate.score.settings}
-    return {"version": __version__, "score": score, **({} if run is None else {"run": run})}
+    run = {"run": gate.provenance["run"]} if trained_here(gate.provenance) else {}
+    return {"version": __version__, "score": score, **run}
 
 
 def open_known(data: Data, *, image_column: str = "image", label_column: str | None = None) -> Source:

@@ -42,7 +42,7 @@ def save_images(evaluation: Evaluation, path: str | os.PathLike[str], *, overwri
     columns: dict[str, list[Any]] = {"set": [], "id": [], "wrong": []}
     for name, ids in evaluation.ids.items():
         wrong = evaluation.wrong if name == "id" else None
-        columns["set"] += [name] * len(ids)
+        columns["set"] += [name.encode("utf-8", "backslashreplace").decode()] * len(ids)  # a name may not be UTF-8
         columns["id"] += ids
         columns["wrong"] += [None] * len(ids) if wrong is None else wrong.tolist()
     schema = pa.schema({"set": pa.string(), "id": pa.string(), "wrong": pa.bool_()})

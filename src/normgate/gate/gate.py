@@ -157,7 +157,7 @@ class Gate:
         reading = Reading(drop_duplicates, skip_unreadable, batch_size, workers, max_pixels, progress)
         data = {"train": train, "tuning": tuning, "calibration": calibration}
         sets = collect(extractor, data, names, reading, {})
-        if "train" in sets:
+        if "train" in sets and not trained_here(told):
             warn_of_order(sets["train"], names, stacklevel=2)
         fitted, report = choose(wanted, sets, trained_on=trained_on)
         gate = cls(
@@ -382,6 +382,12 @@ class Gate:
         parts = [self.judge(self.extractor.unchecked(part)) for part in torch.split(images, batch_size) if len(part)]
         verdicts = concatenate_verdicts(parts or [EMPTY])
         return dataclasses.replace(verdicts, id=[f"tensor#{i}" for i in range(len(verdicts))])
+
+
+def trained_here(provenance: Mapping[str, Any]) -> bool:
+    """Whether `normgate.train` has trained a gate, by what it notes of it."""
+    run = provenance.get("run")
+    return isinstance(run, dict) and {"recipe", "backbone", "seed"} <= run.keys()
 
 
 def _class_names(given: Sequence[str] | None, train: Data | None, outputs: int) -> tuple[str, ...]:

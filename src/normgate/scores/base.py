@@ -62,6 +62,7 @@ class Score(abc.ABC):
                 f"{self.name} is fitted to training images, and there are none (a lean gate keeps none); pass some "
                 "(train=, --train)"
             )
+        self.check_rows(len(features))
         if self.needs_tuning and (tuning is None or len(tuning) == 0):
             raise ScoreError(
                 f"{self.name} is scaled on tuning images, and there are none; pass tuning images (tuning=, --tuning): "
@@ -75,6 +76,23 @@ class Score(abc.ABC):
             if self.needs_tuning and tuning is not None:
                 self.state |= self._scale(tuning)
         return self
+
+    @property
+    def least_rows(self) -> int:
+        """Training images that it needs, if it is fitted."""
+        return 1
+
+    def check_rows(self, rows: int) -> None:
+        """Refuse too few training images; said before training, where it is known.
+
+        Raises:
+            ScoreError: as said.
+        """
+        if self.needs_fit and rows < self.least_rows:
+            raise ScoreError(
+                f"{self.name} with these settings needs at least {self.least_rows} training images, and it is fitted "
+                f"to {rows}; choose a smaller k"
+            )
 
     def __call__(self, features: Features) -> torch.Tensor:
         """Score each image.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
 import torch
 
@@ -12,6 +12,8 @@ from normgate.scores.base import Score, ScoreError
 from normgate.scores.blocks import blocks
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from normgate.features import Features
 
 _MOST = 50
@@ -39,12 +41,19 @@ class KNN(Score):
         if self.k is not None and (type(self.k) is not int or self.k < 1):
             raise ScoreError(f"{self.name} needs a whole number k of at least 1, not {self.k!r}")
 
+    @property
+    def least_rows(self) -> int:
+        """As many as neighbours are asked for."""
+        return self.k or 1
+
+    def load_state(self, state: Mapping[str, torch.Tensor]) -> Self:
+        """As any score; an earlier version lowered the k that was asked for, and noted that all the same."""
+        if self.k is not None and "k" in state and int(state["k"]) != self.k:
+            self.k = None
+        return super().load_state(state)
+
     def _fit(self, features: Features) -> dict[str, torch.Tensor]:
         assert features.labels is not None
-        if self.k is not None and self.k > len(features):
-            raise ScoreError(
-                f"{self.name} with k={self.k} needs as many training images, and there are {len(features)}"
-            )
         counts = torch.bincount(features.labels)
         small = int(counts[counts > 0].double().quantile(0.1, interpolation="higher"))
         k = max(1, min(_MOST, small // 2)) if self.k is None else self.k

@@ -165,6 +165,7 @@ class Parts:
             # Written in the folder, so that a kill leaves nothing beside the output but the folder.
             with self._whole(self.target) as partial:
                 write_tables((decided(table, cut) for table in self.tables()), partial, self._schema)
+                check_output(self.target, overwrite=self._overwrite)  # what has come since is somebody's
             shutil.rmtree(self.folder)
             return
         for name in () if cut is None else self._names:
