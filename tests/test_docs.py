@@ -62,6 +62,19 @@ def test_the_tutorial_on_the_command_line_runs(demo_run: tuple[Path, Any], tmp_p
     assert {path.name for path in tmp_path.iterdir()} >= written
 
 
+def test_scores_of_arrays_from_elsewhere() -> None:
+    (code,) = (block for block in blocks("guide.md", "python") if "evaluate_features" in block)
+    rng = np.random.default_rng(0)
+    given: dict[str, Any] = {"weight": rng.normal(size=(5, 16)), "bias": rng.normal(size=5)}
+    for name in ("train", "test"):
+        given[f"y_{name}"] = rng.integers(0, 5, 200)
+        given[f"z_{name}"] = rng.normal(size=(200, 16)) + 3 * given["weight"][given[f"y_{name}"]]
+    given["z_far"] = rng.normal(size=(100, 16))
+    exec(code, given)
+    assert given["found"].accuracy > 0.95
+    assert given["found"].metrics["vim"]["far"].auroc > 0.95
+
+
 @pytest.mark.parametrize(("block", "machines"), [(0, 1), (1, 1), (2, 2)], ids=["settings", "processes", "machines"])
 def test_training_with_settings_by_two_processes_and_on_two_machines_runs(
     block: int, machines: int, tmp_path: Path
