@@ -209,7 +209,6 @@ def test_a_mean_in_the_middle_has_no_angle_but_a_length():
     [
         (relabelled(random_classes(), None), "with labels"),
         (relabelled(random_classes(), [0] * 60), "only 1 has images"),
-        (relabelled(random_classes(), [4] * 60), "labels run from 4 to 4"),
         (random_classes().select([]), "no images"),
         (features_of(np.ones((3, 2)), [0, 0, 0], np.ones((1, 2))), "one output"),
         (features_of(np.full((4, 2), np.nan), [0, 1, 0, 1], np.eye(2)), "NaN or infinite"),

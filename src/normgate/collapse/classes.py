@@ -67,25 +67,18 @@ def labels_of(features: Features) -> Labels:
     """The (N,) class numbers of labelled features.
 
     Raises:
-        CollapseError: there are no images or labels, a label is no class, the head has one class, or a feature or
-            weight is not finite.
+        CollapseError: there are no images or labels, the head has one class, or a feature or weight is not finite.
     """
     if len(features) == 0:
         raise CollapseError("there are no images to measure; pass features of some")
     if features.labels is None:
         raise CollapseError("geometry is measured class by class; pass features of images with labels")
-    classes = len(features.weight)
-    if classes < 2:
+    if len(features.weight) < 2:
         raise CollapseError("the head has one output: geometry needs a classifier of two classes or more")
-    labels = features.labels.numpy().astype(np.int64)
-    if labels.min() < 0 or labels.max() >= classes:
-        raise CollapseError(
-            f"labels run from {labels.min()} to {labels.max()}, and the head has the classes 0 to {classes - 1}; "
-            "pass labels in the order of the head's rows"
-        )
     for name, values in (("features", features.z), ("logits", features.logits), ("head weights", features.weight)):
         if not bool(values.isfinite().all()):
             raise CollapseError(f"some {name} are NaN or infinite; check the network's weights and the preprocessing")
+    labels: Labels = features.labels.numpy()
     return labels
 
 
