@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
@@ -58,3 +59,15 @@ def random_features(count: int, seed: int, dimensions: int = 12, temperature: fl
     stage_norms = 0.5 + torch.rand(count, 3, generator=generator)
     ids = tuple(f"i{i}" for i in range(count))
     return Features(z, logits, weight, bias, temperature, ids, labels, stage_norms=stage_norms)
+
+
+def transformers_vit() -> nn.Module:
+    """A network that is not timm's, of 8 × 8 pixels; a test without transformers is skipped."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = transformers.ViTConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+        image_size=8, patch_size=4, num_labels=3,
+    )  # fmt: skip
+    network: nn.Module = transformers.ViTForImageClassification(config)
+    return network

@@ -32,6 +32,7 @@ from samples import (
     random_features,
     random_records,
     small_network,
+    transformers_vit,
 )
 
 PIXELS = np.stack([record.payload for record in random_records(10, 0)])
@@ -492,13 +493,7 @@ def test_networks_without_stages_have_no_stage_norms(network: nn.Module) -> None
 
 
 def test_a_transformers_network() -> None:
-    transformers = pytest.importorskip("transformers")
-    torch.manual_seed(0)
-    config = transformers.ViTConfig(
-        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
-        image_size=8, patch_size=4, num_labels=3,
-    )  # fmt: skip
-    network = normgate.l2norm(transformers.ViTForImageClassification(config), temperature=0.5)
+    network = normgate.l2norm(transformers_vit(), temperature=0.5)
     features = FeatureExtractor(network, PREPROCESSING)(PIXELS)
     with torch.inference_mode():
         logits = network.eval()(torch.from_numpy(PREPROCESSING(PIXELS))).logits

@@ -22,9 +22,9 @@ GAIN = 0.1
 def warn_of_order(features: Features, classes: Sequence[str], stacklevel: int) -> None:
     """Warn where labelled images say that the outputs are those of the classes in another order.
 
-    On one half of each class's images every output is given the class that is most frequent there, no class twice; on
-    the other half that explains more images than the names as they stand only where these are out of order. Classes
-    weigh the same, since what is rare would otherwise be given away for what is frequent.
+    On one half of each class's images every output is given the class of which the largest share goes there, no class
+    twice; on the other half that explains more images than the names as they stand only where these are out of order.
+    Classes weigh the same, since what is rare would otherwise be given away for what is frequent.
 
     Args:
         features: of labelled images.

@@ -238,12 +238,12 @@ def concatenate(parts: Sequence[Features]) -> Features:
 
 def _numbers(name: str, value: Any) -> torch.Tensor:
     """As `Features` keeps them."""
-    kind = np.int64 if name == "labels" else np.float32
+    kind, wanted = (np.int64, torch.int64) if name == "labels" else (np.float32, torch.float32)
     if isinstance(value, torch.Tensor):
         tensor = value.detach().cpu()
-        if tensor.dtype in (torch.int64, torch.float32) and tensor.dtype.is_floating_point == (kind is np.float32):
+        if tensor.dtype == wanted:
             return tensor
-        value = tensor.float().numpy() if tensor.dtype == torch.bfloat16 else tensor.numpy()
+        value = tensor.float().numpy() if tensor.dtype == torch.bfloat16 else tensor.numpy()  # NumPy has none
     array = np.asarray(value)
     if array.dtype.kind not in ("iu" if name == "labels" else "fiu") and array.size:
         raise FeatureError(f"{name} are {'whole ' if name == 'labels' else ''}numbers, not {array.dtype}")

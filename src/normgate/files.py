@@ -111,7 +111,7 @@ def whole_folder(path: Path, *, foreign: Foreign, overwrite: bool = False) -> It
             for file in partial.rglob("*"):
                 file.chmod((0o777 if file.is_dir() else 0o666) & ~mask)  # some libraries write for the owner alone
                 sync(file)
-            check_output(path, overwrite=overwrite, foreign=foreign)
+            check_output(path, overwrite=overwrite, foreign=foreign)  # what has come since is somebody's, too
             replace_folder(partial, path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -27,7 +27,7 @@ from normgate.gate.duplicates import DuplicateError
 from normgate.probes import PROBES
 from normgate.scores import ScoreError
 from normgate.verdicts import NOT_FINITE
-from samples import CLASSES, FLAT, PREPROCESSING, overflowing_network, random_records, small_network
+from samples import CLASSES, FLAT, PREPROCESSING, overflowing_network, random_records, small_network, transformers_vit
 
 SLIM = normgate.Backbone("resnet18", 3, 2, 1, {"layers": [1, 1, 1, 1]})
 
@@ -115,14 +115,8 @@ def torchvision_resnet() -> nn.Module:
     return normgate.l2norm(torchvision.models.resnet18(num_classes=3))
 
 
-def transformers_vit() -> nn.Module:
-    transformers = pytest.importorskip("transformers")
-    torch.manual_seed(0)
-    config = transformers.ViTConfig(
-        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
-        image_size=8, patch_size=4, num_labels=3,
-    )  # fmt: skip
-    return normgate.l2norm(transformers.ViTForImageClassification(config), temperature=0.1)
+def normalized_vit() -> nn.Module:
+    return normgate.l2norm(transformers_vit(), temperature=0.1)
 
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], int]] = {
@@ -133,7 +127,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "convnext": (timm_network("convnext_atto", depths=(1, 1, 1, 1), dims=(8, 8, 16, 16)), 32),
     "vit": (timm_network("vit_tiny_patch16_224", img_size=32, depth=1, embed_dim=24, num_heads=2), 32),
     "torchvision": (torchvision_resnet, 32),
-    "transformers": (transformers_vit, 8),
+    "transformers": (normalized_vit, 8),
 }
 
 

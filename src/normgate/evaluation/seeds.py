@@ -155,11 +155,11 @@ def over_seeds(evaluations: Sequence[Evaluation]) -> SeedSummary:
 def _warn_of_other_gates(gates: Sequence[dict[str, Any] | None]) -> None:
     """Warn where a mean over seeds would be one over recipes, or of a seed twice."""
     runs = [
-        {**gate["run"], "size": gate["run"]["preprocessing"]["size"], "score": gate["score"]}
+        {**gate["run"], "size": gate["run"]["preprocessing"]["size"]}
         for gate in gates
         if gate is not None and "run" in gate
     ]
-    parts = ("recipe", "backbone", "size", "weights", "score")
+    parts = ("recipe", "backbone", "size", "weights")  # not the score: probes may choose another for another seed
     if differing := [part for part in parts if any(run[part] != runs[0][part] for run in runs)]:
         said = f"differ by more than their seed ({', '.join(differing)}), so that a mean over them is of nothing"
     elif len({json.dumps(run, sort_keys=True) for run in runs}) < len(runs):
