@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -166,15 +167,32 @@ def test_damaged_files_are_errors(tmp_path: Path) -> None:
         refused(match)
     save_file({name: value for name, value in tensors.items() if name != "logits"}, path, metadata=metadata)
     refused("logits")
-    odd_metadata = [
-        {"ids": "x"}, {"ids": "3"}, {"ids": "[" * 100_000}, {"ids": json.dumps(["a"])}, {"ids": json.dumps([1] * 7)},
-        {"temperature": "nan"}, {"temperature": "0"}, {"temperature": "inf"}, {"temperature": "import os"},
+    about = json.loads(metadata["features"])
+    odd: list[dict[str, Any]] = [
+        {"ids": "x"}, {"ids": 3}, {"ids": ["a"]}, {"ids": [1] * 7}, {"ids": None},
+        {"temperature": math.nan}, {"temperature": 0}, {"temperature": math.inf}, {"temperature": "import os"},
     ]  # fmt: skip
-    for values in odd_metadata:
-        save_file(tensors, path, metadata={**metadata, **values})
+    for text in ["x", "3", "[]", "[" * 100_000, "{}", *(json.dumps({**about, **values}) for values in odd)]:
+        save_file(tensors, path, metadata={"features": text})
         refused("")
     save_file(tensors, path)
     refused("ids")
+
+
+def test_files_of_before_are_read(tmp_path: Path) -> None:
+    features = full_features(7)
+    features.save(tmp_path / "new.safetensors")
+    metadata = {"ids": json.dumps(features.ids), "temperature": repr(features.temperature)}
+    save_file(load_file(tmp_path / "new.safetensors"), tmp_path / "old.safetensors", metadata=metadata)
+    assert equal(Features.load(tmp_path / "old.safetensors"), dataclasses.replace(features, digests=None))
+
+
+def test_the_same_features_are_the_same_file(tmp_path: Path) -> None:
+    contents = set()
+    for number in range(20):
+        full_features(7).save(tmp_path / f"{number}.safetensors")
+        contents.add((tmp_path / f"{number}.safetensors").read_bytes())
+    assert len(contents) == 1
 
 
 @pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])

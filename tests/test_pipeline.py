@@ -50,8 +50,11 @@ def test_a_gate_from_class_folders(class_folders: Path, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(("gate", "."))] == ["gate"]
     again = Gate.load(tmp_path / "gate")
     assert (again(class_folders).score == gate(class_folders).score).all()
-    same = normgate.train(class_folders, recipe=QUICK, **OPTIONS)
+    same = normgate.train(class_folders, tmp_path / "same", recipe=QUICK, **OPTIONS)
     assert equal(weights(same), weights(gate))
+    files = [json.loads((tmp_path / name / "gate.json").read_text())["files"] for name in ("gate", "same")]
+    assert files[0] == files[1]
+    assert len(files[0]) == 8
     assert not equal(weights(normgate.train(class_folders, recipe=QUICK, seed=1, **OPTIONS)), weights(gate))
 
 

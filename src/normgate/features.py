@@ -169,7 +169,9 @@ class Features:
             for field in dataclasses.fields(self)
             if isinstance(value := getattr(self, field.name), torch.Tensor)
         }
-        save_file(tensors, path, metadata={"ids": json.dumps(self.ids), "temperature": repr(self.temperature)})
+        # Under one key, since safetensors writes several in any order: the same features are the same file.
+        about = json.dumps({"ids": self.ids, "temperature": self.temperature})
+        save_file(tensors, path, metadata={"features": about})
 
     @classmethod
     def load(cls, path: Path) -> Features:
@@ -183,8 +185,12 @@ class Features:
                 metadata = file.metadata() or {}
                 # Copied, since a file's tensors may lie at odd addresses, where a product's last bit can differ.
                 tensors: dict[str, Any] = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (no mapping)
-            ids, tau = tuple(json.loads(metadata["ids"])), float(metadata["temperature"])
-            features = cls(**{"bias": None, **tensors}, ids=ids, temperature=tau)
+            if "features" in metadata:
+                about = json.loads(metadata["features"])
+            else:  # written before there was one key
+                about = {"ids": json.loads(metadata["ids"]), "temperature": float(metadata["temperature"])}
+            ids = tuple(about["ids"])
+            features = cls(**{"bias": None, **tensors}, ids=ids, temperature=about["temperature"])
             if other := [name for name, value in tensors.items() if value.dtype != getattr(features, name).dtype]:
                 raise FeatureError(f"{other[0]} is {tensors[other[0]].dtype}")
             if not all(isinstance(name, str) for name in ids):

@@ -21,6 +21,7 @@ from normgate.files import check_output
 from normgate.gate import AUTO, Gate
 from normgate.gate.choosing import unfitted
 from normgate.gate.folder import foreign
+from normgate.gate.sets import Reading
 from normgate.normalization import l2norm
 from normgate.progress import silent
 from normgate.training import Hardware, Recipe, fit
@@ -28,13 +29,15 @@ from normgate.training.geometry_log import GeometryLog, sample
 from normgate.training.images import ResidentImages, StreamedImages
 from normgate.training.objective import trained_on_probes
 from normgate.training.processes import agreed, check_same, noticing_loss, patient
-from normgate.training.reading import channel_statistics, check_enough, fingerprint, geometry, read, separated
+from normgate.training.reading import channel_statistics, check_enough, fingerprint, geometry, read
 from normgate.training.run_folder import check_run, remove_leftover, run_folder, running
 from normgate.training.splitting import check_groups, split
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Mapping
+
+    from torch import nn
 
     from normgate.data.preprocessing import Preprocessing
     from normgate.data.sources import Data
@@ -141,20 +144,8 @@ def train(
         group = patient(fabric)
         with agreed(fabric, group):
             preprocessing = geometry(sets["train"], image_size, max_pixels, recipe.standardize)
-            pixels = {
-                name: read(
-                    name,
-                    part,
-                    preprocessing,
-                    keep=name == "train",
-                    skip=skip_unreadable,
-                    workers=workers,
-                    max_pixels=max_pixels,
-                    progress=progress,
-                )
-                for name, part in sets.items()
-            }
-            pixels = separated(pixels, drop_duplicates)
+            reading = Reading(drop_duplicates, skip_unreadable, workers, max_pixels, progress)
+            pixels = read(sets, preprocessing, reading)
             check_enough(pixels, classes, false_alarm_rate)
             if made is not None:
                 made.check_rows(min(FIT_ROWS, len(pixels["train"].records)))
@@ -162,21 +153,9 @@ def train(
             if not recipe.standardize:
                 mean, std = channel_statistics(pixels["train"], preprocessing, max_pixels)
                 preprocessing = dataclasses.replace(preprocessing, mean=mean, std=std)
-
-            torch.manual_seed(seed)
-            backbone = Backbone(
-                model,
-                len(classes),
-                width,
-                auto_stem(model, min(preprocessing.size)) if stem == "auto" else stem,
-                model_args or {},
-                recipe.head_bias,
-            )
-            network = backbone.build()
-            if recipe.temperature is not None:
-                l2norm(network, temperature=recipe.temperature)
-            if weights is not None:
-                load_weights(network, weights)
+            stride = auto_stem(model, min(preprocessing.size)) if stem == "auto" else stem
+            backbone = Backbone(model, len(classes), width, stride, model_args or {}, recipe.head_bias)
+            network = _network(backbone, recipe, weights, seed)
             # Says now if the network does not take such images.
             extractor = FeatureExtractor(network, preprocessing, device=fabric.device)
             run = {
@@ -279,6 +258,17 @@ def _sets(
     }
     check_groups({name: (record.group for record in part) for name, part in sets.items()})
     return sets, source.classes
+
+
+def _network(backbone: Backbone, recipe: Recipe, weights: str | os.PathLike[str] | None, seed: int) -> nn.Module:
+    """As training finds it."""
+    torch.manual_seed(seed)
+    network = backbone.build()
+    if recipe.temperature is not None:
+        l2norm(network, temperature=recipe.temperature)
+    if weights is not None:
+        load_weights(network, weights)
+    return network
 
 
 def _finished(target: Path, asked: Mapping[str, Any], digests: Mapping[str, tuple[bytes, ...]]) -> Gate:

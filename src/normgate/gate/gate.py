@@ -154,7 +154,7 @@ class Gate:
         trained_on = families(trained_on_probes)
         extractor = FeatureExtractor(model, preprocessing, head=head, features=features, device=device)
         names = _class_names(classes, train, extractor.head.out_features)
-        reading = Reading(drop_duplicates, skip_unreadable, batch_size, workers, max_pixels, progress)
+        reading = Reading(drop_duplicates, skip_unreadable, workers, max_pixels, progress, batch_size)
         data = {"train": train, "tuning": tuning, "calibration": calibration}
         sets = collect(extractor, data, names, reading, {})
         if "train" in sets and not trained_here(told):
@@ -217,7 +217,7 @@ class Gate:
             raise GateError(
                 "a lean gate keeps no calibration features; pass calibration images to change more than the rate"
             )
-        reading = Reading(drop_duplicates, skip_unreadable, batch_size, workers, max_pixels, progress)
+        reading = Reading(drop_duplicates, skip_unreadable, workers, max_pixels, progress, batch_size)
         data = {"train": train, "tuning": tuning, "calibration": calibration}
         new = collect(self.extractor, data, self.classes, reading, self.digests)
         sets = {**self.kept, **new}

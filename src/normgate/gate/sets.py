@@ -32,10 +32,10 @@ class Reading:
 
     drop_duplicates: bool
     skip_unreadable: bool
-    batch_size: int
     workers: int | None
     max_pixels: int
     progress: Progress
+    batch_size: int = 128
 
 
 def collect(

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from normgate.data.sources import Record
-    from normgate.progress import Progress
+    from normgate.gate.sets import Reading
 
 SMALL_IMAGE = 96
 PHOTO_SIZE = 224
@@ -51,15 +51,16 @@ class ImageSet:
         )
 
 
-def separated(sets: Mapping[str, ImageSet], drop_duplicates: bool) -> dict[str, ImageSet]:
-    """The sets without images that an earlier one has, too; an error unless these may be dropped."""
-    digests = {name: part.digests for name, part in sets.items()}
-    if not drop_duplicates:
+def read(sets: Mapping[str, Sequence[Record]], preprocessing: Preprocessing, reading: Reading) -> dict[str, ImageSet]:
+    """Decode every image once, before any training: what cannot be read, or is in two sets, is found out now."""
+    found = {name: _decoded(name, records, preprocessing, reading) for name, records in sets.items()}
+    digests = {name: part.digests for name, part in found.items()}
+    if not reading.drop_duplicates:
         duplicates.check(digests)
-        return dict(sets)
+        return found
     rows = duplicates.repeated(digests)
     duplicates.say_dropped(rows)
-    return {name: part.without(rows[name]) if rows[name] else part for name, part in sets.items()}
+    return {name: part.without(rows[name]) if rows[name] else part for name, part in found.items()}
 
 
 def check_enough(sets: Mapping[str, ImageSet], classes: Sequence[str], alpha: float) -> None:
@@ -75,25 +76,22 @@ def check_enough(sets: Mapping[str, ImageSet], classes: Sequence[str], alpha: fl
     rank(alpha, len(sets["calibration"].records))
 
 
-def read(
-    name: str,
-    source: Sequence[Record],
-    preprocessing: Preprocessing,
-    *,
-    keep: bool,
-    skip: bool,
-    workers: int | None,
-    max_pixels: int,
-    progress: Progress,
-) -> ImageSet:
-    """Decode every image once, before any training: what cannot be read is found out now and not after hours."""
+def _decoded(name: str, source: Sequence[Record], preprocessing: Preprocessing, reading: Reading) -> ImageSet:
     height, width = preprocessing.size
-    keep = keep and len(source) * height * width * 3 <= RESIDENT_BYTES
+    keep = name == "train" and len(source) * height * width * 3 <= RESIDENT_BYTES
     records: list[Record] = []
     digests: list[bytes] = []
     errors: list[tuple[str, str]] = []
     kept: list[np.ndarray] = []
-    for batch in load_batches(source, preprocessing, workers=workers, max_pixels=max_pixels, digests=True):
+    batches = load_batches(
+        source,
+        preprocessing,
+        batch_size=reading.batch_size,
+        workers=reading.workers,
+        max_pixels=reading.max_pixels,
+        digests=True,
+    )
+    for batch in batches:
         records += [record for record, readable in zip(batch.records, batch.readable, strict=True) if readable]
         digests += batch.digests
         errors += [
@@ -101,8 +99,8 @@ def read(
         ]
         if keep:
             kept.append(batch.pixels)
-        progress(f"reading {name} images", len(records) + len(errors), len(source))
-    check_readable(name, errors, skip=skip)
+        reading.progress(f"reading {name} images", len(records) + len(errors), len(source))
+    check_readable(name, errors, skip=reading.skip_unreadable)
     return ImageSet(tuple(records), tuple(digests), np.concatenate(kept) if keep else None)
 
 
