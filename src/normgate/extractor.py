@@ -10,9 +10,10 @@ import numpy as np
 import torch
 
 from normgate.backbones import stage_channels, stage_names
+from normgate.classes import class_numbers
 from normgate.data.decoding import DEFAULT_MAX_PIXELS
 from normgate.data.loading import load_batches
-from normgate.features import FeatureError, Features, Rows, class_numbers, concatenate
+from normgate.features import FeatureError, Features, Rows, concatenate
 from normgate.normalization import find_head, stored, temperature, unwrap
 from normgate.precision import inference
 from normgate.progress import silent

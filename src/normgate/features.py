@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from normgate.errors import NormgateError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 _TENSORS = ("z", "logits", "weight", "bias", "labels", "m", "stage_norms")
@@ -205,26 +205,6 @@ class Rows(Features):
 
     def __post_init__(self) -> None:
         """Nothing is known of the number of rows."""
-
-
-def class_numbers(ids: Sequence[str], labels: Sequence[str | None], numbers: Mapping[str, int]) -> torch.Tensor:
-    """Class numbers (N,) of labelled images.
-
-    Labels are names; they may be class numbers where no class has a number for its name.
-
-    Raises:
-        FeatureError: a label is missing or is no class.
-    """
-    names = list(numbers)
-    if not any(name.isdecimal() for name in names):
-        numbers = {**numbers, **{str(number): number for number in numbers.values()}}
-    for name, label in zip(ids, labels, strict=True):
-        if label not in numbers:
-            raise FeatureError(
-                f"{name} has the label {label!r}, which is none of the {len(names)} classes "
-                f"({', '.join(names[:8])}{', …' if len(names) > 8 else ''})"
-            )
-    return torch.tensor([numbers[str(label)] for label in labels])
 
 
 def concatenate(parts: Sequence[Features]) -> Features:

@@ -193,7 +193,6 @@ def test_arguments_that_do_not_go_together() -> None:
         (made, {"preprocessing": Preprocessing((8, 8))}, "preprocessing= describe"),
         (made, {"head": "fc", "classes": CLASSES}, "classes=, head= describe"),
         (small_network(), {}, "needs preprocessing="),
-        (small_network(), {"preprocessing": Preprocessing((8, 8)), "classes": ["cat", "dog"]}, "3 outputs"),
         (made, {"groups": {"far": ["od"]}}, "'far' names od; a group is a list of: odd"),
         (made, {"groups": {"far": []}}, "'far' names no set"),
         (made, {"groups": {"far": "odd"}}, "'far' names no set"),
@@ -203,3 +202,5 @@ def test_arguments_that_do_not_go_together() -> None:
             evaluate(network, known, odd, **options)
     with pytest.raises(scores.ScoreError, match="did you mean 'norm'"):
         evaluate(made, known, odd, scores="nrm")
+    with pytest.raises(FeatureError, match="3 outputs, and 2 different classes"):
+        evaluate(small_network(), known, odd, preprocessing=Preprocessing((8, 8)), classes=["cat", "dog"])

@@ -540,8 +540,8 @@ def test_nothing_left_is_said() -> None:
         ({"by_class": True}, CalibrationError, "by class needs at least 19 .* in each predicted class"),
         ({"train": None, "classes": CLASSES, "score": "knn"}, GateError, "knn is fitted .*--train"),
         ({"train": None}, GateError, "names of the classes are not known; pass classes="),
-        ({"classes": ["a", "b"]}, GateError, "3 outputs, and 2 different classes"),
-        ({"classes": ["a", "b", "b"]}, GateError, "3 outputs, and 2 different classes"),
+        ({"classes": ["a", "b"]}, FeatureError, "3 outputs, and 2 different classes"),
+        ({"classes": ["a", "b", "b"]}, FeatureError, "3 outputs, and 2 different classes"),
         ({"classes": ["a", "b", "c"]}, FeatureError, "'cat', which is none of the 3 classes"),
         (
             {"tuning": [b"no image", *pixels(3)]},

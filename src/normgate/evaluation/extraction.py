@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from normgate.classes import class_numbers
 from normgate.data.fetching import fetched, fetchers
 from normgate.data.loading import count, default_workers, load_batches
 from normgate.errors import NormgateWarning
 from normgate.evaluation.cache import Entry
 from normgate.evaluation.fingerprints import file_mark, image_digest, settings
 from normgate.extractor import Extraction, extract, unreadable
-from normgate.features import FeatureError, Features, class_numbers, concatenate
+from normgate.features import FeatureError, Features, concatenate
 from normgate.files import OutputError
 from normgate.normalization import temperature
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from normgate import __version__, metrics
 from normgate.calibration import false_alarm_band
 from normgate.class_order import warn_of_order
+from normgate.classes import class_names
 from normgate.data.decoding import DEFAULT_MAX_PIXELS
 from normgate.data.parquet import ParquetImages
 from normgate.data.sources import NoLabelsError, open_source
@@ -111,7 +112,9 @@ def evaluate(
         if preprocessing is None:
             raise EvaluationError("a network needs preprocessing=, which says how images become its input")
         extractor = FeatureExtractor(gate, preprocessing, head=head, features=features, device=device)
-        names = _class_names(classes, train, id, extractor.head.out_features)
+        if classes is None:
+            classes = open_known(id).classes if train is None else open_source(train, labelled=True).classes
+        names = None if classes is None else class_names(classes, extractor.head.out_features)
     if cache is not None and not isinstance(cache, FeatureCache):
         cache = FeatureCache(Path(cache))
     reader = Reader(extractor, cache, batch_size, workers, max_pixels, progress)
@@ -278,18 +281,3 @@ def _checked_groups(groups: Mapping[str, Sequence[str]] | None, sets: Sequence[s
             said = "no set" if isinstance(names, str) or not names else ", ".join(unknown)
             raise EvaluationError(f"the group {group!r} names {said}; a group is a list of: {', '.join(sets)}")
     return {group: tuple(dict.fromkeys(names)) for group, names in groups.items()}
-
-
-def _class_names(given: Sequence[str] | None, train: Data | None, known: Data, outputs: int) -> tuple[str, ...] | None:
-    """Names by class number; None where nothing has labels."""
-    if given is None:
-        given = open_known(known).classes if train is None else open_source(train, labelled=True).classes
-    if given is None:
-        return None
-    names = tuple(map(str, given))
-    if len(names) != outputs or len(set(names)) != outputs:
-        raise EvaluationError(
-            f"the network has {outputs} outputs, and {len(set(names))} different classes are named; "
-            "pass classes= with one name an output, in their order"
-        )
-    return names

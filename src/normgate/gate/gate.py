@@ -13,6 +13,7 @@ import torch
 
 from normgate.calibration import Calibration, smallest_n
 from normgate.class_order import warn_of_order
+from normgate.classes import class_names
 from normgate.data.decoding import DEFAULT_MAX_PIXELS
 from normgate.data.loading import load_batches
 from normgate.data.sources import is_nothing, open_source
@@ -153,7 +154,13 @@ class Gate:
         told = _plain(provenance or {})
         trained_on = families(trained_on_probes)
         extractor = FeatureExtractor(model, preprocessing, head=head, features=features, device=device)
-        names = _class_names(classes, train, extractor.head.out_features)
+        if classes is None and train is not None:
+            classes = open_source(train, labelled=True).classes
+        if classes is None:
+            raise GateError(
+                "the names of the classes are not known; pass classes= in the order of the network's outputs"
+            )
+        names = class_names(classes, extractor.head.out_features)
         reading = Reading(drop_duplicates, skip_unreadable, workers, max_pixels, progress, batch_size)
         data = {"train": train, "tuning": tuning, "calibration": calibration}
         sets = collect(extractor, data, names, reading, {})
@@ -388,20 +395,6 @@ def trained_here(provenance: Mapping[str, Any]) -> bool:
     """Whether `normgate.train` has trained a gate, by what it notes of it."""
     run = provenance.get("run")
     return isinstance(run, dict) and {"recipe", "backbone", "seed"} <= run.keys()
-
-
-def _class_names(given: Sequence[str] | None, train: Data | None, outputs: int) -> tuple[str, ...]:
-    if given is None and train is not None:
-        given = open_source(train, labelled=True).classes
-    if given is None:
-        raise GateError("the names of the classes are not known; pass classes= in the order of the network's outputs")
-    names = tuple(str(name) for name in given)
-    if len(names) != outputs or len(set(names)) != outputs:
-        raise GateError(
-            f"the network has {outputs} outputs, and {len(set(names))} different classes are named; "
-            "pass classes= with one name an output, in their order"
-        )
-    return names
 
 
 def _plain(provenance: Mapping[str, Any]) -> dict[str, Any]:
