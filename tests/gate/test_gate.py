@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -261,6 +262,27 @@ def test_of_no_images_there_are_no_verdicts(tmp_path: Path) -> None:
         gate(tmp_path)
     with pytest.raises(SourceError, match="no image"):
         calibrated(calibration=[])
+
+
+def test_sources_are_opened_once() -> None:
+    """To find the classes, a data set without their names is read once, and once more for its images."""
+    seen: Counter[int] = Counter()
+    records = random_records(60, 1)
+
+    class Images:
+        def __len__(self) -> int:
+            return len(records)
+
+        def __getitem__(self, index: int) -> tuple[Any, str]:
+            seen[index] += 1
+            return records[index].payload, str(records[index].label)
+
+    made = calibrated(train=Images())
+    assert made.classes == CLASSES
+    assert {seen[index] for index in range(1, 60)} == {2}
+    seen.clear()
+    normgate.evaluate(small_network(), Images(), {}, preprocessing=PREPROCESSING, scores=["msp"])
+    assert {seen[index] for index in range(1, 60)} == {2}
 
 
 def test_labels_may_be_class_numbers() -> None:

@@ -15,10 +15,11 @@ from PIL import Image
 
 import normgate
 from normgate import Evaluation, Gate
+from normgate.collapse.norms import norms_of
 from normgate.data.sources import Records, open_source
 from normgate.files import OutputError
 from normgate.neighbours import NeighbourError
-from normgate.report import ReportError, checks, evaluation_report, save_figures, screening_report, sections
+from normgate.report import ReportError, checks, evaluation_report, figures, save_figures, screening_report, sections
 from normgate.report.checks import NAMES
 from normgate.screening import screen
 from samples import CLASSES, PREPROCESSING, random_records, small_network
@@ -48,6 +49,9 @@ def evaluated(made: Gate) -> Evaluation:
 
 
 IMAGES = {"id": random_records(50, 5), "flat": ODD}
+
+
+SAMPLED = "Sets are measured on up to 2,000 of their images each"
 
 
 def data_of(page: str) -> dict:
@@ -180,7 +184,8 @@ def test_other_gates_and_unlabelled_images(options: dict[str, bool], labelled: b
     evaluation_report(tmp_path / "r.html", made, evaluation, {"id": known})
     page = (tmp_path / "r.html").read_text(encoding="utf-8")
     assert (data_of(page)["thresholds"] is None) == ("by_class" in options)
-    assert ("the gate keeps no training features" in page) == (options == {"lean": True} and not labelled)
+    unknown = "the gate keeps no training features, and the known images have no labels" in page
+    assert unknown == (options == {"lean": True} and not labelled)
     assert (data_of(page)["sets"][0]["right"] is None) == (not labelled)
 
 
@@ -191,6 +196,7 @@ def test_a_sample_of_images_is_shown_and_all_are_counted(tmp_path: Path) -> None
     page = (tmp_path / "r.html").read_text(encoding="utf-8")
     known, flat = data_of(page)["sets"]
     assert (known["images"], flat["images"]) == (3000, 1500)
+    assert SAMPLED in page
     assert len([1 for tag, _ in Elements(page).found if tag == "img"]) < 250
 
 
@@ -213,6 +219,7 @@ def test_screening(tmp_path: Path) -> None:
     assert summary.rejected > 0
     (screened,) = data_of(page)["sets"]
     assert screened["images"] == 40
+    assert SAMPLED not in page
     assert screened["rejected"][data_of(page)["start"]] == summary.rejected
     assert "cannot be read any more" not in page  # it was written before the files were moved
     assert "1 of <bdi>screened images</bdi> could not be read" in page
@@ -310,6 +317,19 @@ def test_without_unknown_sets_probes_say_whether_the_norm_works(tmp_path: Path) 
     assert gate().probes.informative
     assert "Nothing measured here speaks against the norm" not in page
     assert "magnitude carries" in page or "neither norms nor directions" in page
+
+
+@pytest.mark.parametrize("lean", [True, False])
+def test_without_unknown_sets_norms_are_of_the_images_that_are_named(lean: bool) -> None:
+    """Of the tuning images where probes stand for unknown ones, and else of the known images themselves."""
+    made = gate(lean=lean)
+    evaluation = normgate.evaluate(made, random_records(3000, 7), {}, scores=["mahalanobis"], keep_features=True)
+    measured = figures.measured_geometry(made, evaluation.features)
+    assert measured is not None
+    assert ("id" in measured.norms) == lean
+    tuning = made.kept.get("tuning")
+    if tuning is not None:
+        assert measured.norms["tuning images"].mean == pytest.approx(float(norms_of(tuning).mean()))
 
 
 def test_probes_that_were_trained_on_are_named() -> None:

@@ -46,6 +46,8 @@ def test_at_most_two_thousand() -> None:
 
 
 def test_too_few_images_are_errors_that_name_the_fix() -> None:
+    with pytest.raises(SplitError, match="no labelled image that can be read"):
+        split([], None, seed=0, alpha=0.05)
     with pytest.raises(SplitError, match="at least 99 calibration images"):
         split(LABELS, None, seed=0, alpha=0.01)
     with pytest.raises(SplitError, match="'c' \\(1\\)"):

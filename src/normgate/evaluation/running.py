@@ -101,6 +101,12 @@ def evaluate(
     if "id" in ood:
         raise EvaluationError("'id' is the name of the known test images; call that OoD set something else")
     _checked_groups(groups, list(ood))
+    sets = {"id": open_known(id), **{name: open_source(data, labelled=False) for name, data in ood.items()}}
+    fitted_to = {
+        name: open_source(data, labelled=name == "train")
+        for name, data in (("train", train), ("tuning", tuning))
+        if data is not None
+    }
     if isinstance(gate, Gate):
         chosen(scores, gate.score)  # what cannot work is said before the images are read
         network = {"preprocessing": preprocessing, "classes": classes, "head": head, "features": features}
@@ -113,21 +119,16 @@ def evaluate(
             raise EvaluationError("a network needs preprocessing=, which says how images become its input")
         extractor = FeatureExtractor(gate, preprocessing, head=head, features=features, device=device)
         if classes is None:
-            classes = open_known(id).classes if train is None else open_source(train, labelled=True).classes
+            classes = (fitted_to["train"] if "train" in fitted_to else sets["id"]).classes
         names = None if classes is None else class_names(classes, extractor.head.out_features)
     if cache is not None and not isinstance(cache, FeatureCache):
         cache = FeatureCache(Path(cache))
     reader = Reader(extractor, cache, batch_size, workers, max_pixels, progress)
-    fitted = {
-        name: reader.read(open_source(data, labelled=name == "train"), names if name == "train" else None, name)
-        for name, data in (("train", train), ("tuning", tuning))
-        if data is not None
+    fitted = {name: reader.read(source, names if name == "train" else None, name) for name, source in fitted_to.items()}
+    extractions = {
+        name: reader.read(source, names if name == "id" and source.classes is not None else None, name)
+        for name, source in sets.items()
     }
-    extractions = {}
-    for name, data in {"id": id, **ood}.items():
-        source = open_known(data) if name == "id" else open_source(data, labelled=False)
-        labelled = name == "id" and source.classes is not None
-        extractions[name] = reader.read(source, names if labelled else None, name)
     known = extractions["id"].features
     ours = isinstance(gate, Gate) and trained_here(gate.provenance)  # whose order cannot be wrong
     if names is not None and known.labels is not None and not ours:

@@ -154,15 +154,16 @@ class Gate:
         told = _plain(provenance or {})
         trained_on = families(trained_on_probes)
         extractor = FeatureExtractor(model, preprocessing, head=head, features=features, device=device)
-        if classes is None and train is not None:
-            classes = open_source(train, labelled=True).classes
+        source = None if train is None else open_source(train, labelled=True)
+        if classes is None and source is not None:
+            classes = source.classes
         if classes is None:
             raise GateError(
                 "the names of the classes are not known; pass classes= in the order of the network's outputs"
             )
         names = class_names(classes, extractor.head.out_features)
         reading = Reading(drop_duplicates, skip_unreadable, workers, max_pixels, progress, batch_size)
-        data = {"train": train, "tuning": tuning, "calibration": calibration}
+        data = {"train": source, "tuning": tuning, "calibration": calibration}
         sets = collect(extractor, data, names, reading, {})
         if "train" in sets and not trained_here(told):
             warn_of_order(sets["train"], names, stacklevel=2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,8 +19,8 @@ _TUNING_ROWS, _PROBE_ROWS = 1000, 300
 def gate_geometry(gate: Gate) -> Geometry | None:
     """Of the training features, with each family of informative probes as a set beside the tuning images.
 
-    A sample of at most 1,000 tuning images and 300 images of a family, evenly chosen. None where the gate keeps no
-    labelled training features of two classes.
+    A sample of at most 1,000 tuning images and 300 images of a family, evenly chosen. In `norms` the tuning images are
+    `tuning images`. None where the gate keeps no labelled training features of two classes.
     """
     train, tuning, probes = (gate.kept.get(name) for name in ("train", "tuning", "probes"))
     if train is None or train.labels is None or train.labels.min() == train.labels.max():
@@ -30,7 +31,7 @@ def gate_geometry(gate: Gate) -> Geometry | None:
     families: dict[str, list[str]] = {}
     for name in gate.probes.informative:
         families.setdefault(name.partition("/")[0], []).append(name)
-    return geometry(
+    found = geometry(
         train,
         id=tuning.evenly(_TUNING_ROWS),
         ood={
@@ -38,3 +39,5 @@ def gate_geometry(gate: Gate) -> Geometry | None:
             for family, variants in families.items()
         },
     )
+    norms = {"tuning images" if name == "id" else name: value for name, value in found.norms.items()}
+    return dataclasses.replace(found, norms=norms)

@@ -18,7 +18,7 @@ from normgate.gate.probing import probe_features
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from normgate.data.sources import Data
+    from normgate.data.sources import Data, Source
     from normgate.extractor import FeatureExtractor
     from normgate.features import Features
     from normgate.progress import Progress
@@ -60,10 +60,10 @@ def collect(
         GateError: none is left of a set.
         DuplicateError: sets share images.
     """
-    given = {name: images for name, images in data.items() if images is not None}
+    given = {name: open_source(images, labelled=name == "train") for name, images in data.items() if images is not None}
     sets: dict[str, Features] = {}
-    for name, images in given.items():
-        sets[name] = _features(extractor, images, name, classes, reading)
+    for name, source in given.items():
+        sets[name] = _features(extractor, source, name, classes, reading)
         if name != "train":
             _warn_of_other_folders(name, sets[name].ids, classes)
     if reading.drop_duplicates:
@@ -78,7 +78,7 @@ def collect(
     if "tuning" in given:
         sets["probes"] = probe_features(
             extractor,
-            open_source(given["tuning"], labelled=False),
+            given["tuning"],
             sets["tuning"],
             batch_size=reading.batch_size,
             workers=reading.workers,
@@ -114,8 +114,9 @@ def bank(sets: Mapping[str, Features]) -> Features | None:
     return kept({"train": sets["train"]})["train"] if "train" in sets else None
 
 
-def _features(extractor: FeatureExtractor, data: Data, name: str, classes: Sequence[str], reading: Reading) -> Features:
-    source = open_source(data, labelled=name == "train")
+def _features(
+    extractor: FeatureExtractor, source: Source, name: str, classes: Sequence[str], reading: Reading
+) -> Features:
     extraction = extract(
         extractor,
         source,

@@ -225,9 +225,9 @@ def geometry_charts(gate: Gate, measured: Geometry, sets: Sequence[ScoredSet]) -
     lowest_first = sorted(by_class, key=lambda name: by_class[name].quantile(0.5))[:MOST_CLASSES]
     shown = {name: by_class[name] for name in lowest_first}
     few = f", the {len(shown)} smallest of {len(by_class)} classes" if len(shown) < len(by_class) else ""
-    own = next((part.name for part in sets if part.kind == "known"), "tuning images")
     taken = {part.name for part in sets}
-    names = {"train": unlike("training images", taken), "id": own}
+    known = next((part.name for part in sets if part.kind == "known"), "id")
+    names = {"train": unlike("training images", taken), "id": known}
     by_set = {names.get(name, name): value for name, value in measured.norms.items()}
     colour = palette(sets)
     return {

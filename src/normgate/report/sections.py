@@ -262,13 +262,13 @@ def probes(charts: Mapping[str, Chart], gate: Gate) -> dict[str, Any]:
     }
 
 
-def geometry(charts: Mapping[str, Chart], gate: Gate, measured: Geometry | None, sampled: bool) -> dict[str, Any]:
-    """In words and numbers, what features say of the norm."""
+def geometry(
+    charts: Mapping[str, Chart], gate: Gate, measured: Geometry | None, sets: Sequence[ScoredSet], *, sampled: bool
+) -> dict[str, Any]:
+    """In words and numbers, what features say of the norm; `sampled` where not all images of the sets were measured."""
     if measured is None:
-        return {
-            "lines": ["Not known: the gate keeps no training features, and the known images have no labels."],
-            "charts": [],
-        }
+        known = ", and the known images have no labels" if any(part.kind == "known" for part in sets) else ""
+        return {"lines": [f"Not known: the gate keeps no training features{known}."], "charts": []}
     lines = explain(measured, gate.classes)
     if sampled:
         lines.append("Sets are measured on up to 2,000 of their images each, evenly chosen.")

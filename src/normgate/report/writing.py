@@ -76,6 +76,11 @@ def evaluation_report(
     }
     assert evaluation.features is not None  # of_evaluation has looked
     measured = figures.measured_geometry(gate, evaluation.features, sources[sets[0].name], max_pixels)
+    sampled = (
+        measured is not None
+        and "id" in measured.norms
+        and any(len(part) > figures.SAMPLE for part in evaluation.features.values())
+    )
     charts = {
         **figures.curve_charts(gate, evaluation, sets),
         **figures.comparison_charts(evaluation),
@@ -87,8 +92,19 @@ def evaluation_report(
         "curves": sections.curves(charts, evaluation, gate.score.name),
         "comparison": sections.comparison(charts, evaluation),
     }
-    options: dict[str, Any] = {"max_pixels": max_pixels, "overwrite": overwrite, "progress": progress}
-    _write(Path(path), page, gate, sets, sources, measured, neighbours, **options)
+    _write(
+        Path(path),
+        page,
+        gate,
+        sets,
+        sources,
+        measured,
+        neighbours,
+        sampled=sampled,
+        max_pixels=max_pixels,
+        overwrite=overwrite,
+        progress=progress,
+    )
 
 
 def screening_report(
@@ -155,6 +171,7 @@ def _write(
     neighbours: Data | None,
     *,
     cut: float | None = None,
+    sampled: bool = False,
     max_pixels: int,
     overwrite: bool,
     progress: Progress,
@@ -178,7 +195,7 @@ def _write(
         "slider": sections.slider(found, sets),
         "distributions": sections.distributions(charts, figures.score_domain(gate, sets), sets),
         "probes": sections.probes(charts, gate),
-        "geometry": sections.geometry(charts, gate, measured, sampled=any(len(part) > figures.SAMPLE for part in sets)),
+        "geometry": sections.geometry(charts, gate, measured, sets, sampled=sampled),
         "images": sections.images(sets, shown, found),
         "unreadable": sections.unreadable(sets),
         "facts": sections.facts(gate),

@@ -55,8 +55,10 @@ def split(
         hold_calibration: whether a calibration set is wanted.
 
     Raises:
-        SplitError: a class has a single image, or too few images are there for alpha.
+        SplitError: there is no image, a class has a single one, or there are too few for alpha.
     """
+    if not labels:
+        raise SplitError("there is no labelled image that can be read")
     names, numbers = np.unique(np.asarray(labels), return_inverse=True)
     counts = np.bincount(numbers)
     if len(names) < 2:
