@@ -19,9 +19,9 @@ from normgate import __version__
 from normgate.errors import NormgateError
 from normgate.extractor import FeatureExtractor
 from normgate.files import check_output, whole_file
+from normgate.network_input import network_input
 from normgate.normalization import is_normalized, l2norm, remove_l2norm, temperature, unwrap
 from normgate.runtime import FORMAT, KEY, MOST_BYTES, OUTPUTS
-from normgate.training.inputs import network_input
 
 if TYPE_CHECKING:
     import os

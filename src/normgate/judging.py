@@ -8,19 +8,17 @@ import hashlib
 import importlib.util
 import json
 import os
-import re
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, get_args
 
 from normgate import __version__
+from normgate.cache_folder import default_folder, trim
 from normgate.errors import NormgateError
-from normgate.evaluation.cache import default_folder
-from normgate.evaluation.fingerprints import network_digest
-from normgate.evaluation.results import EvaluationError
 from normgate.export import OPSET, ExportError, export
 from normgate.files import OutputError, whole_file
 from normgate.gate.folder import describe
+from normgate.identity import IdentityError, network_digest
 from normgate.normalization import unwrap
 from normgate.runtime import FORMAT, PortableGate, RuntimeFileError, load_onnxruntime
 
@@ -33,8 +31,10 @@ if TYPE_CHECKING:
 Runtime: TypeAlias = Literal["auto", "onnx", "torch"]
 _NEEDED = ("onnx", "onnxscript", "onnxruntime")
 _DECIDING = ("network", "preprocessing", "classes", "score", "false_alarm_rate", "by_class")
-_GRAPHS = 32
-_OWN = re.compile(r"[0-9a-f]{64}\.onnx")  # whatever else lies in the folder is not ours
+_KEPT_BYTES = 2 * 2**30
+_SUFFIX = ".graph"
+"""Of a checksum with the graph behind it."""
+_CHECKSUM = hashlib.sha256().digest_size
 
 
 class JudgingError(NormgateError):
@@ -105,7 +105,7 @@ def choose_judge(
     check_runtime(runtime)
     try:
         digest = gate_digest(gate)
-    except EvaluationError:
+    except IdentityError:
         digest = None
     if runtime == "torch" or (runtime == "auto" and (gate.extractor.device.type != "cpu" or _missing())):
         return Chosen(gate, "torch", digest=digest)
@@ -124,7 +124,7 @@ def gate_digest(gate: Gate) -> str:
     """A digest of everything that verdicts depend on: network, preprocessing, classes, score and calibration.
 
     Raises:
-        EvaluationError: the network holds something whose content cannot be seen.
+        IdentityError: the network holds something whose content cannot be seen.
     """
     told = describe(gate)
     deciding = {key: told[key] for key in _DECIDING} | {"weights": network_digest(gate.extractor.model)}
@@ -147,11 +147,11 @@ def _portable(gate: Gate, digest: str | None, graphs: Path, threads: int | None)
     if digest is None:  # it cannot be told from all others
         return _made(gate, threads)
     made_by = f"{digest} {__version__} {FORMAT} {OPSET}"
-    path = graphs / f"{hashlib.sha256(made_by.encode()).hexdigest()}.onnx"
-    check = path.with_suffix(".sha256")
+    path = graphs / f"{hashlib.sha256(made_by.encode()).hexdigest()}{_SUFFIX}"
     with contextlib.suppress(RuntimeFileError, OSError):
-        content = path.read_bytes()
-        if check.read_text(encoding="ascii") == _checksum(path.name, content):
+        found = path.read_bytes()
+        check, content = found[:_CHECKSUM], found[_CHECKSUM:]
+        if check == _checksum(path.name, content):
             os.utime(path)  # used now
             return PortableGate.of(content, threads=threads)
     made = _made(gate, threads)
@@ -159,16 +159,14 @@ def _portable(gate: Gate, digest: str | None, graphs: Path, threads: int | None)
     with contextlib.suppress(OutputError, OSError):
         graphs.mkdir(mode=0o700, parents=True, exist_ok=True)
         with whole_file(path, overwrite=True) as partial:
-            partial.write_bytes(made.content)
-        with whole_file(check, overwrite=True) as partial:
-            partial.write_text(_checksum(path.name, made.content), encoding="ascii")
-        _trim(graphs)
+            partial.write_bytes(_checksum(path.name, made.content) + made.content)
+        trim(graphs, _SUFFIX, limit=_KEPT_BYTES, newest=path)
     return made
 
 
-def _checksum(name: str, content: bytes) -> str:
+def _checksum(name: str, content: bytes) -> bytes:
     """Of a graph under its name: a damaged one, or one of another gate, is made anew."""
-    return hashlib.sha256(name.encode() + b"\0" + content).hexdigest()
+    return hashlib.sha256(name.encode() + b"\0" + content).digest()
 
 
 def _made(gate: Gate, threads: int | None) -> PortableGate:
@@ -176,13 +174,3 @@ def _made(gate: Gate, threads: int | None) -> PortableGate:
     with tempfile.TemporaryDirectory(prefix="normgate-") as name:
         export(gate, Path(name) / "gate.onnx")
         return PortableGate.load(Path(name) / "gate.onnx", threads=threads)
-
-
-def _trim(graphs: Path) -> None:
-    """Remove the graphs that were used longest ago."""
-    with contextlib.suppress(OSError):  # another run removed one
-        own = (path for path in graphs.glob("*.onnx") if _OWN.fullmatch(path.name))
-        newest_first = sorted(own, key=lambda path: -path.stat().st_mtime_ns)
-        for path in newest_first[_GRAPHS:]:
-            path.unlink(missing_ok=True)
-            path.with_suffix(".sha256").unlink(missing_ok=True)

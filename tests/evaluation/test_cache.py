@@ -13,8 +13,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from normgate.evaluation import CacheError, FeatureCache
-from normgate.evaluation.cache import _OWN, Entry, default_folder
-from normgate.files import OutputError, whole_file
+from normgate.evaluation.cache import Entry
+from normgate.files import OutputError
 from samples import random_features
 
 SIZE = {"count": 6, "width": 12, "outputs": 3}
@@ -157,14 +157,6 @@ def test_entries_that_were_used_longest_ago_go_first(tmp_path: Path) -> None:
     assert [tiny.read(key, **SIZE) is not None for key in "ab"] == [False, True]
 
 
-def test_what_a_killed_run_leaves_is_known_by_its_name(tmp_path: Path) -> None:
-    path = FeatureCache(tmp_path)._path("key")
-    with pytest.raises(KeyboardInterrupt), whole_file(path) as partial:
-        assert _OWN.fullmatch(partial.name)
-        raise KeyboardInterrupt
-    assert _OWN.fullmatch(path.name)
-
-
 def test_a_folder_that_cannot_be_used_names_the_fix(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(CacheError, match="--no-cache"):
@@ -174,12 +166,3 @@ def test_a_folder_that_cannot_be_used_names_the_fix(tmp_path: Path) -> None:
     cache.folder.write_text("")
     with pytest.raises(OutputError):
         cache.write("key", entry())
-
-
-def test_the_default_folder_follows_xdg(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert default_folder() == tmp_path / "normgate"
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    for value in ("", "relative/path"):
-        monkeypatch.setenv("XDG_CACHE_HOME", value)
-        assert default_folder() == tmp_path / "home" / ".cache" / "normgate"

@@ -10,10 +10,11 @@ import torch
 
 from normgate.data.preprocessing import Preprocessing
 from normgate.data.sources import Record
+from normgate.network_input import network_input
 from normgate.training import inputs
 from normgate.training.augmentation import draw_moves, flip_and_shift
 from normgate.training.images import ResidentImages, StreamedImages
-from normgate.training.inputs import Batch, input_batches, network_input
+from normgate.training.inputs import Batch, input_batches
 from normgate.training.patterns import Patterns
 from normgate.training.radial import draw_probes
 

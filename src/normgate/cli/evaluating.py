@@ -182,8 +182,9 @@ def evaluate(
 
 def _cache(folder: Path | None, limit: float) -> "FeatureCache | None":
     """The cache, in the user's own folder by default; that this cannot be used must not cost the job."""
+    from normgate.cache_folder import default_folder
     from normgate.errors import NormgateError, NormgateWarning
-    from normgate.evaluation.cache import CacheError, FeatureCache, default_folder
+    from normgate.evaluation.cache import CacheError, FeatureCache
 
     if not math.isfinite(limit):
         raise NormgateError(f"--cache-limit is a number of GiB, not {limit}; to keep no features pass --no-cache")

@@ -115,8 +115,9 @@ def screen(
     about_many = list_rejected or any(value is not None for value in of_many)
     one = os.path.isfile(incoming) and kind_of(incoming) not in ("tables", "shards")  # noqa: PTH113 (any text)
     if output is None and one and not about_many:
+        loaded = Gate.load(gate, device=device)
         # To export a graph takes longer than to judge one image.
-        judge = choose_judge(Gate.load(gate, device=device), "onnx" if runtime == "onnx" else "torch").judge
+        judge = choose_judge(loaded, "onnx").judge if runtime == "onnx" else loaded
         verdict = judge([incoming], max_pixels=max_pixels)[0]
         tables.print_verdict(verdict, as_json=as_json)
         code = DATA_FAILED if verdict.error else REJECTED if fail_on_reject and not verdict.accepted else DONE

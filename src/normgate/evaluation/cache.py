@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
 import os
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from normgate.cache_folder import trim
 from normgate.data.decoding import DIGEST_BYTES
 from normgate.errors import NormgateError
 from normgate.files import OutputError, whole_file
@@ -26,18 +25,11 @@ if TYPE_CHECKING:
     from normgate.features import Features
 
 _ROWS = ("z", "logits", "m", "stage_norms")
-# An entry, or one that a killed run left half-written; whatever else lies in the folder is not ours.
-_OWN = re.compile(r"[0-9a-f]{64}\.safetensors|\.[0-9a-f]{64}\.safetensors\.\w+\.partial\.safetensors")
+_SUFFIX = ".safetensors"
 
 
 class CacheError(NormgateError):
     """The cache's folder cannot be used."""
-
-
-def default_folder() -> Path:
-    """The user's own folder: `$XDG_CACHE_HOME/normgate`, or `~/.cache/normgate` where that is not an absolute path."""
-    given = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (given if given.is_absolute() else Path.home() / ".cache") / "normgate"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -176,25 +168,7 @@ class FeatureCache:
                 save_file(rows, partial, metadata=metadata)
         except SafetensorError as error:  # what safetensors makes of a full disk
             raise OutputError(f"{path} cannot be written: {error}") from error
-        self._trim(path)
+        trim(self.folder, _SUFFIX, limit=self.limit, newest=path)
 
     def _path(self, key: str) -> Path:
-        return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()}.safetensors"
-
-    def _trim(self, newest: Path) -> None:
-        """Remove the entries that were used longest ago, and what killed runs left, beyond the limit."""
-        found = []
-        for path in self.folder.glob("*.safetensors"):
-            with contextlib.suppress(OSError):  # another run removed it
-                if not _OWN.fullmatch(path.name):
-                    continue
-                status = path.stat()
-                found.append((status.st_mtime_ns, status.st_size, path))
-        excess = sum(size for _, size, _ in found) - self.limit
-        for _, size, path in sorted(found):
-            if excess <= 0:
-                break
-            if path != newest:
-                with contextlib.suppress(OSError):  # it may be somebody else's
-                    path.unlink(missing_ok=True)
-                    excess -= size
+        return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()}{_SUFFIX}"

@@ -10,13 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from normgate.data.decoding import Fetchable, ImageError, decode, digest
-from normgate.evaluation.descriptions import Describer
 from normgate.evaluation.results import EvaluationError
-from normgate.normalization import is_normalized, temperature, unwrap
+from normgate.identity import IdentityError, network_digest
+from normgate.normalization import is_normalized, temperature
 
 if TYPE_CHECKING:
-    import torch
-
     from normgate.data.decoding import Payload
     from normgate.extractor import FeatureExtractor
 
@@ -27,8 +25,12 @@ def settings(extractor: FeatureExtractor, max_pixels: int) -> dict[str, Any]:
     Raises:
         EvaluationError: the network holds something whose content cannot be seen, so it cannot be told from others.
     """
+    try:
+        network = network_digest(extractor.model)
+    except IdentityError as error:
+        raise EvaluationError(f"{error}; its features cannot be cached, so pass cache=None (--no-cache)") from error
     return {
-        "network": network_digest(extractor.model),
+        "network": network,
         "head": extractor.head_name,
         "normalized": is_normalized(extractor.model),
         "temperature": temperature(extractor.model),
@@ -39,20 +41,6 @@ def settings(extractor: FeatureExtractor, max_pixels: int) -> dict[str, Any]:
         "device": extractor.device.type,
         "versions": {name: importlib.metadata.version(name) for name in ("torch", "timm", "numpy", "pillow")},
     }
-
-
-def network_digest(model: torch.nn.Module) -> str:
-    """A digest of weights, buffers and architecture: the printed layers, what they hold, their hooks and their code.
-
-    Raises:
-        EvaluationError: it holds something whose content cannot be seen.
-    """
-    try:
-        return Describer().digest(unwrap(model)).hex()
-    except RecursionError as error:
-        raise EvaluationError(
-            "the network holds too long a chain of objects for its features to be cached; pass cache=None (--no-cache)"
-        ) from error
 
 
 def image_digest(payload: Payload, max_pixels: int) -> str:

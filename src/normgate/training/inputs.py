@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from normgate.network_input import network_input
 from normgate.training.augmentation import flip_and_shift
 from normgate.training.radial import draw_probes
 
@@ -91,17 +92,3 @@ def input_batches(
 
 def _together(batch_size: int, size: tuple[int, int]) -> int:
     return min(max(VALUES // (batch_size * size[0] * size[1] * 3), 1), TOGETHER)
-
-
-def network_input(pixels: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:
-    """What `Preprocessing.normalized` does, on the device: (N, H, W, 3) uint8 → (N, 3, H, W) float32."""
-    x = pixels.permute(0, 3, 1, 2).float() / 255  # channels-last in memory, as the pixels are
-    if preprocessing.standardize:
-        deviation = x.std(dim=(1, 2, 3), correction=0, keepdim=True).clamp_min(x[0].numel() ** -0.5)
-        return (x - x.mean(dim=(1, 2, 3), keepdim=True)) / deviation
-    return (x - _by_channel(preprocessing.mean, x)) / _by_channel(preprocessing.std, x)
-
-
-def _by_channel(values: tuple[float, float, float], x: torch.Tensor) -> torch.Tensor:
-    """(3, 1, 1), filled on the device: copying them there would make a GPU wait in every step."""
-    return torch.stack([x.new_full((1, 1), value) for value in values])

@@ -1,4 +1,4 @@
-"""What an object is, as a digest: the same in every process, another for whatever might compute something else."""
+"""What a network is, as a digest: the same in every process, another for whatever might compute something else."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from torch.utils.hooks import RemovableHandle
 
-from normgate.evaluation.results import EvaluationError
+from normgate.errors import NormgateError
+from normgate.normalization import unwrap
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,6 +41,22 @@ _BYSTANDERS = (RemovableHandle, logging.Logger, type(threading.Lock()), type(thr
 _BOOKKEEPING = {*vars(torch.nn.Module()), "_is_torch_compile", "_compile_kwargs"}
 
 
+class IdentityError(NormgateError):
+    """A network cannot be told from others."""
+
+
+def network_digest(model: torch.nn.Module) -> str:
+    """A digest of weights, buffers and architecture: the printed layers, what they hold, their hooks and their code.
+
+    Raises:
+        IdentityError: it holds something whose content cannot be seen.
+    """
+    try:
+        return Describer().digest(unwrap(model)).hex()
+    except RecursionError as error:
+        raise IdentityError("the network holds too long a chain of objects to be told from others") from error
+
+
 class Describer:
     """Digests of objects that may hold one another, each looked at once."""
 
@@ -51,7 +68,7 @@ class Describer:
         """A digest of a value and all that it holds.
 
         Raises:
-            EvaluationError: it holds something whose content cannot be seen, such as a generator.
+            IdentityError: it holds something whose content cannot be seen, such as a generator.
         """
         if id(value) not in self._known:
             self._known[id(value)] = (f"inside {self._depth}".encode(), value)  # what it is to what it holds
@@ -120,9 +137,9 @@ class Describer:
         try:
             reduced: Any = copyreg.dispatch_table.get(type(value), operator.methodcaller("__reduce_ex__", 4))(value)
         except Exception as error:
-            raise EvaluationError(
-                f"the network holds a {_name(type(value)).decode()}, whose content cannot be seen, so its features "
-                "cannot be cached; pass cache=None (--no-cache)"
+            raise IdentityError(
+                f"the network holds a {_name(type(value)).decode()}, whose content cannot be seen, so that it cannot "
+                "be told from others"
             ) from error
         if isinstance(reduced, str):
             yield reduced.encode()
@@ -133,9 +150,8 @@ class Describer:
     def _network(self, model: torch.nn.Module) -> Iterator[bytes]:
         """The printed layers, their attributes and code, weights and buffers."""
         if foreign := [name for name, value in model.state_dict().items() if not isinstance(value, torch.Tensor)]:
-            raise EvaluationError(
-                f"the network's state holds more than tensors ({foreign[0]}), so its features cannot be cached; "
-                "pass cache=None (--no-cache)"
+            raise IdentityError(
+                f"the network's state holds more than tensors ({foreign[0]}), so that it cannot be told from others"
             )
         yield str(model).encode()
         modules = dict(model.named_modules())
