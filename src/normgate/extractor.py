@@ -239,9 +239,7 @@ def extract(
     )
     for loaded in batches:
         batch, features = extractor.read(loaded)
-        errors += [
-            (record.id, error) for record, error in zip(batch.records, batch.errors, strict=True) if error is not None
-        ]
+        errors += batch.failures
         if features is not None:
             part = _labelled(features, batch, numbers)
             # One copy of the head for all rows, not one a batch: it may weigh as much as the batch's features.
@@ -265,9 +263,8 @@ def unreadable(errors: Sequence[tuple[str, str]]) -> FeatureError:
 
 
 def _labelled(features: Features, batch: PixelBatch, numbers: dict[str, int] | None) -> Features:
-    records = [record for record, readable in zip(batch.records, batch.readable, strict=True) if readable]
-    ids = tuple(record.id for record in records)
-    labels = None if numbers is None else class_numbers(ids, [record.label for record in records], numbers)
+    ids = tuple(record.id for record in batch.decoded)
+    labels = None if numbers is None else class_numbers(ids, [record.label for record in batch.decoded], numbers)
     return dataclasses.replace(features, ids=ids, labels=labels, digests=batch.digests or None)
 
 

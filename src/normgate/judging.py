@@ -10,7 +10,7 @@ import json
 import os
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, get_args
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 from normgate import __version__
 from normgate.cache_folder import default_folder, trim
@@ -23,11 +23,10 @@ from normgate.normalization import unwrap
 from normgate.runtime import FORMAT, PortableGate, RuntimeFileError, load_onnxruntime
 
 if TYPE_CHECKING:
-    from normgate.data.loading import PixelBatch
-    from normgate.data.preprocessing import Preprocessing
     from normgate.gate import Gate
-    from normgate.verdicts import Verdicts
 
+Judge: TypeAlias = "Gate | PortableGate"
+"""Whatever gives verdicts on loaded images."""
 Runtime: TypeAlias = Literal["auto", "onnx", "torch"]
 _NEEDED = ("onnx", "onnxscript", "onnxruntime")
 _DECIDING = ("network", "preprocessing", "classes", "score", "false_alarm_rate", "by_class")
@@ -41,23 +40,6 @@ class JudgingError(NormgateError):
     """A runtime is not there, or cannot judge for this gate."""
 
 
-class Judge(Protocol):
-    """Whatever gives verdicts on loaded images."""
-
-    @property
-    def preprocessing(self) -> Preprocessing:
-        """How images are loaded for it."""
-        ...
-
-    def __call__(self, images: Any, *, max_pixels: int = ...) -> Verdicts:
-        """Verdicts on images."""
-        ...
-
-    def judge_batch(self, batch: PixelBatch) -> Verdicts:
-        """Verdicts on a batch of loaded images, the unreadable ones included."""
-        ...
-
-
 @dataclasses.dataclass(frozen=True)
 class Chosen:
     """Who judges.
@@ -69,7 +51,7 @@ class Chosen:
         digest: `gate_digest` of the gate; None where its network holds something whose content cannot be seen.
     """
 
-    judge: Gate | PortableGate
+    judge: Judge
     runtime: Literal["onnx", "torch"]
     reason: str | None = None
     digest: str | None = None

@@ -450,10 +450,10 @@ def _seen(root: nn.Module) -> str:
     return f'if one of its linear layers is the head, name it with head="...": {_listing(linears)}'
 
 
-def _listing(layers: dict[str, nn.Linear], most: int = 8) -> str:
+def _listing(layers: dict[str, nn.Linear]) -> str:
     words = [
         f"{name or 'the model itself'}: {layer.in_features}→{layer.out_features}" for name, layer in layers.items()
     ]
-    if len(words) > most:
-        words = [*words[:3], f"… {len(words) - most} more …", *words[3 - most :]]
+    if len(words) > 8:
+        words = [*words[:3], f"… {len(words) - 8} more …", *words[-5:]]
     return ", ".join(words)

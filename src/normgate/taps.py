@@ -12,10 +12,14 @@ from torch import Tensor, nn
 
 from normgate.errors import NormgateError
 from normgate.normalization import HeadError, find_head, is_compiled, named_layers, only_input, unwrap, width_read
+from normgate.precision import inference
 from normgate.threads import process_wide
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+
+_EXAMPLES = 4
 
 
 class MagnitudeError(NormgateError):
@@ -249,14 +253,12 @@ def magnitude_at(model: nn.Module, module: str) -> MagnitudeSpec:
     return MagnitudeSpec(module)
 
 
-def find_magnitude(
-    model: nn.Module, head: str | nn.Linear | None, example_batch: Tensor, most: int = 4
-) -> MagnitudeSpec | None:
+def find_magnitude(model: nn.Module, head: str | nn.Linear | None, example_batch: Tensor) -> MagnitudeSpec | None:
     """Where the magnitude is, if a norm layer takes it away before the head; None: in the head's input ``z``.
 
     A LayerNorm or RMSNorm that feeds the head with no averaging in between (ConvNeXt's head, a ViT's class
     token) makes all norms of z alike; the magnitude is then in that layer's input at the same position. The
-    first ``most`` images of the batch go through the model once, in eval mode, and the last norm layer whose
+    first images of the batch go through the model once, in eval mode, and the last norm layer whose
     output holds z exactly is taken.
     """
     root = unwrap(model)
@@ -271,10 +273,9 @@ def find_magnitude(
             if _removes_magnitude(module):
                 hook = module.register_forward_hook(lambda _, __, output, name=name: record(name, output))
                 stack.enter_context(hook)
-        stack.enter_context(_eval_mode(root))
-        stack.enter_context(torch.no_grad())
+        stack.enter_context(inference(root))
         tap = stack.enter_context(capture(root, head))
-        root(example_batch[:most])
+        root(example_batch[:_EXAMPLES])
     found = (_position(name, output, tap.z) for name, output in reversed(outputs.items()))
     return next((spec for spec in found if spec is not None), None)
 
@@ -291,14 +292,3 @@ def _position(module: str, output: Tensor, z: Tensor) -> MagnitudeSpec | None:
             if same.any():
                 return MagnitudeSpec(module, int(same.nonzero()[0]), channels_last)
     return None
-
-
-@contextlib.contextmanager
-def _eval_mode(model: nn.Module) -> Iterator[None]:
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training

@@ -273,7 +273,7 @@ def test_patterns_of_tables_and_tars(tmp_path, table, tar, png):
     assert ids(f"{tmp_path}/t-*.tar") == ids(f"{tmp_path}/t-{{000..002}}.tar")
     source = open_source(f"{tmp_path}/part-*.parquet", labelled=True)
     assert isinstance(source, ParquetImages)
-    assert source.path == tmp_path
+    assert source.root == tmp_path
 
 
 def test_patterns_that_mean_several_kinds(save, tmp_path, table, tar, png):

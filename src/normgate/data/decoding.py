@@ -8,20 +8,24 @@ multi-page files the first frame is taken. Embedded ICC profiles are not applied
 from __future__ import annotations
 
 import abc
+import contextlib
 import hashlib
 import importlib
 import os
 import stat
-import threading
 from io import BytesIO
 from pathlib import Path
-from typing import IO, Any, TypeAlias
+from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from PIL import ExifTags, Image
 
 from normgate.data.names import utf8_name
 from normgate.errors import NormgateError
+from normgate.threads import process_wide
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 DEFAULT_MAX_PIXELS = 100_000_000
 MOST_BYTES = 128 * 2**20
@@ -92,7 +96,7 @@ def decode(source: Payload, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Image
         return _finished(_from_array(source), max_pixels)
     if isinstance(source, Fetchable):
         source = source.fetch()
-    with _pillows_limit_lifted:
+    with _pillows_limit_lifted():
         if isinstance(source, Image.Image):
             return _finished(source, max_pixels)
         if isinstance(source, bytes | bytearray | memoryview):
@@ -107,7 +111,7 @@ def decode(source: Payload, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Image
 def declared_pixels(data: bytes) -> int:
     """Pixels of an encoded image as its header has it, and nothing is decoded; 0 where no header can be read."""
     try:
-        with _pillows_limit_lifted:
+        with _pillows_limit_lifted():
             width, height = _opened(BytesIO(data)).size
     except ImageError:
         return 0
@@ -125,31 +129,18 @@ def digest(image: Image.Image) -> bytes:
     return fingerprint.digest()
 
 
-class _PillowsLimitLifted:
-    """While any thread is inside, Pillow's limit on pixels is off; `max_pixels` is checked instead.
+@process_wide
+@contextlib.contextmanager
+def _pillows_limit_lifted() -> Iterator[None]:
+    """Pillow's limit on pixels is off; `max_pixels` is checked instead.
 
     That limit is global, and warns before it refuses; warnings cannot be silenced in one thread alone.
     """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._inside = 0
-        self._limit = Image.MAX_IMAGE_PIXELS
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if self._inside == 0:
-                self._limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-            self._inside += 1
-
-    def __exit__(self, *exception: object) -> None:
-        with self._lock:
-            self._inside -= 1
-            if self._inside == 0:
-                Image.MAX_IMAGE_PIXELS = self._limit
-
-
-_pillows_limit_lifted = _PillowsLimitLifted()
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
 
 
 def _from_path(path: Path, max_pixels: int) -> Image.Image:

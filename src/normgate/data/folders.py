@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from normgate.data.addresses import find, is_address, local_path
 from normgate.data.decoding import ImageError
 from normgate.data.fetching import fetchers
-from normgate.data.listing import Files, Listing, Named, is_empty
+from normgate.data.listing import Files, Listing, files_at, is_empty, root_here
 from normgate.data.names import utf8_name
 from normgate.data.patience import shown
 from normgate.data.sources import NoLabelsError, Record, SourceError
@@ -41,7 +41,7 @@ class ClassFolder:
 
     def __init__(self, root: str | os.PathLike[str] | Files) -> None:
         listed = Listing(Path(root)) if isinstance(root, str | os.PathLike) else root
-        self.root = listed.root if isinstance(listed.root, Path) else None
+        self.root = root_here(listed)
         wanted = f"labelled images are wanted as {listed.root}/<class>/<image>: one folder a class"
         if self.root is not None and not self.root.is_dir():
             raise NoLabelsError(f"{self.root} is not a folder; {wanted}")
@@ -88,8 +88,8 @@ class FlatFolder:
     place: str | None = None
 
     def __init__(self, root: str | os.PathLike[str] | Files) -> None:
-        self._files = _files(Path(root)) if isinstance(root, str | os.PathLike) else root
-        self.root = self._files.root if isinstance(self._files.root, Path) else None
+        self._files = files_at(root, "images")
+        self.root = root_here(self._files)
         self.classes: tuple[str, ...] | None = None
         self.skipped = 0
         if is_empty(self._files):
@@ -168,7 +168,3 @@ def path_record(path: str | os.PathLike[str], label: str | None = None, group: s
             return Record(name, ImageError(str(error)), label, group)
     here = Path(local_path(path) if isinstance(path, str) else path)
     return Record(utf8_name(here.as_posix()), here, label, group)
-
-
-def _files(path: Path) -> Files:
-    return Listing(path) if path.is_dir() else Named(path, [(utf8_name(path.name), path)])

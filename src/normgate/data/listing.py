@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from normgate.data.decoding import ImageError
 from normgate.data.entries import identity, visible_entries
 from normgate.data.kinds import kind_of
+from normgate.data.names import utf8_name
 from normgate.data.sources import SourceError
 
 if TYPE_CHECKING:
@@ -150,6 +152,19 @@ class Named:
     def folders(self) -> tuple[dict[str, Files], int]:
         """None: files by name are in no classes."""
         return {}, len(self.files)
+
+
+def files_at(place: str | os.PathLike[str] | Files, kind: Kind) -> Files:
+    """Files of one kind in a folder, a file of whatever kind, or what is listed already."""
+    if not isinstance(place, str | os.PathLike):
+        return place
+    path = Path(place)
+    return Listing(path, (kind,)) if path.is_dir() else Named(path, [(utf8_name(path.name), path)])
+
+
+def root_here(files: Files) -> Path | None:
+    """What the ids are relative to, where it is on this machine."""
+    return files.root if isinstance(files.root, Path) else None
 
 
 def is_empty(files: Files) -> bool:

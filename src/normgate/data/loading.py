@@ -44,6 +44,18 @@ class PixelBatch:
     errors: tuple[str | None, ...]
     digests: tuple[bytes, ...]
 
+    @property
+    def decoded(self) -> list[Record]:
+        """The R records that could be read."""
+        return list(itertools.compress(self.records, self.readable))
+
+    @property
+    def failures(self) -> list[tuple[str, str]]:
+        """Ids of the others, and why."""
+        return [
+            (record.id, error) for record, error in zip(self.records, self.errors, strict=True) if error is not None
+        ]
+
     def only(self, fine: np.ndarray, error: str) -> PixelBatch:
         """Those of the R images that are fine, (R,); the others have an error from here on."""
         rows = np.flatnonzero(self.readable)

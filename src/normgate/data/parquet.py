@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
 import urllib.parse
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -16,12 +15,12 @@ import pyarrow.parquet as pq
 
 from normgate.data.decoding import ImageError
 from normgate.data.fetching import fetchers
-from normgate.data.listing import Listing, Named
+from normgate.data.listing import files_at, root_here
 from normgate.data.memory import class_names
-from normgate.data.names import utf8_name
 from normgate.data.sources import NoLabelsError, Record, SourceError, parse_query
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Iterator
 
     from normgate.data.decoding import Payload
@@ -77,15 +76,15 @@ class ParquetImages:
         group_column: str | None = None,
         select: str = "",
     ) -> None:
-        files = _files(Path(path)) if isinstance(path, str | os.PathLike) else path
-        self.path = files.root if isinstance(files.root, Path) else None
+        files = files_at(path, "tables")
+        self.root = root_here(files)
         self.image_column = image_column
         self.label_column = label_column
         self.group_column = group_column
         self.skipped = 0
         self.classes: tuple[str, ...] | None = None
         self._selection = parse_query(select)
-        self._root = files.root
+        self._place = files.root
         with fetchers() as pool:  # elsewhere each file takes several requests
             self._parts = list(pool.map(self._open, *zip(*_tables(files), strict=True)))
         if not len(self):
@@ -170,7 +169,7 @@ class ParquetImages:
 
     def _nothing(self) -> str:
         if not self._selection:
-            return f"{self._root} holds no rows"
+            return f"{self._place} holds no rows"
         chosen = " and ".join(f"{column}={value}" for column, value in self._selection.items())
         values = []
         for column in self._selection:
@@ -183,7 +182,7 @@ class ParquetImages:
                     found |= {str(value) for value in pc.unique(file.read([column])[column]).to_pylist()}
             listed = ", ".join(sorted(found)[:12]) + (", …" if len(found) > 12 else "")
             values.append(f"{column} holds: {listed or 'nothing'}")
-        return f"no row of {self._root} has {chosen}; {'; '.join(values)}"
+        return f"no row of {self._place} has {chosen}; {'; '.join(values)}"
 
     def _read_classes(self, column: str) -> tuple[dict[Any, str], tuple[str, ...]]:
         """Names by label, and all classes. Every label is looked at now, not after hours of training."""
@@ -200,10 +199,6 @@ class ParquetImages:
                 found.update(labels)
         ordered = sorted(found, key=lambda label: (isinstance(label, str), label))
         return class_names(ordered, names)
-
-
-def _files(path: Path) -> Files:
-    return Listing(path).of("tables") if path.is_dir() else Named(path, [(utf8_name(path.name), path)])
 
 
 def _tables(files: Files) -> list[tuple[str, Place]]:

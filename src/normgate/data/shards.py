@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from normgate.data.decoding import MOST_BYTES, ImageError
 from normgate.data.kinds import kind_of
-from normgate.data.listing import Listing, Named
+from normgate.data.listing import files_at, root_here
 from normgate.data.memory import class_names
 from normgate.data.names import utf8_name
 from normgate.data.sources import NoLabelsError, Record, SourceError
 from normgate.data.tars import DamagedTarError, members
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Iterator
 
     from normgate.data.decoding import Payload
@@ -46,8 +45,8 @@ class TarImages:
     place: str | None = None
 
     def __init__(self, shards: str | os.PathLike[str] | Files, *, labelled: bool = False) -> None:
-        files = _files(Path(shards)) if isinstance(shards, str | os.PathLike) else shards
-        self.path = files.root if isinstance(files.root, Path) else None
+        files = files_at(shards, "shards")
+        self.root = root_here(files)
         self.classes: tuple[str, ...] | None = None
         self.skipped = 0
         self._shards = list(files)
@@ -172,7 +171,3 @@ def _label(member: Member) -> str | None:
 
 def _no_label(name: str, sample: _Sample) -> str:
     return f"{name}#{sample.images[0][0]} has no label (no .cls beside it, or an empty one); label or remove it"
-
-
-def _files(path: Path) -> Files:
-    return Listing(path).of("shards") if path.is_dir() else Named(path, [(utf8_name(path.name), path)])

@@ -57,7 +57,7 @@ def probe_features(
     taken: list[int] = []
     for batch in batches:
         pixels.append(batch.pixels)
-        taken += [rows[record.id] for record, fine in zip(batch.records, batch.readable, strict=True) if fine]
+        taken += [rows[record.id] for record in batch.decoded]
     predicted = tuning.logits.argmax(dim=1).numpy()[taken]
     total = len(PROBES) * len(taken)
     parts: list[Features] = []

@@ -267,9 +267,7 @@ def measured_geometry(
     places = {name: row for row, name in enumerate(wanted.ids)}
     records = [record for record in known if record.id in places]
     batches = list(load_batches(records, gate.extractor.preprocessing, max_pixels=max_pixels))
-    rows = [
-        places[record.id] for batch in batches for record, ok in zip(batch.records, batch.readable, strict=True) if ok
-    ]
+    rows = [places[record.id] for batch in batches for record in batch.decoded]
     if not rows:
         return found
     pixels = np.concatenate([batch.pixels for batch in batches])

@@ -266,7 +266,7 @@ def _metadata(gate: Gate, fdr: float | None, chosen: Chosen) -> dict[str, str]:
 
 def _check_apart(target: Path, source: Source) -> None:
     """Refuse to put verdicts in the place of the images, or of a folder that holds them."""
-    place = getattr(source, "path", getattr(source, "root", None))
+    place = getattr(source, "root", None)
     inside = place is not None and Path(place).resolve() in target.resolve().parents
     if inside and isinstance(source, ParquetImages):
         raise ScreeningError(f"{target} would be one of the tables to screen; name an output outside of {place}")

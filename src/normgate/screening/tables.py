@@ -31,7 +31,7 @@ ROW_GROUP = 16_384
 COMPRESSION = "zstd"
 
 
-def verdict_table(verdicts: Verdicts, schema: pa.Schema = SCHEMA) -> pa.Table:
+def verdict_table(verdicts: Verdicts) -> pa.Table:
     """Verdicts as an Arrow table; what an unreadable image lacks is null."""
     missing = np.array([error is not None for error in verdicts.error], dtype=bool)
     return pa.table(
@@ -44,7 +44,7 @@ def verdict_table(verdicts: Verdicts, schema: pa.Schema = SCHEMA) -> pa.Table:
             "accepted": pa.array(verdicts.accepted, mask=missing),
             "error": pa.array(verdicts.error, pa.string()),
         },
-        schema=schema,
+        schema=SCHEMA,
     )
 
 

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import hmac
 import json
-import logging
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
 OPEN = ("/", "/health", "/ready", "/openapi.json")
 """Paths that ask for no token: they say nothing of the gate."""
 RETRY = (429, 503)
-logger = logging.getLogger(__name__)
 
 
 def create_application(gate: str | os.PathLike[str], options: Options | None = None) -> Starlette:

@@ -16,7 +16,7 @@ import threading
 import time
 from collections import deque
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from normgate.judging import Judge
     from normgate.neighbours import Neighbour
     from normgate.serving.served import Served
+    from normgate.serving.uploads import Body
     from normgate.verdicts import Verdict
 
 BATCH = 128
@@ -55,18 +56,6 @@ class Answer:
     neighbours: Sequence[Neighbour] = ()
 
 
-class Holder(Protocol):
-    """Counts who holds something."""
-
-    def hold(self) -> None:
-        """One more does."""
-        ...
-
-    def release(self) -> None:
-        """One fewer does; called in any thread."""
-        ...
-
-
 @dataclasses.dataclass(eq=False)
 class _Job:
     """Images of one request that are decoded and judged together, by the gate that was served when they came."""
@@ -74,7 +63,7 @@ class _Job:
     served: Served
     records: Sequence[Record]
     neighbours: int
-    body: Holder | None
+    body: Body | None
     answers: Future[list[Answer]] = dataclasses.field(default_factory=Future)
     batch: PixelBatch | None = None
 
@@ -143,7 +132,7 @@ class Batcher:
             raise Refused(429, f"the queue is full ({self._room} images); try again later")
 
     def submit(
-        self, served: Served, records: Sequence[Record], neighbours: int = 0, body: Holder | None = None
+        self, served: Served, records: Sequence[Record], neighbours: int = 0, body: Body | None = None
     ) -> list[Future[list[Answer]]]:
         """Take images in, all or none.
 

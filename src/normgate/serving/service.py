@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from normgate.data.sources import Record
-    from normgate.serving.batching import Answer, Holder
+    from normgate.serving.batching import Answer
     from normgate.serving.options import Options
+    from normgate.serving.uploads import Body
     from normgate.verdicts import Verdict
 
 KEPT_EVERY = 1000
@@ -63,7 +64,7 @@ class Service:
         return {**served.about, "limits": limits, "shift": shift}
 
     async def judge(
-        self, records: Sequence[Record], neighbours: int = 0, body: Holder | None = None
+        self, records: Sequence[Record], neighbours: int = 0, body: Body | None = None
     ) -> tuple[str, list[Answer]]:
         """The digest of the gate that judged, and an answer an image, in order.
 

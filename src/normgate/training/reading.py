@@ -92,11 +92,9 @@ def _decoded(name: str, source: Sequence[Record], preprocessing: Preprocessing, 
         digests=True,
     )
     for batch in batches:
-        records += [record for record, readable in zip(batch.records, batch.readable, strict=True) if readable]
+        records += batch.decoded
         digests += batch.digests
-        errors += [
-            (record.id, error) for record, error in zip(batch.records, batch.errors, strict=True) if error is not None
-        ]
+        errors += batch.failures
         if keep:
             kept.append(batch.pixels)
         reading.progress(f"reading {name} images", len(records) + len(errors), len(source))
