@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from normgate.lazily import lazily
 
 if TYPE_CHECKING:
     from normgate.backbones import Backbone
@@ -62,12 +63,4 @@ _MODULES = {
     "train": "pipeline",
 }
 
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
-
-
-def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return getattr(importlib.import_module(f"normgate.{_MODULES[name]}"), name)
-    raise AttributeError(f"module 'normgate' has no attribute {name!r}")
+__getattr__, __dir__ = lazily(__name__, _MODULES)

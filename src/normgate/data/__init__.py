@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from normgate.lazily import lazily
 
 if TYPE_CHECKING:
     from normgate.data.decoding import ImageError, decode
@@ -41,8 +42,4 @@ _MODULES = {
     "open_source": "sources",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return getattr(importlib.import_module(f"normgate.data.{_MODULES[name]}"), name)
-    raise AttributeError(f"module 'normgate.data' has no attribute {name!r}")
+__getattr__, __dir__ = lazily(__name__, _MODULES)

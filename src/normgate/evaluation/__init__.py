@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from normgate.lazily import lazily
 
 if TYPE_CHECKING:
     from normgate.evaluation.cache import CacheError, FeatureCache
@@ -47,8 +48,4 @@ _MODULES = {
     "over_seeds": "seeds",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return getattr(importlib.import_module(f"normgate.evaluation.{_MODULES[name]}"), name)
-    raise AttributeError(f"module 'normgate.evaluation' has no attribute {name!r}")
+__getattr__, __dir__ = lazily(__name__, _MODULES)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from normgate.lazily import lazily
 
 if TYPE_CHECKING:
     from normgate.gate.choosing import AUTO
@@ -15,16 +16,12 @@ if TYPE_CHECKING:
 __all__ = ["AUTO", "Gate", "GateError", "GateFolderError", "Verdict", "Verdicts"]
 
 _MODULES = {
-    "AUTO": "gate.choosing",
-    "Gate": "gate.gate",
-    "GateError": "gate.errors",
-    "GateFolderError": "gate.folder",
-    "Verdict": "verdicts",
-    "Verdicts": "verdicts",
+    "AUTO": "choosing",
+    "Gate": "gate",
+    "GateError": "errors",
+    "GateFolderError": "folder",
+    "Verdict": ".verdicts",
+    "Verdicts": ".verdicts",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return getattr(importlib.import_module(f"normgate.{_MODULES[name]}"), name)
-    raise AttributeError(f"module 'normgate.gate' has no attribute {name!r}")
+__getattr__, __dir__ = lazily(__name__, _MODULES)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from normgate.lazily import lazily
 
 if TYPE_CHECKING:
     from normgate.probes.images import PROBES, make
@@ -20,8 +21,4 @@ _MODULES = {
     "seen": "report",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return getattr(importlib.import_module(f"normgate.probes.{_MODULES[name]}"), name)
-    raise AttributeError(f"module 'normgate.probes' has no attribute {name!r}")
+__getattr__, __dir__ = lazily(__name__, _MODULES)

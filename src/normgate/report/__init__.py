@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from normgate.lazily import lazily
+
 if TYPE_CHECKING:
     from normgate.report.checks import FORMATS, check_figures, check_gate_figure, check_report
     from normgate.report.errors import ReportError
@@ -38,14 +40,10 @@ _MODULES = {
     "screening_report": "writing",
 }
 
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+_get, __dir__ = lazily(__name__, _MODULES)
 
 
 def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        if _MODULES[name] == "figures":
-            importlib.import_module("normgate.report.checks").check_installed()
-        return getattr(importlib.import_module(f"normgate.report.{_MODULES[name]}"), name)
-    raise AttributeError(f"module 'normgate.report' has no attribute {name!r}")
+    if _MODULES.get(name) == "figures":
+        importlib.import_module("normgate.report.checks").check_installed()
+    return _get(name)

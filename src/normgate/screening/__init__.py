@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from normgate.lazily import lazily
 
 if TYPE_CHECKING:
     from normgate.screening.running import Engine, check_engine, screen
@@ -34,8 +35,4 @@ _MODULES = {
     "verdict_table": "tables",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return getattr(importlib.import_module(f"normgate.screening.{_MODULES[name]}"), name)
-    raise AttributeError(f"module 'normgate.screening' has no attribute {name!r}")
+__getattr__, __dir__ = lazily(__name__, _MODULES)

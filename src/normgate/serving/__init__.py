@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from normgate.lazily import lazily
+
 if TYPE_CHECKING:
     from normgate.serving.application import create_application
     from normgate.serving.errors import ServingError
@@ -23,14 +25,10 @@ _MODULES = {
     "run": "running",
 }
 
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+_get, __dir__ = lazily(__name__, _MODULES)
 
 
 def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        if name != "ServingError":
-            importlib.import_module("normgate.serving.errors").check_installed()
-        return getattr(importlib.import_module(f"normgate.serving.{_MODULES[name]}"), name)
-    raise AttributeError(f"module 'normgate.serving' has no attribute {name!r}")
+    if name in _MODULES and name != "ServingError":
+        importlib.import_module("normgate.serving.errors").check_installed()
+    return _get(name)
