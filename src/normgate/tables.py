@@ -20,7 +20,7 @@ from normgate.console import err, out, print_json
 from normgate.data.names import printable
 from normgate.evaluation.figures import DEFINITIONS
 from normgate.evaluation.results import Evaluation
-from normgate.evaluation.writing import mean_name, shown_groups, spread_text, summary_lines
+from normgate.evaluation.words import auroc_text, columns, points, row, spread_text, summary_lines
 from normgate.scores import described
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def print_probes(report: ProbeReport, own: str) -> None:
         lowest = min(families, key=report.families(score).__getitem__)
         cells = by_family.values() if wide else [f"{lowest} {by_family[lowest]:>3}"]
         style = "bold" if score == own else None
-        table.add_row(score + (" ◂" if style else ""), f"{100 * report.mean(score):.1f}", *cells, style=style)
+        table.add_row(score + (" ◂" if style else ""), points(report.mean(score)), *cells, style=style)
     if families:
         out.print(table)
     if report.refused:
@@ -268,7 +268,7 @@ def print_seeds(summary: SeedSummary) -> None:
     """Scores × sets over seeds."""
 
     def cell(found: Any, wide: bool) -> str:
-        return spread_text(found["auroc"]) if wide else f"{100 * found['auroc'].mean:.1f}"
+        return spread_text(found["auroc"]) if wide else points(found["auroc"].mean)
 
     if summary.sets:
         _print_scores(summary, "AUROC in points{}: mean over gates, best first", cell, {}, interval="smallest–largest")
@@ -286,8 +286,7 @@ def _print_scores(
     interval: str = "95 % interval",
 ) -> None:
     """A row a score, with intervals on as much as fits: on everything, on the means, or on nothing."""
-    groups = shown_groups(results)
-    names = [*results.sets, *map(mean_name, groups)]
+    names = columns(results)
     means = [name not in results.sets for name in names]
     label = max(len(score) + len(MARK) * (score == results.gate_score) for score in results.metrics)
     # What is shown: which intervals, the least width of a column, and whether differences.
@@ -309,8 +308,7 @@ def _print_scores(
         table.add_column(_wrapped(name, width), justify="right")
     for score in results.ranking:
         own = score == results.gate_score
-        found = [*results.metrics[score].values(), *(results.means[score][group] for group in groups)]
-        cells = [cell(part, full) for part, full in zip(found, wide, strict=True)]
+        cells = [cell(found, full) for found, full in zip(row(results, score), wide, strict=True)]
         against = [by_score.get(score, "") for by_score in shown.values()]
         table.add_row(Text(score + MARK * own), *cells, *against, style="bold" if own else None)
     out.print(table)
@@ -324,8 +322,7 @@ def _wrapped(name: str, width: int) -> Text:
 
 
 def _auroc(found: Any, wide: bool) -> str:
-    interval = f" ({100 * found.auroc_low:.1f}–{100 * found.auroc_high:.1f})" if wide else ""
-    return f"{100 * found.auroc:.1f}{interval}"
+    return auroc_text(found) if wide else points(found.auroc)
 
 
 def _differences(evaluation: Evaluation) -> dict[str, dict[str, str]]:
@@ -351,10 +348,9 @@ def _print_details(evaluation: Evaluation, score: str) -> None:
     table.add_column("auroc\n(95 % interval)", justify="right", no_wrap=True)
     for name in names:
         table.add_column(re.sub("^(fpr_at|[a-z]+)_", r"\1_\n", name), justify="right", no_wrap=True)
-    means = {mean_name(group): evaluation.means[score][group] for group in shown_groups(evaluation)}
-    for name, found in {**evaluation.metrics[score], **means}.items():
-        values = [f"{100 * getattr(found, metric):.1f}" for metric in names]
-        table.add_row(_wrapped(name, 20), _auroc(found, True), *values)
+    for name, found in zip(columns(evaluation), row(evaluation, score), strict=True):
+        values = [points(getattr(found, metric)) for metric in names]
+        table.add_row(_wrapped(name, 20), auroc_text(found), *values)
     out.print(table)
     for name in names[2:]:
         out.print(f"{name}: {DEFINITIONS[name]}", style="dim", soft_wrap=True)

@@ -13,7 +13,7 @@ import pytest
 import normgate
 from normgate import Gate, Recipe, cli, console, scores
 from normgate.evaluation import Evaluation, evaluate_features
-from normgate.evaluation.writing import summary_lines
+from normgate.evaluation.words import summary_lines
 from normgate.tables import print_evaluation
 from samples import random_features
 

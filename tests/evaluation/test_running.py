@@ -20,7 +20,7 @@ from normgate.data.preprocessing import Preprocessing
 from normgate.data.sources import Records, SourceError
 from normgate.errors import ProbeWarning
 from normgate.evaluation import EvaluationError, open_known
-from normgate.evaluation.writing import summary_lines
+from normgate.evaluation.words import summary_lines
 from normgate.features import FeatureError
 from samples import CLASSES, random_records, small_network
 

@@ -21,7 +21,7 @@ from normgate.evaluation.extraction import Reader
 from normgate.evaluation.figures import score_figures
 from normgate.evaluation.results import Evaluation, EvaluationError, GateOutcome
 from normgate.evaluation.scoring import ALL, chosen, computed, wants_all
-from normgate.evaluation.writing import mean_name
+from normgate.evaluation.words import mean_name
 from normgate.extractor import FeatureExtractor
 from normgate.gate import Gate
 from normgate.gate.gate import trained_here

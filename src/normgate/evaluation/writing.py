@@ -13,13 +13,14 @@ import numpy as np
 from normgate.evaluation.disjoint import shared_lines
 from normgate.evaluation.figures import DEFINITIONS
 from normgate.evaluation.results import Evaluation, EvaluationError
+from normgate.evaluation.words import auroc_text, columns, points, row, spread_text, summary_lines
 from normgate.files import whole_file
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable
 
-    from normgate.evaluation.seeds import SeedSummary, Spread
+    from normgate.evaluation.seeds import SeedSummary
 
 
 def save(results: Evaluation | SeedSummary, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
@@ -39,14 +40,14 @@ def save_images(evaluation: Evaluation, path: str | os.PathLike[str], *, overwri
 
     target = Path(path)
     check_image_table(target)
-    columns: dict[str, list[Any]] = {"set": [], "id": [], "wrong": []}
+    by_column: dict[str, list[Any]] = {"set": [], "id": [], "wrong": []}
     for name, ids in evaluation.ids.items():
         wrong = evaluation.wrong if name == "id" else None
-        columns["set"] += [name.encode("utf-8", "backslashreplace").decode()] * len(ids)  # a name may not be UTF-8
-        columns["id"] += ids
-        columns["wrong"] += [None] * len(ids) if wrong is None else wrong.tolist()
+        by_column["set"] += [name.encode("utf-8", "backslashreplace").decode()] * len(ids)  # a name may not be UTF-8
+        by_column["id"] += ids
+        by_column["wrong"] += [None] * len(ids) if wrong is None else wrong.tolist()
     schema = pa.schema({"set": pa.string(), "id": pa.string(), "wrong": pa.bool_()})
-    table = pa.table(columns, schema=schema)
+    table = pa.table(by_column, schema=schema)
     for score, by_set in evaluation.values.items():
         values = np.concatenate([by_set[name] for name in evaluation.ids])
         table = table.append_column(score, pa.array(values, pa.float64()))
@@ -88,8 +89,7 @@ def markdown_table(evaluation: Evaluation, metric: str) -> str:
     """See `Evaluation.table`."""
 
     def cell(found: Any) -> str:
-        interval = f" ({points(found.auroc_low)}–{points(found.auroc_high)})" if metric == "auroc" else ""
-        return points(getattr(found, metric)) + interval
+        return auroc_text(found) if metric == "auroc" else points(getattr(found, metric))
 
     return _table(evaluation, metric, cell, lambda score: points(evaluation.aurc_wrong.get(score)))
 
@@ -104,16 +104,6 @@ def seeds_table(summary: SeedSummary, metric: str) -> str:
     )
 
 
-def spread_text(spread: Spread | None) -> str:
-    """Mean (smallest–largest), in points."""
-    return "" if spread is None else f"{points(spread.mean)} ({points(spread.min)}–{points(spread.max)})"
-
-
-def points(value: float | None) -> str:
-    """A share in points."""
-    return "" if value is None else f"{100 * value:.1f}"
-
-
 def _table(
     results: Evaluation | SeedSummary,
     metric: str,
@@ -123,12 +113,10 @@ def _table(
     """A row a score and a column a set or mean; one column for the metric that is of the ID images alone."""
     if metric not in DEFINITIONS:
         raise EvaluationError(f"there is no metric {metric!r}; choose from: {', '.join(DEFINITIONS)}")
-    groups = shown_groups(results)
-    columns = ["id"] if metric == "aurc_wrong" else [*results.sets, *map(mean_name, groups)]
-    lines = [["score", *columns], ["---", *["---:"] * len(columns)]]
+    names = ["id"] if metric == "aurc_wrong" else columns(results)
+    lines = [["score", *names], ["---", *["---:"] * len(names)]]
     for score in results.ranking:
-        found = [*results.metrics[score].values(), *(results.means[score][group] for group in groups)]
-        cells = [id_cell(score)] if metric == "aurc_wrong" else [cell(part) for part in found]
+        cells = [id_cell(score)] if metric == "aurc_wrong" else [cell(found) for found in row(results, score)]
         lines.append([score + (" (gate)" if score == results.gate_score else ""), *cells])
     return "\n".join("| " + " | ".join(map(_escaped, line)) + " |" for line in lines)
 
@@ -136,16 +124,6 @@ def _table(
 def _escaped(cell: str) -> str:
     """What Markdown shows as this text in a table, whatever a set is called."""
     return " ".join(cell.replace("\\", "\\\\").replace("|", "\\|").splitlines())
-
-
-def shown_groups(results: Evaluation | SeedSummary) -> tuple[str, ...]:
-    """Groups whose mean is not simply the figure of one set."""
-    return tuple(group for group, names in results.groups.items() if len(names) > 1)
-
-
-def mean_name(group: str) -> str:
-    """What the column of a group's mean is called."""
-    return group if group == "mean" else f"mean {group}"
 
 
 def _json(results: Evaluation | SeedSummary) -> str:
@@ -175,39 +153,6 @@ def _markdown(results: Evaluation | SeedSummary) -> str:
         how = ", mean (smallest–largest)" if seeds else " with 95 % intervals" if metric == "auroc" else ""
         parts += [f"## {metric}", f"In points{how}: {definition}.", results.table(metric)]
     return "\n\n".join(parts) + "\n"
-
-
-def summary_lines(results: Evaluation | SeedSummary) -> list[str]:
-    """Accuracy, the promise and what happened, and what is left out, in words."""
-    if not isinstance(results, Evaluation):
-        return _seed_lines(results)
-    lines = []
-    if results.accuracy is not None:
-        lines.append(f"accuracy {results.accuracy:.2%} on {results.images['id']} known images")
-    else:
-        lines.append("accuracy is not known: the known images have no labels")
-    if (outcome := results.outcome) is not None:
-        if outcome.accuracy_accepted is not None:
-            lines.append(f"accuracy among the accepted {outcome.accuracy_accepted:.2%}")
-        band = (
-            ""
-            if outcome.band is None
-            else f" (99 % of such test sets: {outcome.band[0]:.2%} to {outcome.band[1]:.2%}, if images are independent)"
-        )
-        lines.append(f"false alarms: promised {outcome.promised:.2%}, happened {outcome.realised:.2%}{band}")
-        lines += [f"rejected of {name}: {share:.2%}" for name, share in outcome.rejected.items()]
-    by_reason: dict[str, list[str]] = {}
-    for name, reason in results.refused.items():
-        by_reason.setdefault(reason.removeprefix(f"{name} "), []).append(name)
-    return lines + [f"left out: {', '.join(names)}: {reason}" for reason, names in by_reason.items()]
-
-
-def _seed_lines(summary: SeedSummary) -> list[str]:
-    lines = [f"{len(summary.evaluations)} gates; figures are mean (smallest–largest)"]
-    for what, spread in (("accuracy", summary.accuracy), ("false alarms", summary.false_alarms)):
-        if spread is not None:
-            lines.append(f"{what} {spread_text(spread)} %")
-    return lines + [f"rejected of {name}: {spread_text(spread)} %" for name, spread in summary.rejected.items()]
 
 
 def _set_rows(evaluation: Evaluation) -> list[dict[str, Any]]:

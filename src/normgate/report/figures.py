@@ -13,7 +13,7 @@ from normgate.collapse.confounders import image_statistics
 from normgate.collapse.norms import norms_of
 from normgate.data.decoding import DEFAULT_MAX_PIXELS
 from normgate.data.loading import load_batches
-from normgate.evaluation.writing import mean_name
+from normgate.evaluation.words import mean_name
 from normgate.files import whole_file, whole_folder
 from normgate.gate.geometry import gate_geometry
 from normgate.report import charts

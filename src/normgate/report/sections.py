@@ -9,7 +9,7 @@ import numpy as np
 from normgate.collapse import explain
 from normgate.evaluation.disjoint import shared_lines
 from normgate.evaluation.figures import DEFINITIONS
-from normgate.evaluation.writing import mean_name, points, shown_groups
+from normgate.evaluation.words import auroc_text, columns, points, row
 from normgate.report import drawing
 from normgate.report.checks import SQUARE
 from normgate.report.figures import SQUARE_WIDTH, WIDE_WIDTH
@@ -77,11 +77,7 @@ def promise_of_evaluation(gate: Gate, evaluation: Evaluation) -> dict[str, Any]:
         figures.append({"name": "Accuracy", "value": "–", "note": "the known images have no labels"})
     for name, rejected in {} if outcome is None else outcome.rejected.items():
         found = evaluation.metrics.get(gate.score.name, {}).get(name)
-        auroc = (
-            ""
-            if found is None
-            else f"; AUROC {points(found.auroc)} ({points(found.auroc_low)}–{points(found.auroc_high)})"
-        )
+        auroc = "" if found is None else f"; AUROC {auroc_text(found)}"
         note = f"of {evaluation.images[name]} unknown images rejected{auroc}"
         figures.append({"name": name, "value": share(rejected), "note": note})
     lines = [_terms(gate), *shared_lines(evaluation.shared)]
@@ -207,11 +203,10 @@ def comparison(charts: Mapping[str, Chart], evaluation: Evaluation) -> dict[str,
     """Every score on every set."""
     if "scores" not in charts:
         return None
-    groups, first = shown_groups(evaluation), next(iter(evaluation.groups))
+    first = next(iter(evaluation.groups))
     rows = []
     for score in evaluation.ranking:
-        parts = [*evaluation.metrics[score].values(), *(evaluation.means[score][group] for group in groups)]
-        cells = [f"{points(part.auroc)} ({points(part.auroc_low)}–{points(part.auroc_high)})" for part in parts]
+        cells = [auroc_text(part) for part in row(evaluation, score)]
         own = score == evaluation.gate_score
         fpr = points(evaluation.means[score][first].fpr_at_id_tpr95)
         rows.append({"own": own, "cells": [score + (" (gate)" if own else ""), *cells, fpr]})
@@ -222,7 +217,7 @@ def comparison(charts: Mapping[str, Chart], evaluation: Evaluation) -> dict[str,
         **drawn("scores", charts["scores"], f"AUROC by score; the best is {best}. The table below has all figures."),
         "table": {
             "caption": "AUROC in points with 95 % intervals, best mean first",
-            "columns": ["score", *evaluation.sets, *map(mean_name, groups), "fpr_at_id_tpr95"],
+            "columns": ["score", *columns(evaluation), "fpr_at_id_tpr95"],
             "rows": rows,
         },
         "lines": lines,

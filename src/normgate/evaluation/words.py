@@ -1,0 +1,78 @@
+"""Results in words and short numbers, the same on screens, on pages and in files."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from normgate.evaluation.results import Evaluation
+
+if TYPE_CHECKING:
+    from normgate.evaluation.seeds import SeedSummary, Spread
+
+
+def spread_text(spread: Spread | None) -> str:
+    """Mean (smallest–largest), in points."""
+    return "" if spread is None else f"{points(spread.mean)} ({points(spread.min)}–{points(spread.max)})"
+
+
+def auroc_text(found: Any) -> str:
+    """The AUROC of a set or a mean with its interval, in points."""
+    return f"{points(found.auroc)} ({points(found.auroc_low)}–{points(found.auroc_high)})"
+
+
+def points(value: float | None) -> str:
+    """A share in points."""
+    return "" if value is None else f"{100 * value:.1f}"
+
+
+def shown_groups(results: Evaluation | SeedSummary) -> tuple[str, ...]:
+    """Groups whose mean is not simply the figure of one set."""
+    return tuple(group for group, names in results.groups.items() if len(names) > 1)
+
+
+def mean_name(group: str) -> str:
+    """What the column of a group's mean is called."""
+    return group if group == "mean" else f"mean {group}"
+
+
+def columns(results: Evaluation | SeedSummary) -> list[str]:
+    """Names of the sets, and of those means that are shown."""
+    return [*results.sets, *map(mean_name, shown_groups(results))]
+
+
+def row(results: Evaluation | SeedSummary, score: str) -> list[Any]:
+    """The figures of a score in the order of `columns`."""
+    return [*results.metrics[score].values(), *(results.means[score][group] for group in shown_groups(results))]
+
+
+def summary_lines(results: Evaluation | SeedSummary) -> list[str]:
+    """Accuracy, the promise and what happened, and what is left out, in words."""
+    if not isinstance(results, Evaluation):
+        return _seed_lines(results)
+    lines = []
+    if results.accuracy is not None:
+        lines.append(f"accuracy {results.accuracy:.2%} on {results.images['id']} known images")
+    else:
+        lines.append("accuracy is not known: the known images have no labels")
+    if (outcome := results.outcome) is not None:
+        if outcome.accuracy_accepted is not None:
+            lines.append(f"accuracy among the accepted {outcome.accuracy_accepted:.2%}")
+        band = (
+            ""
+            if outcome.band is None
+            else f" (99 % of such test sets: {outcome.band[0]:.2%} to {outcome.band[1]:.2%}, if images are independent)"
+        )
+        lines.append(f"false alarms: promised {outcome.promised:.2%}, happened {outcome.realised:.2%}{band}")
+        lines += [f"rejected of {name}: {share:.2%}" for name, share in outcome.rejected.items()]
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in results.refused.items():
+        by_reason.setdefault(reason.removeprefix(f"{name} "), []).append(name)
+    return lines + [f"left out: {', '.join(names)}: {reason}" for reason, names in by_reason.items()]
+
+
+def _seed_lines(summary: SeedSummary) -> list[str]:
+    lines = [f"{len(summary.evaluations)} gates; figures are mean (smallest–largest)"]
+    for what, spread in (("accuracy", summary.accuracy), ("false alarms", summary.false_alarms)):
+        if spread is not None:
+            lines.append(f"{what} {spread_text(spread)} %")
+    return lines + [f"rejected of {name}: {spread_text(spread)} %" for name, spread in summary.rejected.items()]
