@@ -43,9 +43,10 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
         "seed": list(range(len(runs))),
         "accuracy": spread([run["accuracy"] for run in runs]),
         "auroc": {
-            score: {name: spread([run["auroc"][score][name] for run in runs]) for name in demo.FAR} for score in scores
+            score: {name: spread([run["auroc"][score][name] for run in runs]) for name in demo.OUTLIERS}
+            for score in scores
         },
-        "auto": {name: spread([own[name] for own in auto]) for name in demo.FAR},
+        "auto": {name: spread([own[name] for own in auto]) for name in demo.OUTLIERS},
         "choice": [run["score"] for run in runs],
         "false_alarm_rate": [run["false_alarm_rate"] for run in runs],
         "seconds": spread([run["seconds"] for run in runs]),
@@ -61,8 +62,8 @@ def markdown(values: dict[str, Any]) -> str:
 
     chosen = ", ".join(f"`{score}`" for score in values["choice"])
     lines = [
-        "| score | " + " | ".join(demo.FAR) + " |",
-        "|---|" + "---:|" * len(demo.FAR),
+        "| score | " + " | ".join(demo.OUTLIERS) + " |",
+        "|---|" + "---:|" * len(demo.OUTLIERS),
         *(row(f"`{score}`", values["auroc"][score]) for score in SHOWN),
         row("**chosen by probes**", values["auto"]),
         "",

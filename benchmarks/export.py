@@ -79,7 +79,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gates", type=Path, required=True, help="where benchmarks/auto.py trained its gates")
     gate = normgate.Gate.load(parser.parse_args().gates / "demo-0", device="cpu")
-    images = [record.payload for name in ("test", *demo.FAR) for record in load(demo_set(name))[::3]]
+    images = [record.payload for name in ("test", *demo.OUTLIERS) for record in load(demo_set(name))[::3]]
     other = list(noise(40, 1))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "gate.onnx"

@@ -66,7 +66,7 @@ def test_data(pack: str) -> Data:
 def ood_data(pack: str) -> dict[str, Data]:
     """The valid OoD sets by name."""
     if pack == "demo":
-        return {name: demo_set(name) for name in demo.FAR}
+        return {name: demo_set(name) for name in demo.OUTLIERS}
     return {name: PACKS / f"{name}.parquet" for name in (*NEAR[pack], *FAR)}
 
 

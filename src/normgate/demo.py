@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from normgate.data.demo import demo_set
 from normgate.data.sources import load
 from normgate.evaluation import evaluate
-from normgate.files import OutputError, check_output, is_system, whole_folder
+from normgate.files import OutputError, check_output, is_system, listed, whole_folder
 from normgate.pipeline import train
 from normgate.progress import silent
 from normgate.report.checks import installed
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from normgate.progress import Progress
     from normgate.screening import Summary
 
-FAR = ("near", "far-satellite", "far-waste")
+OUTLIERS = ("near", "far-satellite", "far-waste")
 # A ResNet with one block a stage and 16 to 128 channels: about two minutes of one core.
 NETWORK: dict[str, Any] = {
     "model": "resnet18",
@@ -116,7 +116,7 @@ def demo(
             progress=progress,
             **NETWORK,
         )
-        sets = {name: load(demo_set(name)) for name in FAR}
+        sets = {name: load(demo_set(name)) for name in OUTLIERS}
         test = load(demo_set("test"))
         evaluation = evaluate(gate, test, sets, keep_features=True, progress=progress)
         _write_incoming(work / "incoming", test, sets)
@@ -139,10 +139,7 @@ def _files(folder: Path) -> list[str]:
 
 def _foreign(folder: Path) -> str | None:
     """The name of a file that no demo has written; None where there is none."""
-    try:
-        own = {MARK, *json.loads((folder / MARK).read_text(encoding="utf-8"))["files"]}
-    except (OSError, ValueError, KeyError, TypeError):
-        own = set()
+    own = listed(folder / MARK)
     return next((name for name in _files(folder) if name not in own), None)
 
 

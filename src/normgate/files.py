@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import os
 import shutil
 import tempfile
@@ -115,6 +117,20 @@ def whole_folder(path: Path, *, foreign: Foreign, overwrite: bool = False) -> It
             replace_folder(partial, path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def sha256(path: Path) -> str:
+    """Of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def listed(manifest: Path) -> set[str]:
+    """What a JSON file lists under `files`, and itself; nothing where it cannot be read."""
+    try:
+        return {manifest.name, *json.loads(manifest.read_text(encoding="utf-8"))["files"]}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return set()
 
 
 def names_in(folder: Path) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,7 +16,7 @@ from normgate.data.decoding import DEFAULT_MAX_PIXELS
 from normgate.data.sources import Records, load, open_source
 from normgate.errors import NormgateError
 from normgate.extractor import FeatureExtractor
-from normgate.files import check_output
+from normgate.files import check_output, sha256
 from normgate.gate import AUTO, Gate
 from normgate.gate.choosing import unfitted
 from normgate.gate.folder import foreign
@@ -163,7 +162,7 @@ def train(
                 "backbone": backbone.to_dict(),
                 "preprocessing": preprocessing.to_dict(),
                 "seed": seed,
-                "weights": None if weights is None else _file_digest(Path(weights)),
+                "weights": None if weights is None else sha256(Path(weights)),
                 "images": fingerprint(pixels["train"], classes),
                 **({"log_geometry": True} if log_geometry else {}),
             }
@@ -319,8 +318,3 @@ def _fit_sample(records: Records, seed: int) -> Records:
         return records
     rows = np.sort(np.random.default_rng(seed).choice(len(records), FIT_ROWS, replace=False))
     return records.subset(rows.tolist())
-
-
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

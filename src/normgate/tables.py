@@ -53,8 +53,7 @@ def print_gate(gate: Gate, folder: Path, *, as_json: bool = False) -> None:
         return
     extractor = gate.extractor
     table = Table(title=f"gate {folder}", show_header=False, title_justify="left")
-    backbone = gate.backbone
-    table.add_row("network", type(extractor.model).__name__ if backbone is None else backbone.name)
+    table.add_row("network", gate.network_name)
     height, width = extractor.preprocessing.size
     table.add_row("input", f"{width} × {height} pixels")
     names = ", ".join(gate.classes[:8]) + (", …" if len(gate.classes) > 8 else "")

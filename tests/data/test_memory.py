@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from normgate.data.decoding import ImageError, decode
-from normgate.data.memory import ImageList, class_names
+from normgate.data.memory import ImageList
 from normgate.data.sources import SourceError, open_source
 
 
@@ -45,12 +45,6 @@ def test_names_are_labels(noise):
     assert labels(source) == ["b", "a", "b"]
 
 
-def test_numbers_are_looked_up_in_classes():
-    names, classes = class_names([2, 0, "bird"], ["cat", "bird", "owl"])
-    assert classes == ("cat", "bird", "owl")
-    assert [names[label] for label in (2, 0, "bird")] == ["owl", "cat", "bird"]
-
-
 def test_groups(noise):
     source = ImageList(noise(2, 4, 4, 3), ["a", "b"], groups=np.array([7, 8]))
     assert [record.group for record in source] == ["7", "8"]
@@ -58,12 +52,6 @@ def test_groups(noise):
     source = open_source((images, [0, 1, 1], ["x", None, "x"]), labelled=True)
     assert [record.group for record in source] == ["x", None, "x"]
     assert labels(open_source((list(images), [0, 1, 1], [1, 1, 2]), labelled=False)) == [None] * 3
-
-
-def test_classes_of_one_name_are_told_apart():
-    names, classes = class_names([0, 1, 2], ["crane", "owl", "crane"])
-    assert classes == ("crane (0)", "owl", "crane (2)")
-    assert [names[i] for i in range(3)] == list(classes)
 
 
 def test_what_does_not_fit_together(noise):
@@ -80,8 +68,6 @@ def test_what_does_not_fit_together(noise):
         ImageList(images, np.eye(2))
     with pytest.raises(SourceError, match="label 0 is True"):
         ImageList(images, [True, False])
-    with pytest.raises(SourceError, match="the label 2 is none of the 2 classes"):
-        class_names([0, 2], ["cat", "dog"])
 
 
 def test_what_is_no_image_is_found_when_it_is_decoded():

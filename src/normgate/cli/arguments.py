@@ -17,7 +17,14 @@ if TYPE_CHECKING:
     from normgate.scores import Score
 
 
-def open_place(place: str, labelled: bool, image_column: str, label_column: str, group_column: str | None) -> Source:
+def open_place(
+    place: str,
+    *,
+    labelled: bool = False,
+    image_column: str = "image",
+    label_column: str = "label",
+    group_column: str | None = None,
+) -> Source:
     """Images at a place, with the columns of a Parquet file that hold them."""
     from normgate.data.sources import open_source
 
@@ -54,7 +61,7 @@ def neighbours_of(report: Path | None, place: str | None, overwrite: bool, image
     from normgate.report import check_report
 
     check_report(report, overwrite=overwrite)
-    return None if place is None else open_place(place, False, image_column, "label", None)
+    return None if place is None else open_place(place, image_column=image_column)
 
 
 def named(option: str, texts: list[str] | None) -> list[tuple[str, str]]:

@@ -108,16 +108,17 @@ def evaluate(
 
         check_figures(figures, overwrite=overwrite)
     outputs = [path for path in (output, per_image, report, figures) if path is not None]
-    if len({path.absolute() for path in outputs}) < len(outputs):
+    if len({path.resolve() for path in outputs}) < len(outputs):
         raise NormgateError("two outputs have the same name; give each its own")
     drawn = report is not None or figures is not None
     if drawn and len(gates) > 1:
         raise NormgateError("a report and figures are of one gate; name one, or leave out --report and --figures")
 
     def opened(place: str | None, labelled: bool) -> "Source | None":
-        return None if place is None else open_place(place, labelled, image_column, label_column or "label", None)
+        columns = {"image_column": image_column, "label_column": label_column or "label"}
+        return None if place is None else open_place(place, labelled=labelled, **columns)
 
-    sets = {name: open_place(place, False, image_column, "label", None) for name, place in named("--ood", ood)}
+    sets = {name: open_place(place, image_column=image_column) for name, place in named("--ood", ood)}
     groups = {name: set_names(name, text, list(sets)) for name, text in named("--group", group)}
     wanted = [score_of(text, own_name=True) for text in score or []]
     features = None if no_cache else _cache(cache, cache_limit)

@@ -142,9 +142,10 @@ def train(
         raise NormgateError(f"{', '.join(twice)} is set twice: by an option of its own and by --set; leave one out")
 
     sources: list[Source] = []
+    columns = {"image_column": image_column, "label_column": label_column}
 
     def opened(place: str, labelled: bool) -> "Source":
-        sources.append(open_place(place, labelled, image_column, label_column, group_column))
+        sources.append(open_place(place, labelled=labelled, **columns, group_column=group_column))
         return sources[-1]
 
     with console.progress_bars() as progress, _told_of_epochs(output, resume):
@@ -303,11 +304,12 @@ def calibrate(
         raise NormgateError(f"{' and '.join(calibration_images)} are both calibration images; pass one of them")
 
     sources: list[Source] = []
+    columns = {"image_column": image_column, "label_column": label_column}
 
     def opened(place: str | None, labelled: bool) -> "Source | None":
         if place is None:
             return None
-        sources.append(open_place(place, labelled, image_column, label_column, None))
+        sources.append(open_place(place, labelled=labelled, **columns))
         return sources[-1]
 
     with console.progress_bars() as progress:

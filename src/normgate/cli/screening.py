@@ -124,11 +124,11 @@ def screen(
         raise typer.Exit(code)
     if output is None:
         if incoming != "-":
-            open_place(incoming, False, image_column, "label", None)  # where there is nothing, that is what to say
+            open_place(incoming, image_column=image_column)  # where there is nothing, that is what to say
         raise NormgateError("say where to write the verdicts: -o verdicts.parquet")
     with console.progress_bars() as progress, _told_of_parts():
         loaded = Gate.load(gate, device=device)
-        images = _paths_on_stdin() if incoming == "-" else open_place(incoming, False, image_column, "label", None)
+        images = _paths_on_stdin() if incoming == "-" else open_place(incoming, image_column=image_column)
         if report is not None and incoming == "-":
             images = load(images)  # lines come only once
         if neighbours is not None:

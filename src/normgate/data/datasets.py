@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from normgate.data.decoding import ImageError
-from normgate.data.memory import class_names, plain
+from normgate.data.labels import named_labels, plain
 from normgate.data.sources import NoLabelsError, Record, SourceError, parse_query
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class DatasetImages:
         self._check_first(labelled)
         if labelled:
             given = _given_classes(dataset)
-            self._names, self.classes = class_names([] if given else _all_labels(dataset), given)
+            self._names, self.classes = named_labels([] if given else _all_labels(dataset), given)
 
     def __iter__(self) -> Iterator[Record]:
         """In the order of the index."""

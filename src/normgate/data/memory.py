@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from normgate.data.folders import path_record
+from normgate.data.labels import named_labels, plain
 from normgate.data.sources import Record, SourceError
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class ImageList:
         self._labels: list[str | None] = [None] * len(images)
         if labels is not None:
             numbered = [plain(label) for label in labels]
-            names, self.classes = class_names(numbered, None)
+            names, self.classes = named_labels(numbered)
             self._labels = [names[label] for label in numbered]
 
     def __iter__(self) -> Iterator[Record]:
@@ -59,37 +60,3 @@ class ImageList:
 
     def __len__(self) -> int:
         return len(self._images)
-
-
-def class_names(labels: Sequence[Any], classes: Sequence[str] | None) -> tuple[dict[Any, str], tuple[str, ...]]:
-    """Names of classes by label, and all names in the order of the classes.
-
-    Args:
-        labels: names or whole numbers, as often as they occur.
-        classes: all names in the order of their numbers, where they are known.
-
-    Raises:
-        SourceError: a label is neither name nor number, or is none of the classes.
-    """
-    for i, label in enumerate(labels):
-        if isinstance(label, bool) or not isinstance(label, str | int):
-            raise SourceError(f"label {i} is {label!r}; labels must be names or whole numbers")
-    if classes is None:
-        ordered = sorted(set(labels), key=lambda label: (isinstance(label, str), label))
-        names = {label: str(label) for label in ordered}
-        return names, tuple(names.values())
-    # ImageNet calls a bird and a machine "crane"; a name must tell one class.
-    distinct = [f"{name} ({i})" if classes.count(name) > 1 else name for i, name in enumerate(classes)]
-    names = {name: name for name in distinct} | dict(enumerate(distinct))
-    unknown = next((label for label in labels if label not in names), None)
-    if unknown is not None:
-        raise SourceError(f"the label {unknown!r} is none of the {len(classes)} classes")
-    return names, tuple(distinct)
-
-
-def plain(value: Any) -> Any:
-    """Python's own number or string for a NumPy or torch scalar; an array of several stays what it is."""
-    try:
-        return value.item() if hasattr(value, "item") else value
-    except (ValueError, RuntimeError):
-        return value

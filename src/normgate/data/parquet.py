@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 
 from normgate.data.decoding import ImageError
 from normgate.data.fetching import fetchers
+from normgate.data.labels import named_labels
 from normgate.data.listing import files_at, root_here
-from normgate.data.memory import class_names
 from normgate.data.sources import NoLabelsError, Record, SourceError, parse_query
 
 if TYPE_CHECKING:
@@ -198,7 +198,7 @@ class ParquetImages:
                         raise SourceError(f"{part.name}#{row} has the label {label}; there are {len(names)} classes")
                 found.update(labels)
         ordered = sorted(found, key=lambda label: (isinstance(label, str), label))
-        return class_names(ordered, names)
+        return named_labels(ordered, names)
 
 
 def _tables(files: Files) -> list[tuple[str, Place]]:

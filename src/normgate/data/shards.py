@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from normgate.data.decoding import MOST_BYTES, ImageError
 from normgate.data.kinds import kind_of
+from normgate.data.labels import named_labels
 from normgate.data.listing import files_at, root_here
-from normgate.data.memory import class_names
 from normgate.data.names import utf8_name
 from normgate.data.sources import NoLabelsError, Record, SourceError
 from normgate.data.tars import DamagedTarError, members
@@ -95,9 +95,9 @@ class TarImages:
         if unlabelled is not None:
             raise SourceError(unlabelled)
         if all(text.isdecimal() for text in found):
-            names, classes = class_names(sorted({int(text) for text in found}), None)
+            names, classes = named_labels({int(text) for text in found})
             return {text: names[int(text)] for text in found}, classes
-        return class_names(sorted(found), None)
+        return named_labels(found)
 
 
 @dataclasses.dataclass

@@ -11,6 +11,7 @@ from normgate import scores
 from normgate.gate.errors import GateError
 from normgate.gate.sets import bank
 from normgate.probes import PROBES, ProbeReport, probe, seen
+from normgate.probes.images import family
 from normgate.scores import ScoreError
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def families(names: Collection[str]) -> tuple[str, ...]:
     Raises:
         GateError: there is no such family.
     """
-    known = dict.fromkeys(name.partition("/")[0] for name in PROBES)
+    known = dict.fromkeys(map(family, PROBES))
     if isinstance(names, str | Mapping) or not set(names) <= set(known) or len(set(names)) != len(names):
         raise GateError(f"families of probes are some of {', '.join(known)}, as a list, not {names!r}")
     return tuple(names)

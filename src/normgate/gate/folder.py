@@ -12,7 +12,6 @@ The digests guard against damage, not against an attacker.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import json
 import warnings
@@ -33,7 +32,7 @@ from normgate.data.preprocessing import Preprocessing
 from normgate.errors import NormgateError, NormgateWarning
 from normgate.extractor import FeatureExtractor
 from normgate.features import Features
-from normgate.files import OutputError, names_in, whole_folder
+from normgate.files import OutputError, listed, names_in, sha256, whole_folder
 from normgate.gate.choosing import families
 from normgate.gate.gate import Gate
 from normgate.normalization import is_normalized, l2norm, remove_l2norm, temperature, unwrap
@@ -79,12 +78,8 @@ def save(gate: Gate, path: Path, *, overwrite: bool) -> None:
 
 def foreign(folder: Path) -> str | None:
     """The name of something in a folder that no gate has written; None where there is nothing of that kind."""
-    names = names_in(folder)
-    try:
-        own = {"gate.json", *json.loads((folder / "gate.json").read_text(encoding="utf-8"))["files"]}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        own = set()
-    return next((name for name in names if name not in own), None)
+    own = listed(folder / "gate.json")
+    return next((name for name in names_in(folder) if name not in own), None)
 
 
 def _write(gate: Gate, folder: Path) -> None:
@@ -109,7 +104,7 @@ def _write(gate: Gate, folder: Path) -> None:
     for name, features in gate.kept.items():
         features.save(folder / f"features-{name}.safetensors")
     description = {"format": FORMAT, **describe(gate)}
-    description["files"] = {file.name: _sha256(file) for file in sorted(folder.iterdir())}
+    description["files"] = {file.name: sha256(file) for file in sorted(folder.iterdir())}
     (folder / "gate.json").write_text(json.dumps(description, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
@@ -316,14 +311,9 @@ def _checked(path: Path) -> dict[str, Any]:
         + [
             f"{name} has changed"
             for name in sorted(files.keys() & present)
-            if not (path / name).is_file() or _sha256(path / name) != files[name]
+            if not (path / name).is_file() or sha256(path / name) != files[name]
         ]
     )
     if problems:
         raise GateFolderError(f"{path} is damaged: {'; '.join(problems)}. Copy the gate anew, or make it again")
     return description
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

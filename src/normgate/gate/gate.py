@@ -23,6 +23,7 @@ from normgate.gate.choosing import AUTO, choose, families, reprobed, unfitted
 from normgate.gate.errors import GateError
 from normgate.gate.recognition import recognised
 from normgate.gate.sets import Reading, collect, digests, kept, merged
+from normgate.normalization import unwrap
 from normgate.progress import silent
 from normgate.verdicts import EMPTY, NOT_FINITE, Verdicts
 from normgate.verdicts import concatenate as concatenate_verdicts
@@ -72,6 +73,11 @@ class Gate:
     digests: Mapping[str, tuple[bytes, ...]] = dataclasses.field(default_factory=dict)
     provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     trained_on_probes: tuple[str, ...] = ()
+
+    @property
+    def network_name(self) -> str:
+        """What timm calls the network, else the name of its class."""
+        return type(unwrap(self.extractor.model)).__name__ if self.backbone is None else self.backbone.name
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -213,7 +219,7 @@ class Gate:
         smallest_n(alpha)
         grouped = self.calibration.by_class if by_class is None else by_class
         refit = score is not None or train is not None or (tuning is not None and self.score.needs_tuning)
-        wanted: Score | None = self.score
+        wanted: Score | None = None
         if refit:
             wanted = unfitted(
                 self.score if score is None else score,

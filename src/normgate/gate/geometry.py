@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from normgate.collapse import geometry
+from normgate.probes.report import probe_names
 
 if TYPE_CHECKING:
     from normgate.collapse import Geometry
@@ -27,16 +28,13 @@ def gate_geometry(gate: Gate) -> Geometry | None:
         return None
     if tuning is None or probes is None or gate.probes is None:
         return geometry(train)
-    names = np.array([name.rpartition("#")[0] for name in probes.ids])
-    families: dict[str, list[str]] = {}
-    for name in gate.probes.informative:
-        families.setdefault(name.partition("/")[0], []).append(name)
+    names = probe_names(probes)
     found = geometry(
         train,
         id=tuning.evenly(_TUNING_ROWS),
         ood={
             f"probe {family}": probes.select(np.isin(names, variants)).evenly(_PROBE_ROWS)
-            for family, variants in families.items()
+            for family, variants in gate.probes.by_family.items()
         },
     )
     norms = {"tuning images" if name == "id" else name: value for name, value in found.norms.items()}

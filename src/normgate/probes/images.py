@@ -51,6 +51,11 @@ def make(pixels: Pixels, classes: NDArray[np.int64], seed: int = 0) -> Iterator[
         yield name, probe(pixels, partners, np.random.default_rng([seed, number]))
 
 
+def family(probe: str) -> str:
+    """The family of a probe, by its name."""
+    return probe.partition("/")[0]
+
+
 def _partners(classes: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
     """For each image a random one of another class; of any, where there is only one class."""
     rows = np.arange(len(classes))

@@ -11,7 +11,7 @@ import numpy as np
 from normgate import metrics, scores
 from normgate.errors import NormgateError
 from normgate.metrics import BLIND, INVERTED
-from normgate.probes.images import PROBES
+from normgate.probes.images import PROBES, family
 from normgate.scores import ScoreError
 
 if TYPE_CHECKING:
@@ -87,14 +87,20 @@ class ProbeReport:
     @property
     def _unseen(self) -> tuple[str, ...]:
         """The probes that the network was not trained on."""
-        return tuple(name for name in self.probes if name.partition("/")[0] not in self.trained_on)
+        return tuple(name for name in self.probes if family(name) not in self.trained_on)
+
+    @property
+    def by_family(self) -> dict[str, list[str]]:
+        """The informative variants of each family that has any."""
+        found: dict[str, list[str]] = {}
+        for name in self.informative:
+            found.setdefault(family(name), []).append(name)
+        return found
 
     def families(self, score: str) -> dict[str, float]:
         """Mean AUROC of a score over the informative variants of each family that has any."""
-        by_family: dict[str, list[float]] = {}
-        for name in self.informative:
-            by_family.setdefault(name.partition("/")[0], []).append(self.auroc[score][name])
-        return {family: float(np.mean(values)) for family, values in by_family.items()}
+        own = self.auroc[score]
+        return {name: float(np.mean([own[probe] for probe in probes])) for name, probes in self.by_family.items()}
 
     def mean(self, score: str) -> float:
         """Mean over families, each counting once however many variants it has; NaN without an informative probe."""
@@ -239,17 +245,18 @@ def probe(
             auroc[name] = seen(fitted, tuning, probes)
         except ScoreError as error:
             refused[name] = str(error)
-    _, counts = np.unique(_probe_names(probes), return_counts=True)
+    _, counts = np.unique(probe_names(probes), return_counts=True)
     return ProbeReport(auroc, len(tuning), int(counts.min()), refused, trained_on)
 
 
 def seen(score: Score, tuning: Features, probes: Features) -> dict[str, float]:
     """AUROC of ID tuning images against each probe by one fitted score."""
-    known, unknown, names = score(tuning).numpy(), score(probes).numpy(), _probe_names(probes)
+    known, unknown, names = score(tuning).numpy(), score(probes).numpy(), probe_names(probes)
     return {name: metrics.auroc(known, unknown[names == name]) for name in dict.fromkeys(names.tolist())}
 
 
-def _probe_names(probes: Features) -> NDArray[np.str_]:
+def probe_names(probes: Features) -> NDArray[np.str_]:
+    """Of which probe each row is, (N,)."""
     return np.array([name.rpartition("#")[0] for name in probes.ids])
 
 

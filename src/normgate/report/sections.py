@@ -49,8 +49,7 @@ _NARROW = {"distributions": 260, **dict.fromkeys(SQUARE, 210)}
 
 def subtitle(gate: Gate, evaluation: Evaluation | None = None) -> str:
     """What was judged, and by what."""
-    network = type(gate.extractor.model).__name__ if gate.backbone is None else gate.backbone.name
-    said = f"{network}, {len(gate.classes)} classes, score {gate.score.name}"
+    said = f"{gate.network_name}, {len(gate.classes)} classes, score {gate.score.name}"
     if evaluation is None:
         return said
     sets = len(evaluation.sets)
@@ -342,7 +341,7 @@ def facts(gate: Gate) -> list[tuple[str, str]]:
     names = ", ".join(gate.classes[:20]) + (", …" if len(gate.classes) > 20 else "")
     thresholds = calibration.thresholds
     return [
-        ("network", type(extractor.model).__name__ if gate.backbone is None else gate.backbone.name),
+        ("network", gate.network_name),
         ("input", f"{width} × {height} pixels"),
         ("classes", f"{len(gate.classes)}: {names}"),
         ("score", described(gate.score)),

@@ -10,7 +10,7 @@ import torch
 
 from normgate.scores.base import Score, ScoreError
 from normgate.scores.blocks import blocks
-from normgate.scores.mahalanobis import class_means, covariance, inverse_cholesky
+from normgate.scores.mahalanobis import check_jitter, class_means, covariance, inverse_cholesky
 
 if TYPE_CHECKING:
     from normgate.features import Features
@@ -34,8 +34,7 @@ class GMM(Score):
     jitter: float = 1e-6
 
     def __post_init__(self) -> None:
-        if not 0 < self.jitter <= 1:
-            raise ScoreError(f"{self.name} needs a jitter above 0 and at most 1, not {self.jitter!r}")
+        check_jitter(self.name, self.jitter)
 
     def _fit(self, features: Features) -> dict[str, torch.Tensor]:
         assert features.labels is not None

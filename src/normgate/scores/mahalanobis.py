@@ -31,8 +31,7 @@ class Mahalanobis(Score):
     jitter: float = 1e-6
 
     def __post_init__(self) -> None:
-        if not 0 < self.jitter <= 1:
-            raise ScoreError(f"{self.name} needs a jitter above 0 and at most 1, not {self.jitter!r}")
+        check_jitter(self.name, self.jitter)
 
     def _fit(self, features: Features) -> dict[str, torch.Tensor]:
         assert features.labels is not None
@@ -85,6 +84,16 @@ def covariance(x: torch.Tensor, means: torch.Tensor, index: torch.Tensor) -> tor
             total[start:stop, :stop].addmm_(centred[:, start:stop].T, centred[:, :stop])
     lower = total.tril()
     return (lower + lower.tril(-1).T) / len(x)
+
+
+def check_jitter(score: str, jitter: float) -> None:
+    """Refuse what `inverse_cholesky` cannot begin with.
+
+    Raises:
+        ScoreError: it is not above 0 and at most 1.
+    """
+    if not 0 < jitter <= 1:
+        raise ScoreError(f"{score} needs a jitter above 0 and at most 1, not {jitter!r}")
 
 
 def inverse_cholesky(sigma: torch.Tensor, jitter: float) -> torch.Tensor:

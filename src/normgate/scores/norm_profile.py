@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from normgate.scores.base import Score, ScoreError
-from normgate.scores.mahalanobis import class_means, covariance, inverse_cholesky, whiten
+from normgate.scores.mahalanobis import check_jitter, class_means, covariance, inverse_cholesky, whiten
 from normgate.scores.norm import MIN_VARIATION, magnitudes
 from normgate.scores.norm_gain import unknown_stages
 
@@ -36,8 +36,7 @@ class NormProfile(Score):
     jitter: float = 1e-6
 
     def __post_init__(self) -> None:
-        if not 0 < self.jitter <= 1:
-            raise ScoreError(f"{self.name} needs a jitter above 0 and at most 1, not {self.jitter!r}")
+        check_jitter(self.name, self.jitter)
 
     def _refusal(self, features: Features) -> str | None:
         if reason := unknown_stages(features):

@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from normgate.errors import NormgateError
-from normgate.probes import PROBES
+from normgate.probes.images import PROBES, family
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,7 +51,7 @@ def draw_probes(pixels: torch.Tensor, labels: torch.Tensor, rng: np.random.Gener
     images, classes = pixels[: 2 * count].cpu().numpy(), labels[: 2 * count].cpu().numpy()
     partners = np.roll(np.arange(len(images)), -count)[:count]
     other = classes[partners] != classes[:count]
-    names = [name for name in PROBES if name.partition("/")[0] in FAMILIES]
+    names = [name for name in PROBES if family(name) in FAMILIES]
     if not other.any():
         names = [name for name in names if not name.startswith("blend/")]
     name = names[rng.integers(len(names))]
