@@ -10,8 +10,10 @@ import subprocess
 import sys
 import tarfile
 import time
+import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -19,7 +21,7 @@ from safetensors.torch import load_file
 
 import normgate
 from normgate import Gate, Recipe, pipeline, scores
-from normgate.errors import NormgateError
+from normgate.errors import NormgateError, NormgateWarning, ProbeWarning
 from normgate.training import Hardware, HardwareError, TrainingError
 from normgate.training.radial import FAMILIES
 from normgate.training.run_folder import RunFolderError
@@ -56,6 +58,35 @@ def test_a_gate_from_class_folders(class_folders: Path, tmp_path: Path) -> None:
     assert files[0] == files[1]
     assert len(files[0]) == 8
     assert not equal(weights(normgate.train(class_folders, recipe=QUICK, seed=1, **OPTIONS)), weights(gate))
+
+
+def test_wide_images_are_cropped_and_that_is_said(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (12, 30, 3), dtype=np.uint8) for _ in range(60)]
+    labels = ["a", "b"] * 30
+    with pytest.warns(NormgateWarning, match=r"60% of a typical training image lie outside .* --squash"):
+        cropped = normgate.train((images, labels), recipe=QUICK, **OPTIONS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", NormgateWarning)
+        warnings.simplefilter("ignore", ProbeWarning)
+        squashed = normgate.train((images, labels), recipe=QUICK, squash=True, **OPTIONS)
+    assert (cropped.preprocessing.resize, squashed.preprocessing.resize) == (12, None)
+    edges = images[0].copy()
+    edges[:, :9] = edges[:, -9:] = 0
+    assert len(set(cropped([images[0], edges]).score)) == 1
+    assert len(set(squashed([images[0], edges]).score)) == 2
+    assert cropped.held_out is not None
+    assert cropped.held_out[1] == 12
+
+
+def test_an_image_under_two_labels_is_pointed_out() -> None:
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (12, 12, 3), dtype=np.uint8) for _ in range(60)]
+    labels = ["a", "b"] * 30
+    held_out = [rng.integers(0, 256, (12, 12, 3), dtype=np.uint8) for _ in range(40)]
+    sets = {"tuning": held_out[:20], "calibration": held_out[20:]}
+    with pytest.warns(NormgateWarning, match="1 different training images .* both 'a' and 'b'"):
+        normgate.train(([*images, images[0]], [*labels, "b"]), recipe=QUICK, **sets, **OPTIONS)
 
 
 def test_a_recipe_with_everything(class_folders: Path, tmp_path: Path) -> None:

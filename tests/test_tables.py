@@ -209,7 +209,7 @@ def test_what_is_said_of_a_screening(shown: Callable) -> None:
     fdr = dataclasses.replace(SUMMARY, false_alarm_rate=None, false_discovery_rate=0.1, cut=0.0)
     text = shown(_summarised, fdr, Path("v.parquet"))
     assert "false-discovery rate 0.1: rejected where p ≤ 0" in text
-    assert "nothing could be rejected" in text
+    assert "nothing is rejected" in text
 
 
 def test_rejected_names_are_listed_as_they_are_for_another_program(

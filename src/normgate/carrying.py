@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import filecmp
 import os
 import shutil
 import tempfile
@@ -49,13 +50,19 @@ class Carrier:
             )
         if destination is None:
             raise CarryingError(f"say where to {action} the rejected files")
-        is_elsewhere = isinstance(source, FlatFolder) and source.root is None
+        root: Path | None = getattr(source, "root", None)
+        is_elsewhere = isinstance(source, FlatFolder) and root is None
         # Even the paths that a table may name belong to whoever made it.
         if is_elsewhere or isinstance(source, ParquetImages | TarImages):
             raise CarryingError(_NO_FILES)
+        if root is not None and _is_listed(destination, root):
+            raise CarryingError(
+                f"{destination} lies in the folder that is screened, and would be screened with it the next time; name "
+                "another one, or one whose name begins with a dot"
+            )
         check_output(destination / "rejected", overwrite=True)
         self._action = action
-        self._root: Path | None = getattr(source, "root", None)
+        self._root = root
         self._home = self._root.resolve() if self._root is not None and self._root.is_dir() else None
         self._destination = destination
 
@@ -81,6 +88,8 @@ class Carrier:
                     "folder itself"
                 )
             place = self._destination / self._below(path)
+            if self._action == "copy" and _is_there(path, place):
+                continue
             taken = os.path.lexists(place) or places.setdefault(place, path) is not path
             if taken or not nearest_folder(place.parent).is_dir():
                 raise CarryingError(
@@ -125,6 +134,17 @@ def paths_of(notes: Iterable[bytes]) -> Iterator[Path]:
     """The inverse of `noted`, of many."""
     for note in notes:
         yield from (Path(os.fsdecode(name)) for name in note.split(b"\0")[:-1])
+
+
+def _is_listed(place: Path, folder: Path) -> bool:
+    """Whether what lies at a place is listed with a folder, whose hidden parts are not."""
+    place, folder = place.resolve(), folder.resolve()
+    return place.is_relative_to(folder) and not any(part.startswith(".") for part in place.relative_to(folder).parts)
+
+
+def _is_there(path: Path, place: Path) -> bool:
+    """Whether a file was copied to its place before, by a run that was stopped."""
+    return place.is_file() and not place.is_symlink() and filecmp.cmp(path, place, shallow=False)
 
 
 def _renamed(path: Path, place: Path) -> bool:

@@ -28,7 +28,7 @@ class FeatureError(NormgateError):
     """Features cannot be computed, or do not fit together."""
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Features:
     """One row an image, float32 on the CPU, with the head that the features feed.
 
@@ -82,6 +82,11 @@ class Features:
             raise FeatureError(f"features do not fit together: {n} ids, {shapes}")
         if self.labels is not None and not ((self.labels >= 0) & (self.labels < len(self.weight))).all():
             raise FeatureError(f"labels are class numbers from 0 to {len(self.weight) - 1}, and one is not")
+
+    def __repr__(self) -> str:
+        """On one line."""
+        k, d = self.weight.shape
+        return f"<Features: {len(self)} images, {d} dimensions, {k} classes{', no labels' * (self.labels is None)}>"
 
     def __len__(self) -> int:
         return len(self.z)

@@ -28,7 +28,14 @@ from normgate.training.geometry_log import GeometryLog, sample
 from normgate.training.images import ResidentImages, StreamedImages
 from normgate.training.objective import trained_on_probes
 from normgate.training.processes import agreed, check_same, noticing_loss, patient
-from normgate.training.reading import channel_statistics, check_enough, fingerprint, geometry, read
+from normgate.training.reading import (
+    channel_statistics,
+    check_enough,
+    fingerprint,
+    geometry,
+    read,
+    warn_of_contradictions,
+)
 from normgate.training.run_folder import check_run, remove_leftover, run_folder, running
 from normgate.training.splitting import check_groups, split
 
@@ -63,6 +70,7 @@ def train(
     stem: int | Literal["auto"] | None = "auto",
     model_args: Mapping[str, Any] | None = None,
     image_size: int | None = None,
+    squash: bool = False,
     weights: str | os.PathLike[str] | None = None,
     tuning: Data | None = None,
     calibration: Data | None = None,
@@ -97,6 +105,7 @@ def train(
         stem: stride of a small-image stem, None for the network's own, "auto" by the images' size (ResNets).
         model_args: further arguments of the timm network.
         image_size: side of the square input; by default the images' own if small, else 224.
+        squash: bring images that are no squares to that one as a whole, out of proportion, and not their middle alone.
         weights: a local checkpoint to start from.
         tuning: tuning images, instead of a part of `data`.
         calibration: calibration images, instead of a part of `data`.
@@ -142,13 +151,16 @@ def train(
     with noticing_loss(fabric), torch.random.fork_rng(cuda):  # the caller's random numbers go on as they were
         group = patient(fabric)
         with agreed(fabric, group):
-            preprocessing = geometry(sets["train"], image_size, max_pixels, recipe.standardize)
+            preprocessing = geometry(
+                sets["train"], image_size, max_pixels, squash=squash, standardize=recipe.standardize
+            )
             reading = Reading(drop_duplicates, skip_unreadable, workers, max_pixels, progress)
             pixels = read(sets, preprocessing, reading)
             check_enough(pixels, classes, false_alarm_rate)
+            warn_of_contradictions(pixels["train"])
             if made is not None:
                 made.check_rows(min(FIT_ROWS, len(pixels["train"].records)))
-            sets = {name: Records(part.records, classes if name == "train" else None) for name, part in pixels.items()}
+            sets = {name: Records(part.records, sets[name].classes) for name, part in pixels.items()}
             if not recipe.standardize:
                 mean, std = channel_statistics(pixels["train"], preprocessing, max_pixels)
                 preprocessing = dataclasses.replace(preprocessing, mean=mean, std=std)

@@ -49,13 +49,13 @@ def print_gate(gate: Gate, folder: Path, *, as_json: bool = False) -> None:
 
         # JSON has no infinity: a threshold there accepts every image, or none but those at infinity.
         numbers = [value if math.isfinite(value) else None for value in calibration.thresholds.tolist()]
-        print_json({**describe(gate), "thresholds": numbers, "calibration_images": calibration.n})
+        held_out = None if gate.held_out is None else dict(zip(("right", "images"), gate.held_out, strict=True))
+        about = {"thresholds": numbers, "calibration_images": calibration.n, "held_out": held_out}
+        print_json(describe(gate) | about)
         return
-    extractor = gate.extractor
     table = Table(title=f"gate {folder}", show_header=False, title_justify="left")
     table.add_row("network", gate.network_name)
-    height, width = extractor.preprocessing.size
-    table.add_row("input", f"{width} × {height} pixels")
+    table.add_row("input", gate.preprocessing.in_words)
     names = ", ".join(gate.classes[:8]) + (", …" if len(gate.classes) > 8 else "")
     table.add_row("classes", f"{len(gate.classes)}: {names}")
     table.add_row("score", described(gate.score))
@@ -72,6 +72,9 @@ def print_gate(gate: Gate, folder: Path, *, as_json: bool = False) -> None:
         "pictures of one person, burst or scene are clustered, and it is then nominal",
     )
     table.add_row("training", _training(gate))
+    if gate.held_out is not None:
+        right, images = gate.held_out
+        table.add_row("accuracy", f"{right / images:.1%} of {images} images that were held out of training")
     kept = {name: len(part) for name, part in gate.kept.items()}
     table.add_row(
         "keeps",
@@ -197,8 +200,10 @@ def print_summary(summary: Summary, output: Path, rejected: Iterable[str] | None
         return
     for name in rejected or ():
         sys.stdout.write((printable(name) if out.is_terminal else name) + "\n")
+    # The ids may go to another program, which wants nothing else.
+    told = out if rejected is None else err
     rate = (summary.images - summary.resumed) / summary.seconds
-    out.print(
+    told.print(
         f"{summary.images} image{'s' * (summary.images != 1)} in {summary.seconds:.1f} s ({rate:,.0f} a second): "
         f"{summary.accepted} accepted, {summary.rejected} rejected, {summary.unreadable} unreadable"
         + (f" ({summary.skipped} other files skipped)" if summary.skipped else "")
@@ -206,15 +211,15 @@ def print_summary(summary: Summary, output: Path, rejected: Iterable[str] | None
         soft_wrap=True,
     )
     if summary.resumed:
-        out.print(f"{summary.resumed} of them were judged by an earlier run that was stopped", soft_wrap=True)
-    out.print(f"judged by {RUNTIMES[summary.runtime]}", style="dim", soft_wrap=True)
+        told.print(f"{summary.resumed} of them were judged by an earlier run that was stopped", soft_wrap=True)
+    told.print(f"judged by {RUNTIMES[summary.runtime]}", style="dim", soft_wrap=True)
     if summary.runtime_reason:
-        out.print(f"not by ONNX Runtime: {printable(summary.runtime_reason)}", style="dim", soft_wrap=True)
+        told.print(f"not by ONNX Runtime: {printable(summary.runtime_reason)}", style="dim", soft_wrap=True)
     if summary.false_discovery_rate is not None:
-        out.print(
+        told.print(
             f"false-discovery rate {summary.false_discovery_rate:g}: rejected where p ≤ {summary.cut:.4g}; "
             f"the smallest p-value that the calibration images allow is {summary.smallest_p_value:.4g}"
-            + ("; nothing could be rejected" if summary.cut == 0 else ""),
+            + ("; nothing is rejected" if summary.cut == 0 else ""),
             soft_wrap=True,
         )
     if (shift := summary.shift) is not None:
@@ -223,7 +228,7 @@ def print_summary(summary: Summary, output: Path, rejected: Iterable[str] | None
             if shift.raised
             else "quiet"
         )
-        out.print(f"shift alarm {said} (chance of a false alarm at most {shift.delta:g})", soft_wrap=True)
+        told.print(f"shift alarm {said} (chance of a false alarm at most {shift.delta:g})", soft_wrap=True)
     for line in summary.first_errors:
         err.print(printable(line), style="red", soft_wrap=True)
     if summary.unreadable > len(summary.first_errors):

@@ -219,3 +219,21 @@ def test_neither_torch_nor_pyarrow_is_needed():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "(1, 3, 4, 4)"
+
+
+@pytest.mark.parametrize(
+    ("resize", "said"),
+    [
+        (None, "30 × 20 pixels: whole images, squashed to that"),
+        ((40, 50), "30 × 20 pixels: whole images, squashed to 50 × 40, and the middle is taken"),
+        (36, "30 × 20 pixels: the middle of an image whose shorter side is brought to 36"),
+    ],
+)
+def test_what_of_an_image_is_seen(resize, said):
+    assert Preprocessing((20, 30), resize=resize).in_words == said
+
+
+@pytest.mark.parametrize("mean", [(123.7, 116.3, 103.5), (0.5, -0.1, 0.5)])
+def test_means_are_of_pixels_from_0_to_1(mean):
+    with pytest.raises(PreprocessingError, match="divide mean and std by 255"):
+        Preprocessing((8, 8), mean=mean, std=(0.2, 0.2, 0.2))

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from normgate.gate.duplicates import ORDER, DuplicateError, check, repeated
+from normgate.errors import NormgateWarning
+from normgate.gate.duplicates import ORDER, DuplicateError, check, repeated, warn_of_copies
 
 SETS = st.dictionaries(st.sampled_from(ORDER), st.lists(st.sampled_from([b"a", b"b", b"c", b"d", b"e"]), max_size=6))
 
@@ -39,6 +40,14 @@ def test_shared_images_are_counted_for_each_two_sets() -> None:
         check(digests)
     with pytest.raises(DuplicateError, match=r"promise: 1 in tuning and calibration; remove"):
         check({"tuning": [b"a"], "calibration": [b"a", b"b"]})
+
+
+def test_copies_among_calibration_images_are_pointed_out(recwarn: pytest.WarningsRecorder) -> None:
+    warn_of_copies([bytes([i]) for i in range(100)] + [b"\0"])
+    warn_of_copies([])
+    assert not recwarn
+    with pytest.warns(NormgateWarning, match=r"180 of the 200 calibration images .* no more than that of 20\. Keep"):
+        warn_of_copies([bytes([i % 20]) for i in range(200)])
 
 
 def test_disjoint_sets_are_fine() -> None:

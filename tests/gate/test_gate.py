@@ -322,6 +322,31 @@ def test_modes_and_autocast_around_change_nothing() -> None:
 # -------------------------------------------------------------------------------------------- what is kept
 
 
+def test_held_out_images_with_labels_tell_how_often_the_network_is_right() -> None:
+    gate = calibrated()
+    own = [*random_records(30, 2), *random_records(40, 3)]
+    found = gate([record.payload for record in own]).label
+    assert gate.held_out == (sum(label == record.label for label, record in zip(found, own, strict=True)), 70)
+    bare = calibrated(tuning=pixels(30), calibration=random_records(40, 3))
+    assert bare.kept["tuning"].labels is None
+    assert bare.held_out is not None
+    assert bare.held_out[1] == 40
+    assert calibrated(tuning=None, calibration=pixels(40)).held_out is None
+    assert calibrated(lean=True).held_out is None
+
+
+def test_gates_features_and_results_are_shown_on_one_line() -> None:
+    gate = calibrated()
+    assert repr(gate) == "<Gate: Sequential, 3 classes, norm, α 0.05, 40 calibration images>"
+    width = gate.kept["train"].z.shape[1]
+    assert repr(gate.kept["train"]) == f"<Features: 60 images, {width} dimensions, 3 classes>"
+    unlabelled = dataclasses.replace(gate.kept["train"], labels=None)
+    assert repr(unlabelled) == f"<Features: 60 images, {width} dimensions, 3 classes, no labels>"
+    found = normgate.evaluate(gate, random_records(20, 5), {"far": [FLAT]}, scores=["msp"])
+    assert repr(found) == f"<Evaluation: 2 scores of 20 images against far, accuracy {found.accuracy:.1%}>"
+    assert repr(found.risk_coverage("msp", "outliers", "far")).startswith("<RiskCoverage: ")
+
+
 def test_what_a_gate_keeps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("normgate.gate.sets.KEPT_ROWS", 30)
     gate = calibrated()
@@ -330,7 +355,7 @@ def test_what_a_gate_keeps(monkeypatch: pytest.MonkeyPatch) -> None:
     labels = gate.kept["train"].labels
     assert labels is not None
     assert torch.bincount(labels).tolist() == [10, 10, 10]
-    assert gate.kept["tuning"].labels is None
+    assert gate.kept["tuning"].labels is not None  # its images have the gate's classes
     assert all(part.digests is None for part in gate.kept.values())
     assert {name: len(part) for name, part in gate.digests.items()} == {"train": 60, "tuning": 30, "calibration": 40}
 

@@ -120,8 +120,24 @@ def test_rejected_files_are_carried_off(gate: Gate, incoming: Path, tmp_path: Pa
     after = {path.relative_to(incoming) for path in incoming.rglob("*") if path.is_file()}
     assert after == (before if action == "copy" else before - carried)
     if action == "copy":
+        first, second, *_ = (tmp_path / "out" / path for path in sorted(carried))
+        first.unlink()  # as after a run that was stopped while it copied
+        screen(gate, incoming, tmp_path / "w.parquet", rejected=action, rejected_to=tmp_path / "out")
+        assert first.read_bytes() == (incoming / first.relative_to(tmp_path / "out")).read_bytes()
+        second.write_bytes(b"of somebody")
         with pytest.raises(CarryingError, match="is taken"):
-            screen(gate, incoming, tmp_path / "w.parquet", rejected=action, rejected_to=tmp_path / "out")
+            screen(gate, incoming, tmp_path / "x.parquet", rejected=action, rejected_to=tmp_path / "out")
+        assert second.read_bytes() == b"of somebody"
+
+
+def test_rejected_files_do_not_go_where_they_would_be_screened_again(
+    gate: Gate, incoming: Path, tmp_path: Path
+) -> None:
+    for place in (incoming, incoming / "odd", incoming / "deep" / "odd"):
+        with pytest.raises(CarryingError, match="screened with it the next time"):
+            screen(gate, incoming, tmp_path / "v.parquet", rejected="copy", rejected_to=place)
+    screen(gate, incoming, tmp_path / "v.parquet", rejected="copy", rejected_to=incoming / ".odd")
+    assert len(gate(incoming)) == len(pq.read_table(tmp_path / "v.parquet"))
 
 
 def test_files_of_a_list_keep_their_paths_and_a_single_file_its_name(

@@ -84,6 +84,9 @@ def train(
         typer.Option("--model-arg", help="NAME=JSON for timm, such as layers=[1,1,1,1]; repeatable."),
     ] = None,
     image_size: Annotated[int | None, typer.Option(min=8, help="Side of the square input.")] = None,
+    squash: Annotated[
+        bool, typer.Option("--squash", help="Bring whole images to the square, out of proportion, not their middle.")
+    ] = False,
     weights: Annotated[
         Path | None, typer.Option(help="Local checkpoint to start from (safetensors or a torch state dict).")
     ] = None,
@@ -158,6 +161,7 @@ def train(
             stem=stem_of(stem),
             model_args=json_arguments(model_arg or []),
             image_size=image_size,
+            squash=squash,
             weights=weights,
             tuning=None if tuning is None else opened(tuning, False),
             calibration=None if calibration is None else opened(calibration, False),

@@ -83,6 +83,10 @@ class Preprocessing:
                 f"interpolation is {self.interpolation!r}; choose from: {', '.join(INTERPOLATIONS)}"
             )
         put("mean", _channels("mean", self.mean))
+        if not 0 <= min(self.mean) <= max(self.mean) <= 1:
+            raise PreprocessingError(
+                f"mean is {list(self.mean)}; pixels are from 0 to 1 when it is taken off: divide mean and std by 255"
+            )
         put("std", _channels("std", self.std))
         if min(self.std) <= 0:
             raise PreprocessingError(f"std is {list(self.std)}; each must be greater than 0")
@@ -90,6 +94,15 @@ class Preprocessing:
             raise PreprocessingError(f"standardize is {self.standardize!r}; it must be true or false")
         if self.standardize and (any(self.mean) or set(self.std) != {1.0}):
             raise PreprocessingError("standardize takes the place of mean and std; leave them out")
+
+    @property
+    def in_words(self) -> str:
+        """The input, and what of an image comes there."""
+        height, width = self.size
+        if not isinstance(self.resize, int):
+            to = "that" if self.resize is None else f"{self.resize[1]} × {self.resize[0]}, and the middle is taken"
+            return f"{width} × {height} pixels: whole images, squashed to {to}"
+        return f"{width} × {height} pixels: the middle of an image whose shorter side is brought to {self.resize}"
 
     def resized(self, image: Image.Image) -> np.ndarray:
         """Resize and crop.

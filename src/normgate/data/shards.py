@@ -170,4 +170,7 @@ def _label(member: Member) -> str | None:
 
 
 def _no_label(name: str, sample: _Sample) -> str:
-    return f"{name}#{sample.images[0][0]} has no label (no .cls beside it, or an empty one); label or remove it"
+    return (
+        f"{name}#{sample.images[0][0]} has no label (no .cls next to it, or an empty one); label or remove it; "
+        "'tar --sort=name' puts the files of an image next to each other"
+    )

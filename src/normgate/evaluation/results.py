@@ -44,7 +44,7 @@ class GateOutcome:
     rejected: dict[str, float]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Evaluation:
     """Results of `evaluate`.
 
@@ -85,11 +85,17 @@ class Evaluation:
     errors: tuple[tuple[str, str, str], ...]
     shared: dict[str, dict[str, int]]
     seconds: float
-    ids: dict[str, tuple[str, ...]] = dataclasses.field(repr=False)
-    values: dict[str, dict[str, np.ndarray]] = dataclasses.field(repr=False)
-    wrong: np.ndarray | None = dataclasses.field(repr=False)
-    features: dict[str, Features] | None = dataclasses.field(default=None, repr=False)
-    gate: dict[str, Any] | None = dataclasses.field(default=None, repr=False)
+    ids: dict[str, tuple[str, ...]]
+    values: dict[str, dict[str, np.ndarray]]
+    wrong: np.ndarray | None
+    features: dict[str, Features] | None = None
+    gate: dict[str, Any] | None = None
+
+    def __repr__(self) -> str:
+        """On one line; `table` shows the figures."""
+        right = "" if self.accuracy is None else f", accuracy {self.accuracy:.1%}"
+        unknown = f" against {', '.join(self.sets)}" if self.sets else ""
+        return f"<Evaluation: {len(self.values)} scores of {self.images['id']} images{unknown}{right}>"
 
     @property
     def sets(self) -> tuple[str, ...]:

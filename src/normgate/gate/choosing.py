@@ -61,6 +61,11 @@ def _check_storable(score: Score) -> None:
             f"{score.name} is an object of another package, which cannot be saved without pickling it, so no gate can "
             "hold it; compare it with evaluate(), and give the gate a score of normgate.scores.names()"
         )
+    if score.name not in scores.names():
+        raise GateError(
+            f"a gate cannot hold {score.name}, a score of your own, since it could not be loaded without its code; "
+            "compare it with evaluate(), and give the gate a score of normgate.scores.names()"
+        )
     try:
         again = scores.create(score.name, **json.loads(json.dumps(score.settings)))
         same = type(again) is type(score) and again.settings == score.settings

@@ -10,6 +10,8 @@ from normgate.errors import NormgateError, NormgateWarning
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+COPIES = 0.01
+"""Share of the calibration images that may be copies before that is worth a word."""
 ORDER = ("train", "tuning", "calibration")
 
 
@@ -47,6 +49,18 @@ def say_dropped(rows: Mapping[str, Sequence[int]]) -> None:
     if said := [f"{len(own)} {name}" for name, own in rows.items() if own]:
         warnings.warn(
             f"left out, since an earlier set has them, too: {', '.join(said)} images", NormgateWarning, stacklevel=3
+        )
+
+
+def warn_of_copies(calibration: Sequence[bytes]) -> None:
+    """Warn where calibration images are copies of one another, which the threshold's promise counts as independent."""
+    copies = len(calibration) - len(set(calibration))
+    if copies > COPIES * len(calibration):
+        warnings.warn(
+            f"{copies} of the {len(calibration)} calibration images are copies of others, and the threshold's promise "
+            f"counts each as independent: it is worth no more than that of {len(set(calibration))}. Keep one of each",
+            NormgateWarning,
+            stacklevel=3,
         )
 
 

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from normgate.scores import Score
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Gate:
     """A classifier that knows when not to answer.
 
@@ -74,6 +74,11 @@ class Gate:
     provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     trained_on_probes: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        """On one line; `normgate inspect` tells more."""
+        promise = f"α {self.calibration.alpha:g}, {self.calibration.n} calibration images"
+        return f"<Gate: {self.network_name}, {len(self.classes)} classes, {self.score.name}, {promise}>"
+
     @property
     def network_name(self) -> str:
         """What timm calls the network, else the name of its class."""
@@ -83,6 +88,15 @@ class Gate:
     def preprocessing(self) -> Preprocessing:
         """How images become the network's input."""
         return self.extractor.preprocessing
+
+    @property
+    def held_out(self) -> tuple[int, int] | None:
+        """How many labelled tuning and calibration images the network calls right, of how many; None where none are."""
+        parts = [part for name in ("tuning", "calibration") if (part := self.kept.get(name)) is not None]
+        labelled = [(part.logits.argmax(dim=1), part.labels) for part in parts if part.labels is not None]
+        if not labelled:
+            return None
+        return sum(int((found == true).sum()) for found, true in labelled), sum(len(true) for _, true in labelled)
 
     @property
     def caveats(self) -> list[str]:

@@ -71,6 +71,7 @@ def collect(
         duplicates.say_dropped(rows)
         sets = {name: part.without(rows[name]) for name, part in sets.items()}
     duplicates.check(merged(known, digests(sets)))
+    duplicates.warn_of_copies(digests(sets).get("calibration", ()))
     if empty := [name for name, part in sets.items() if not len(part)]:
         raise GateError(
             f"every {empty[0]} image is in another set, too, and was left out; pass other {empty[0]} images"
@@ -120,7 +121,8 @@ def _features(
     extraction = extract(
         extractor,
         source,
-        classes=classes if name == "train" else None,
+        # Held-out images have labels where they are a part of the training data; others are not asked for theirs.
+        classes=classes if name == "train" or source.classes == tuple(classes) else None,
         total=count(source),
         batch_size=reading.batch_size,
         workers=reading.workers,

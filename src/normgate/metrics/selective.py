@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class RiskCoverage:
     """The risk-coverage curve: one point for each distinct score, the highest score first.
 
@@ -30,6 +30,10 @@ class RiskCoverage:
     coverage: Floats
     risk: Floats
     aurc: float
+
+    def __repr__(self) -> str:
+        """On one line."""
+        return f"<RiskCoverage: {len(self.risk)} points, area {self.aurc:.4g}>"
 
     def at(self, coverages: Sequence[float]) -> tuple[float, ...]:
         """The risk where at least these shares are first accepted; images of equal score are accepted together."""

@@ -336,13 +336,12 @@ def unreadable(sets: Sequence[ScoredSet]) -> list[dict[str, Any]]:
 
 def facts(gate: Gate) -> list[tuple[str, str]]:
     """What the gate is."""
-    calibration, extractor = gate.calibration, gate.extractor
-    height, width = extractor.preprocessing.size
+    calibration = gate.calibration
     names = ", ".join(gate.classes[:20]) + (", …" if len(gate.classes) > 20 else "")
     thresholds = calibration.thresholds
     return [
         ("network", gate.network_name),
-        ("input", f"{width} × {height} pixels"),
+        ("input", gate.preprocessing.in_words),
         ("classes", f"{len(gate.classes)}: {names}"),
         ("score", described(gate.score)),
         (

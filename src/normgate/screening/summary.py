@@ -28,7 +28,7 @@ class Summary:
         first_errors: `id: message` of the first few unreadable images.
         false_alarm_rate: α, or None where the false-discovery rate was controlled instead.
         false_discovery_rate: Q, or None.
-        cut: largest p-value that is rejected; 0 where nothing could be rejected.
+        cut: largest p-value that is rejected; 0 where nothing is rejected.
         smallest_p_value: 1/(n+1), the smallest that the calibration set allows.
         seconds: wall-clock time.
         runtime: what judged: "onnx" or "torch".

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
+import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +16,7 @@ from normgate.data.fetching import fetched, fetchers
 from normgate.data.loading import load_batches
 from normgate.data.preprocessing import Preprocessing
 from normgate.data.unreadable import check_readable
-from normgate.errors import NormgateError
+from normgate.errors import NormgateError, NormgateWarning
 from normgate.gate import duplicates
 
 if TYPE_CHECKING:
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
 SMALL_IMAGE = 96
 PHOTO_SIZE = 224
+LOOKED_AT = 100
+MOST_OUTSIDE = 0.2
 RESIDENT_BYTES = 4 * 2**30
 _STATISTICS_ROWS = 10_000
 
@@ -102,19 +106,52 @@ def _decoded(name: str, source: Sequence[Record], preprocessing: Preprocessing, 
     return ImageSet(tuple(records), tuple(digests), np.concatenate(kept) if keep else None)
 
 
-def geometry(records: Sequence[Record], size: int | None, max_pixels: int, standardize: bool) -> Preprocessing:
-    """A square input: of the side asked for, of the images' own where they are small, else of 224 pixels."""
+def warn_of_contradictions(images: ImageSet) -> None:
+    """Warn where an image is there under more than one label: what it shows cannot be learned."""
+    labels: dict[bytes, set[str | None]] = {}
+    for record, digest in zip(images.records, images.digests, strict=True):
+        labels.setdefault(digest, set()).add(record.label)
+    twice = [sorted(map(str, own)) for own in labels.values() if len(own) > 1]
+    if twice:
+        warnings.warn(
+            f"{len(twice)} different training images are there under several labels each (one is both "
+            f"{' and '.join(map(repr, twice[0][:2]))}), of which one at most is right: remove the others",
+            NormgateWarning,
+            stacklevel=3,
+        )
+
+
+def geometry(
+    records: Sequence[Record], size: int | None, max_pixels: int, *, squash: bool, standardize: bool
+) -> Preprocessing:
+    """A square input: of the side asked for, of the images' own where they are small, else of 224 pixels.
+
+    Args:
+        records: of the training images; some, evenly over all, are looked at.
+        size: side of the input; None leaves it to the images.
+        max_pixels: larger images are not looked at.
+        squash: bring images to the square out of proportion, and not their middle alone.
+        standardize: of `Preprocessing`.
+    """
+    sides = []
+    with fetchers() as pool:
+        for _, payload in fetched(records[:: math.ceil(len(records) / LOOKED_AT)], pool):
+            try:
+                sides.append(decode(payload, max_pixels=max_pixels).size)
+            except ImageError:
+                continue
     if size is None:
-        sides = []
-        with fetchers() as pool:
-            for _, payload in fetched(records[:100], pool):
-                try:
-                    sides.append(min(decode(payload, max_pixels=max_pixels).size))
-                except ImageError:
-                    continue
-        side = int(np.median(sides)) if sides else PHOTO_SIZE
+        side = int(np.median([min(own) for own in sides])) if sides else PHOTO_SIZE
         size = side if 8 <= side <= SMALL_IMAGE else PHOTO_SIZE
-    return Preprocessing((size, size), resize=size, standardize=standardize)
+    outside = float(np.median([1 - min(own) / max(own) for own in sides])) if sides else 0.0
+    if outside > MOST_OUTSIDE and not squash:
+        warnings.warn(
+            f"{outside:.0%} of a typical training image lie outside of the square in its middle, which is all that the "
+            "network will see; to see images as a whole, out of proportion, pass --squash (squash=True)",
+            NormgateWarning,
+            stacklevel=3,
+        )
+    return Preprocessing((size, size), resize=None if squash else size, standardize=standardize)
 
 
 def channel_statistics(
