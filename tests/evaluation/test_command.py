@@ -93,7 +93,7 @@ def test_mistakes_name_the_fix_before_any_work(
         ([gates[1], "--per-image", tmp_path / "i.csv"], "leave out --per-image"),
         (["--per-image", tmp_path / "r.csv", "-o", tmp_path / "r.csv"], "two outputs have the same name"),
         (["--score", "knn:5"], "knn:k=5"),
-        (["--score", "knn:n=5"], "knn does not take these settings"),
+        (["--score", "knn:n=5"], "knn has no setting 'n'; it has k"),
         (["--group", "far"], "NAME=SET,SET"),
         (["--group", "far=dogs"], "a list of: cats"),
         (["--ood", f"cats={class_folders / 'dog'}"], "given twice"),

@@ -423,7 +423,7 @@ ATTACKS: dict[str, tuple[Edit, str]] = {
     "score is code": (told("score", value={"name": "__import__('os')", "settings": {}}), "there is no score"),
     "score is a path": (told("score", value={"name": "../x", "settings": {}}), "there is no score '../x'"),
     "score setting": (told("score", value={"name": "knn", "settings": {"k": -1}}), "knn needs a whole number k"),
-    "unknown setting": (told("score", "settings", "code", value=1), "gmm does not take these settings"),
+    "unknown setting": (told("score", "settings", "code", value=1), "gmm has no setting 'code'; it has jitter"),
     "another score": (told("score", value={"name": "knn", "settings": {"k": 1}}), "damaged gate: KeyError.*bank"),
     "state of a score": (
         tensor("score.safetensors", "whitening", lambda own: own[..., :3, :3]),

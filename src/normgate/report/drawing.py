@@ -20,6 +20,7 @@ _THEME: dict[str, Any] = {
         "labelColor": MUTED,
         "titleColor": INK,
         "titleFontWeight": "normal",
+        "titlePadding": 10,  # browsers may have a wider font than the one that was measured
         "gridColor": GRID,
         "domainColor": MUTED,
         "tickColor": MUTED,

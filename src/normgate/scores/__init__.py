@@ -5,6 +5,7 @@ To add one: write its file, add its line to `_REGISTRY`, and a test.
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import importlib
 from typing import TYPE_CHECKING, Any
@@ -77,6 +78,10 @@ def create(name: str, /, **settings: Any) -> Score:
     if other := [key for key in variant if settings.get(key, variant[key]) != variant[key]]:
         raise ScoreError(f"{name} is the score with {other[0]}={variant[other[0]]!r}; leave {other[0]} out")
     score_class = getattr(importlib.import_module(f"normgate.scores.{module}"), cls)
+    fields = [field.name for field in dataclasses.fields(score_class) if field.init and field.name != "name"]
+    if unknown := [key for key in settings if key not in fields]:
+        own = [key for key in fields if key not in variant]
+        raise ScoreError(f"{name} has no setting {unknown[0]!r}; it has {', '.join(own) or 'none'}")
     try:
         score: Score = score_class(name, **{**variant, **settings})
     except TypeError as error:
