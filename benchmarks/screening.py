@@ -48,7 +48,7 @@ NETWORKS: dict[str, tuple[normgate.Backbone, int, int]] = {
 
 def table_of(path: Path, count: int) -> None:
     """A Parquet table of `count` rows that repeats the demo's test images."""
-    payloads = [record.payload for name in ("test", *demo.FAR) for record in demo_set(name)]
+    payloads = [record.payload for name in ("test", *demo.OUTLIERS) for record in demo_set(name)]
     schema = pa.schema([("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())]))])
     with pq.ParquetWriter(path, schema) as writer:
         for start in range(0, count, 8192):

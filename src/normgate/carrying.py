@@ -55,7 +55,7 @@ class Carrier:
         # Even the paths that a table may name belong to whoever made it.
         if is_elsewhere or isinstance(source, ParquetImages | TarImages):
             raise CarryingError(_NO_FILES)
-        if root is not None and _is_listed(destination, root):
+        if isinstance(source, FlatFolder) and source.would_list(destination):
             raise CarryingError(
                 f"{destination} lies in the folder that is screened, and would be screened with it the next time; name "
                 "another one, or one whose name begins with a dot"
@@ -136,15 +136,12 @@ def paths_of(notes: Iterable[bytes]) -> Iterator[Path]:
         yield from (Path(os.fsdecode(name)) for name in note.split(b"\0")[:-1])
 
 
-def _is_listed(place: Path, folder: Path) -> bool:
-    """Whether what lies at a place is listed with a folder, whose hidden parts are not."""
-    place, folder = place.resolve(), folder.resolve()
-    return place.is_relative_to(folder) and not any(part.startswith(".") for part in place.relative_to(folder).parts)
-
-
 def _is_there(path: Path, place: Path) -> bool:
     """Whether a file was copied to its place before, by a run that was stopped."""
-    return place.is_file() and not place.is_symlink() and filecmp.cmp(path, place, shallow=False)
+    try:
+        return not place.is_symlink() and not place.samefile(path) and filecmp.cmp(path, place, shallow=False)
+    except OSError:  # whatever it is, it is no copy
+        return False
 
 
 def _renamed(path: Path, place: Path) -> bool:

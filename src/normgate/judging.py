@@ -131,11 +131,11 @@ def _portable(gate: Gate, digest: str | None, graphs: Path, threads: int | None)
     made_by = f"{digest} {__version__} {FORMAT} {OPSET}"
     path = graphs / f"{hashlib.sha256(made_by.encode()).hexdigest()}{_SUFFIX}"
     with contextlib.suppress(RuntimeFileError, OSError):
-        found = path.read_bytes()
+        found = memoryview(path.read_bytes())
         check, content = found[:_CHECKSUM], found[_CHECKSUM:]
         if check == _checksum(path.name, content):
             os.utime(path)  # used now
-            return PortableGate.of(content, threads=threads)
+            return PortableGate.of(bytes(content), threads=threads)
     made = _made(gate, threads)
     # A home that cannot be written to must not cost the job.
     with contextlib.suppress(OutputError, OSError):
@@ -146,9 +146,11 @@ def _portable(gate: Gate, digest: str | None, graphs: Path, threads: int | None)
     return made
 
 
-def _checksum(name: str, content: bytes) -> bytes:
+def _checksum(name: str, content: bytes | memoryview) -> bytes:
     """Of a graph under its name: a damaged one, or one of another gate, is made anew."""
-    return hashlib.sha256(name.encode() + b"\0" + content).digest()
+    found = hashlib.sha256(name.encode() + b"\0")
+    found.update(content)
+    return found.digest()
 
 
 def _made(gate: Gate, threads: int | None) -> PortableGate:

@@ -19,6 +19,7 @@ from normgate.extractor import FeatureExtractor
 from normgate.files import check_output, sha256
 from normgate.gate import AUTO, Gate
 from normgate.gate.choosing import unfitted
+from normgate.gate.duplicates import warn_of_copies
 from normgate.gate.folder import foreign
 from normgate.gate.sets import Reading
 from normgate.normalization import l2norm
@@ -158,6 +159,7 @@ def train(
             pixels = read(sets, preprocessing, reading)
             check_enough(pixels, classes, false_alarm_rate)
             warn_of_contradictions(pixels["train"])
+            warn_of_copies(pixels["calibration"].digests)
             if made is not None:
                 made.check_rows(min(FIT_ROWS, len(pixels["train"].records)))
             sets = {name: Records(part.records, sets[name].classes) for name, part in pixels.items()}

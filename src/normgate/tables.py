@@ -49,8 +49,9 @@ def print_gate(gate: Gate, folder: Path, *, as_json: bool = False) -> None:
 
         # JSON has no infinity: a threshold there accepts every image, or none but those at infinity.
         numbers = [value if math.isfinite(value) else None for value in calibration.thresholds.tolist()]
-        held_out = None if gate.held_out is None else dict(zip(("right", "images"), gate.held_out, strict=True))
-        about = {"thresholds": numbers, "calibration_images": calibration.n, "held_out": held_out}
+        held_out = gate.held_out
+        about = {"thresholds": numbers, "calibration_images": calibration.n}
+        about["held_out"] = None if held_out is None else held_out._asdict()
         print_json(describe(gate) | about)
         return
     table = Table(title=f"gate {folder}", show_header=False, title_justify="left")
@@ -242,9 +243,9 @@ def print_skipped(count: int) -> None:
         out.print(f"{count} other file{'s' * (count != 1)} skipped, not named like images", soft_wrap=True)
 
 
-def print_written(path: Path) -> None:
-    """Where something more is to be found."""
-    out.print(f"written: {printable(str(path))}", soft_wrap=True)
+def print_written(path: Path, *, aside: bool = False) -> None:
+    """Where something more is to be found; aside where standard output is for another program."""
+    (err if aside else out).print(f"written: {printable(str(path))}", soft_wrap=True)
 
 
 def print_results(results: Evaluation | SeedSummary) -> None:

@@ -327,6 +327,8 @@ def test_held_out_images_with_labels_tell_how_often_the_network_is_right() -> No
     own = [*random_records(30, 2), *random_records(40, 3)]
     found = gate([record.payload for record in own]).label
     assert gate.held_out == (sum(label == record.label for label, record in zip(found, own, strict=True)), 70)
+    some = Records([*random_records(10, 3), *(Record(str(i), image) for i, image in enumerate(pixels(30)))], CLASSES)
+    assert calibrated(tuning=None, calibration=some).held_out is None  # not all have a label
     bare = calibrated(tuning=pixels(30), calibration=random_records(40, 3))
     assert bare.kept["tuning"].labels is None
     assert bare.held_out is not None

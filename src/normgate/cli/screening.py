@@ -173,7 +173,7 @@ def screen(
         )
     tables.print_summary(summary, output, rejected_ids(output) if list_rejected else None, as_json=as_json)
     if report is not None and not as_json:
-        tables.print_written(report)
+        tables.print_written(report, aside=list_rejected)
     if summary.unreadable:
         raise typer.Exit(DATA_FAILED)
     if fail_on_reject and summary.rejected:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from normgate.lazily import lazily
+from normgate.lazily import late_names
 
 if TYPE_CHECKING:
     from normgate.collapse.classes import CollapseError
@@ -59,4 +59,4 @@ _MODULES = {
     "separation": "shares",
 }
 
-__getattr__, __dir__ = lazily(__name__, _MODULES)
+__getattr__, __dir__ = late_names(__name__, _MODULES)

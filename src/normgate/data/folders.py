@@ -107,6 +107,19 @@ class FlatFolder:
         self.skipped = self._files.skipped
         return found
 
+    def would_list(self, folder: Path) -> bool:
+        """Whether images that are put into a folder would be listed, too."""
+        folder = folder.resolve()
+        if self.root is None or not isinstance(self._files, Listing) or not folder.is_relative_to(self.root.resolve()):
+            return False
+        pattern = self._files.pattern
+        for name in folder.relative_to(self.root.resolve()).parts:
+            inside = None if pattern is None else pattern.inside(name)
+            if name.startswith(".") or (pattern is not None and inside is None):
+                return False
+            pattern = inside
+        return True
+
 
 class PathList:
     """Unlabelled images by their paths or addresses, which are also their ids, in the order given.

@@ -84,9 +84,8 @@ class Preprocessing:
             )
         put("mean", _channels("mean", self.mean))
         if not 0 <= min(self.mean) <= max(self.mean) <= 1:
-            raise PreprocessingError(
-                f"mean is {list(self.mean)}; pixels are from 0 to 1 when it is taken off: divide mean and std by 255"
-            )
+            fix = ": divide mean and std by 255" if max(self.mean) > 1 else ""
+            raise PreprocessingError(f"mean is {list(self.mean)}; it is taken off pixels from 0 to 1{fix}")
         put("std", _channels("std", self.std))
         if min(self.std) <= 0:
             raise PreprocessingError(f"std is {list(self.std)}; each must be greater than 0")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from normgate.lazily import lazily
+from normgate.lazily import late_names
 
 if TYPE_CHECKING:
     from normgate.evaluation.cache import CacheError, FeatureCache
@@ -48,4 +48,4 @@ _MODULES = {
     "over_seeds": "seeds",
 }
 
-__getattr__, __dir__ = lazily(__name__, _MODULES)
+__getattr__, __dir__ = late_names(__name__, _MODULES)

@@ -101,6 +101,14 @@ def evaluate(
     if "id" in ood:
         raise EvaluationError("'id' is the name of the known test images; call that OoD set something else")
     _checked_groups(groups, list(ood))
+    # What cannot work is said before the images are read.
+    chosen(scores, gate.score if isinstance(gate, Gate) else None)
+    if isinstance(gate, Gate):
+        network = {"preprocessing": preprocessing, "classes": classes, "head": head, "features": features}
+        if misplaced := [f"{name}=" for name, value in {**network, "device": device}.items() if value is not None]:
+            raise EvaluationError(f"{', '.join(misplaced)} describe a network; the gate knows its own, so leave it out")
+    elif preprocessing is None:
+        raise EvaluationError("a network needs preprocessing=, which says how images become its input")
     sets = {"id": open_known(id), **{name: open_source(data, labelled=False) for name, data in ood.items()}}
     fitted_to = {
         name: open_source(data, labelled=name == "train")
@@ -108,15 +116,9 @@ def evaluate(
         if data is not None
     }
     if isinstance(gate, Gate):
-        chosen(scores, gate.score)  # what cannot work is said before the images are read
-        network = {"preprocessing": preprocessing, "classes": classes, "head": head, "features": features}
-        if misplaced := [f"{name}=" for name, value in {**network, "device": device}.items() if value is not None]:
-            raise EvaluationError(f"{', '.join(misplaced)} describe a network; the gate knows its own, so leave it out")
         extractor, names = gate.extractor, gate.classes
     else:
-        chosen(scores, None)
-        if preprocessing is None:
-            raise EvaluationError("a network needs preprocessing=, which says how images become its input")
+        assert preprocessing is not None  # as was checked
         extractor = FeatureExtractor(gate, preprocessing, head=head, features=features, device=device)
         if classes is None:
             classes = (fitted_to["train"] if "train" in fitted_to else sets["id"]).classes

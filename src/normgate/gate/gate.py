@@ -6,7 +6,7 @@ import dataclasses
 import json
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from normgate.data.sources import is_nothing, open_source
 from normgate.errors import ProbeWarning
 from normgate.extractor import FeatureExtractor
 from normgate.gate.choosing import AUTO, choose, families, reprobed, unfitted
+from normgate.gate.duplicates import warn_of_copies
 from normgate.gate.errors import GateError
 from normgate.gate.recognition import recognised
 from normgate.gate.sets import Reading, collect, digests, kept, merged
@@ -43,6 +44,13 @@ if TYPE_CHECKING:
     from normgate.probes import ProbeReport
     from normgate.progress import Progress
     from normgate.scores import Score
+
+
+class HeldOut(NamedTuple):
+    """Labelled images that the network was not trained on, and how many of them it calls right."""
+
+    right: int
+    images: int
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -90,13 +98,14 @@ class Gate:
         return self.extractor.preprocessing
 
     @property
-    def held_out(self) -> tuple[int, int] | None:
-        """How many labelled tuning and calibration images the network calls right, of how many; None where none are."""
+    def held_out(self) -> HeldOut | None:
+        """Labelled tuning and calibration images, and how many the network calls right; None where none are kept."""
         parts = [part for name in ("tuning", "calibration") if (part := self.kept.get(name)) is not None]
         labelled = [(part.logits.argmax(dim=1), part.labels) for part in parts if part.labels is not None]
         if not labelled:
             return None
-        return sum(int((found == true).sum()) for found, true in labelled), sum(len(true) for _, true in labelled)
+        right = sum(int((found == true).sum()) for found, true in labelled)
+        return HeldOut(right, sum(len(true) for _, true in labelled))
 
     @property
     def caveats(self) -> list[str]:
@@ -185,8 +194,10 @@ class Gate:
         reading = Reading(drop_duplicates, skip_unreadable, workers, max_pixels, progress, batch_size)
         data = {"train": source, "tuning": tuning, "calibration": calibration}
         sets = collect(extractor, data, names, reading, {})
-        if "train" in sets and not trained_here(told):
-            warn_of_order(sets["train"], names, stacklevel=2)
+        if not trained_here(told):  # there it has been said before the training, and the order cannot be wrong
+            warn_of_copies(sets["calibration"].digests or ())
+            if "train" in sets:
+                warn_of_order(sets["train"], names, stacklevel=2)
         fitted, report = choose(wanted, sets, trained_on=trained_on)
         gate = cls(
             extractor=extractor,
@@ -248,6 +259,8 @@ class Gate:
         reading = Reading(drop_duplicates, skip_unreadable, workers, max_pixels, progress, batch_size)
         data = {"train": train, "tuning": tuning, "calibration": calibration}
         new = collect(self.extractor, data, self.classes, reading, self.digests)
+        if "calibration" in new:
+            warn_of_copies(new["calibration"].digests or ())
         sets = {**self.kept, **new}
         fitted, report = self.score, self.probes
         if refit:

@@ -7,7 +7,7 @@ import warnings
 from typing import TYPE_CHECKING
 
 from normgate.data.loading import count
-from normgate.data.sources import open_source
+from normgate.data.sources import Records, open_source
 from normgate.data.unreadable import check_readable
 from normgate.errors import NormgateWarning
 from normgate.extractor import extract
@@ -71,7 +71,6 @@ def collect(
         duplicates.say_dropped(rows)
         sets = {name: part.without(rows[name]) for name, part in sets.items()}
     duplicates.check(merged(known, digests(sets)))
-    duplicates.warn_of_copies(digests(sets).get("calibration", ()))
     if empty := [name for name, part in sets.items() if not len(part)]:
         raise GateError(
             f"every {empty[0]} image is in another set, too, and was left out; pass other {empty[0]} images"
@@ -121,8 +120,7 @@ def _features(
     extraction = extract(
         extractor,
         source,
-        # Held-out images have labels where they are a part of the training data; others are not asked for theirs.
-        classes=classes if name == "train" or source.classes == tuple(classes) else None,
+        classes=classes if name == "train" or _is_labelled(source, classes) else None,
         total=count(source),
         batch_size=reading.batch_size,
         workers=reading.workers,
@@ -133,6 +131,11 @@ def _features(
     )
     check_readable(name, extraction.errors, skip=reading.skip_unreadable)
     return extraction.features
+
+
+def _is_labelled(source: Source, classes: Sequence[str]) -> bool:
+    """Whether held-out images have labels, as those do that are a part of the training data; others need none."""
+    return isinstance(source, Records) and {record.label for record in source} <= set(classes)
 
 
 def _warn_of_other_folders(name: str, ids: Sequence[str], classes: Sequence[str]) -> None:

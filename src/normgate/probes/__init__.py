@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from normgate.lazily import lazily
+from normgate.lazily import late_names
 
 if TYPE_CHECKING:
     from normgate.probes.images import PROBES, make
@@ -21,4 +21,4 @@ _MODULES = {
     "seen": "report",
 }
 
-__getattr__, __dir__ = lazily(__name__, _MODULES)
+__getattr__, __dir__ = late_names(__name__, _MODULES)

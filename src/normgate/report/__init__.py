@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from normgate.lazily import lazily
+from normgate.lazily import late_names
 
 if TYPE_CHECKING:
     from normgate.report.checks import FORMATS, check_figures, check_gate_figure, check_report
@@ -40,7 +40,7 @@ _MODULES = {
     "screening_report": "writing",
 }
 
-_get, __dir__ = lazily(__name__, _MODULES)
+_get, __dir__ = late_names(__name__, _MODULES)
 
 
 def __getattr__(name: str) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from normgate.lazily import lazily
+from normgate.lazily import late_names
 
 if TYPE_CHECKING:
     from normgate.screening.running import Engine, check_engine, screen
@@ -35,4 +35,4 @@ _MODULES = {
     "verdict_table": "tables",
 }
 
-__getattr__, __dir__ = lazily(__name__, _MODULES)
+__getattr__, __dir__ = late_names(__name__, _MODULES)

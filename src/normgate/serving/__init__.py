@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from normgate.lazily import lazily
+from normgate.lazily import late_names
 
 if TYPE_CHECKING:
     from normgate.serving.application import create_application
@@ -25,7 +25,7 @@ _MODULES = {
     "run": "running",
 }
 
-_get, __dir__ = lazily(__name__, _MODULES)
+_get, __dir__ = late_names(__name__, _MODULES)
 
 
 def __getattr__(name: str) -> Any:

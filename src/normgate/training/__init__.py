@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from normgate.lazily import lazily
+from normgate.lazily import late_names
 
 if TYPE_CHECKING:
     from normgate.training.hardware import Hardware, HardwareError
@@ -22,4 +22,4 @@ _MODULES = {
     "fit": "loop",
 }
 
-__getattr__, __dir__ = lazily(__name__, _MODULES)
+__getattr__, __dir__ = late_names(__name__, _MODULES)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import math
 import warnings
 from typing import TYPE_CHECKING
 
@@ -28,7 +27,8 @@ if TYPE_CHECKING:
 SMALL_IMAGE = 96
 PHOTO_SIZE = 224
 LOOKED_AT = 100
-MOST_OUTSIDE = 0.2
+MOST_OUTSIDE = 0.4
+"""Share of an image before that is worth a word: photographs of 3 : 2 lose a third, as is usual, and of 16 : 9 more."""
 RESIDENT_BYTES = 4 * 2**30
 _STATISTICS_ROWS = 10_000
 
@@ -128,14 +128,17 @@ def geometry(
 
     Args:
         records: of the training images; some, evenly over all, are looked at.
-        size: side of the input; None leaves it to the images.
+        size: side of the input; None leaves it to the images, at most `LOOKED_AT` of them.
         max_pixels: larger images are not looked at.
         squash: bring images to the square out of proportion, and not their middle alone.
         standardize: of `Preprocessing`.
     """
+    if size is not None and squash:  # nothing is asked of the images
+        return Preprocessing((size, size), standardize=standardize)
     sides = []
+    rows = np.linspace(0, len(records) - 1, min(LOOKED_AT, len(records))).astype(int)
     with fetchers() as pool:
-        for _, payload in fetched(records[:: math.ceil(len(records) / LOOKED_AT)], pool):
+        for _, payload in fetched((records[row] for row in rows), pool):
             try:
                 sides.append(decode(payload, max_pixels=max_pixels).size)
             except ImageError:
