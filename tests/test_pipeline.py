@@ -79,6 +79,22 @@ def test_wide_images_are_cropped_and_that_is_said(tmp_path: Path) -> None:
     assert cropped.held_out[1] == 12
 
 
+def test_copies_among_calibration_images_are_pointed_out_before_training(class_folders: Path) -> None:
+    told: list[str] = []
+    odd = [np.full((12, 12, 3), i % 10, np.uint8) for i in range(50)]
+
+    def note(task: str, *_: object, **__: object) -> None:
+        told.append(task)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = lambda message, *_, **__: told.append(str(message))
+        normgate.train(class_folders, recipe=QUICK, calibration=odd, progress=note, **OPTIONS)
+    said = [place for place, text in enumerate(told) if text.startswith("40 of the 50 calibration images are copies")]
+    assert len(said) == 1
+    assert said[0] < told.index("training")
+
+
 def test_an_image_under_two_labels_is_pointed_out() -> None:
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (12, 12, 3), dtype=np.uint8) for _ in range(60)]

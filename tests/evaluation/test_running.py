@@ -204,3 +204,17 @@ def test_arguments_that_do_not_go_together() -> None:
         evaluate(made, known, odd, scores="nrm")
     with pytest.raises(FeatureError, match="3 outputs, and 2 different classes"):
         evaluate(small_network(), known, odd, preprocessing=Preprocessing((8, 8)), classes=["cat", "dog"])
+
+
+def test_arguments_are_looked_at_before_the_data() -> None:
+    class Untouched:
+        def __len__(self) -> int:
+            raise AssertionError
+
+        def __getitem__(self, index: int) -> object:
+            raise AssertionError
+
+    with pytest.raises(scores.ScoreError, match="did you mean 'norm'"):
+        evaluate(small_network(), Untouched(), {}, scores=["nrm"], preprocessing=Preprocessing((8, 8)))
+    with pytest.raises(EvaluationError, match="needs preprocessing="):
+        evaluate(small_network(), Untouched(), {})

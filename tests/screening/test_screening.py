@@ -138,6 +138,17 @@ def test_rejected_files_do_not_go_where_they_would_be_screened_again(
             screen(gate, incoming, tmp_path / "v.parquet", rejected="copy", rejected_to=place)
     screen(gate, incoming, tmp_path / "v.parquet", rejected="copy", rejected_to=incoming / ".odd")
     assert len(gate(incoming)) == len(pq.read_table(tmp_path / "v.parquet"))
+    # A pattern does not lead there.
+    screen(gate, f"{incoming}/*.png", tmp_path / "w.parquet", rejected="copy", rejected_to=incoming / "odd")
+    (tmp_path / "door").symlink_to(incoming)
+    with pytest.raises(CarryingError, match="screened with it the next time"):
+        screen(gate, incoming, tmp_path / "x.parquet", rejected="copy", rejected_to=tmp_path / "door" / "odd")
+
+
+def test_a_file_is_no_copy_of_itself(gate: Gate, incoming: Path, tmp_path: Path) -> None:
+    paths = [str(path) for path in sorted(incoming.rglob("*.png"))]
+    with pytest.raises(CarryingError, match="is taken"):
+        screen(gate, paths, tmp_path / "v.parquet", rejected="copy", rejected_to=Path("/"))
 
 
 def test_files_of_a_list_keep_their_paths_and_a_single_file_its_name(
