@@ -477,8 +477,9 @@ def test_settings_that_make_no_sense_are_errors(name: str, given: dict[str, obje
 
 def test_the_guide_lists_every_score_with_its_defaults() -> None:
     guide = (Path(__file__).parents[2] / "docs" / "guide.md").read_text(encoding="utf-8")
-    rows = [line.strip("| ").split(" | ") for line in guide.partition("| score | what it is |")[2].splitlines()[2:]]
-    defaults = {name: "".join(row[3:]) for row in rows if len(row) > 2 for name in row[0].split(", ")}
+    table, _, _ = guide.partition("| score | what it is |")[2].partition("\n\n")
+    rows = [line.strip("| ").split(" | ") for line in table.splitlines()[2:]]
+    defaults = {name: "".join(row[3:]) for row in rows for name in row[0].split(", ")}
     assert set(defaults) == set(scores.names())
     for name, text in defaults.items():
         stated = dict(re.findall(r"`(\w+)` ([\d.]+(?:e-\d+)?|by)", text))
