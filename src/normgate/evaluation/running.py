@@ -93,7 +93,8 @@ def evaluate(
         EvaluationError: a set is called `id` or as a mean is, a group names no set, a score that was asked for by name
             cannot be had, or arguments for a network are missing or were given beside a gate.
         CacheError: the cache's folder cannot be used.
-        FeatureError: an image of `id` has a label that is no class, or no image of a set can be read.
+        FeatureError: there is not one class an output, an image of `id` has a label that is no class, or no image of a
+            set can be read.
         ScoreError: there is no score of that name.
     """
     started = time.perf_counter()
