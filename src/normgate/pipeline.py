@@ -155,7 +155,13 @@ def train(
             preprocessing = geometry(
                 sets["train"], image_size, max_pixels, squash=squash, standardize=recipe.standardize
             )
-            reading = Reading(drop_duplicates, skip_unreadable, workers, max_pixels, progress)
+            reading = Reading(
+                drop_duplicates=drop_duplicates,
+                skip_unreadable=skip_unreadable,
+                workers=workers,
+                max_pixels=max_pixels,
+                progress=progress,
+            )
             pixels = read(sets, preprocessing, reading)
             check_enough(pixels, classes, false_alarm_rate)
             warn_of_contradictions(pixels["train"])
@@ -274,7 +280,7 @@ def _sets(
 
 
 def _network(backbone: Backbone, recipe: Recipe, weights: str | os.PathLike[str] | None, seed: int) -> nn.Module:
-    """As training finds it."""
+    """The network before its first step, normalised as the recipe says, with the weights that it starts from."""
     torch.manual_seed(seed)
     network = backbone.build()
     if recipe.temperature is not None:

@@ -191,7 +191,14 @@ class Gate:
                 "the names of the classes are not known; pass classes= in the order of the network's outputs"
             )
         names = class_names(classes, extractor.head.out_features)
-        reading = Reading(drop_duplicates, skip_unreadable, workers, max_pixels, progress, batch_size)
+        reading = Reading(
+            drop_duplicates=drop_duplicates,
+            skip_unreadable=skip_unreadable,
+            workers=workers,
+            max_pixels=max_pixels,
+            progress=progress,
+            batch_size=batch_size,
+        )
         data = {"train": source, "tuning": tuning, "calibration": calibration}
         sets = collect(extractor, data, names, reading, {})
         if not trained_here(told):  # there it has been said before the training, and the order cannot be wrong
@@ -256,7 +263,14 @@ class Gate:
             raise GateError(
                 "a lean gate keeps no calibration features; pass calibration images to change more than the rate"
             )
-        reading = Reading(drop_duplicates, skip_unreadable, workers, max_pixels, progress, batch_size)
+        reading = Reading(
+            drop_duplicates=drop_duplicates,
+            skip_unreadable=skip_unreadable,
+            workers=workers,
+            max_pixels=max_pixels,
+            progress=progress,
+            batch_size=batch_size,
+        )
         data = {"train": train, "tuning": tuning, "calibration": calibration}
         new = collect(self.extractor, data, self.classes, reading, self.digests)
         if "calibration" in new:

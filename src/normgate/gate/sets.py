@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 KEPT_ROWS = 10_000
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Reading:
     """How images are read; see `Gate.calibrate`."""
 

@@ -78,7 +78,7 @@ def evaluation_report(
     measured = figures.measured_geometry(gate, evaluation.features, sources[sets[0].name], max_pixels)
     sampled = (
         measured is not None
-        and "id" in measured.norms
+        and "id" in measured.norms  # or what the gate keeps was measured, for want of unknown sets
         and any(len(part) > figures.SAMPLE for part in evaluation.features.values())
     )
     charts = {
