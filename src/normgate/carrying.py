@@ -67,7 +67,7 @@ class Carrier:
         self._destination = destination
 
     def carry(self, paths: Iterable[Path]) -> None:
-        """Carry the files of the rejected images.
+        """Carry the files of the rejected images; those that a run that was stopped has carried are.
 
         Raises:
             CarryingError: two would have one name, one is there already, its place is no folder, or one that is to be
@@ -75,6 +75,7 @@ class Carrier:
                 those before it are.
         """
         places: dict[Path, Path] = {}
+        copied: set[Path] = set()
         seen: set[Path] = set()
         for path in paths:
             own = path.parent.resolve() / path.name
@@ -88,10 +89,13 @@ class Carrier:
                     "folder itself"
                 )
             place = self._destination / self._below(path)
-            if self._action == "copy" and _is_there(path, place):
-                continue
-            taken = os.path.lexists(place) or places.setdefault(place, path) is not path
-            if taken or not nearest_folder(place.parent).is_dir():
+            if os.path.lexists(place):
+                if self._action == "move" and not os.path.lexists(path):
+                    continue
+                if _is_there(path, place):
+                    copied.add(place)
+            taken = os.path.lexists(place) and place not in copied
+            if taken or places.setdefault(place, path) is not path or not nearest_folder(place.parent).is_dir():
                 raise CarryingError(
                     f"{place} is taken; the table is written, but no rejected file was touched: name another folder "
                     f"than {self._destination}"
@@ -100,10 +104,12 @@ class Carrier:
         for place, path in sorted(places.items(), key=lambda item: not item[1].is_symlink()):
             try:
                 place.parent.mkdir(parents=True, exist_ok=True)
-                if self._action == "copy" or path.is_symlink() or not _renamed(path, place):
+                if place not in copied:
+                    if self._action == "move" and not path.is_symlink() and _renamed(path, place):
+                        continue
                     _copy(path, place)
-                    if self._action == "move":
-                        path.unlink()
+                if self._action == "move":
+                    path.unlink()
             except OSError as error:
                 raise CarryingError(
                     f"{path} cannot be carried to {place}: {error.strerror or error}; files before it are carried, the "

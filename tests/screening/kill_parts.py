@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 import tempfile
@@ -28,7 +29,7 @@ def rows(ids: list[str]) -> pa.Table:
     return pa.table(columns, schema=SCHEMA)
 
 
-def run(target: Path, judged: Path, cut: float | None) -> None:
+def run(target: Path, judged: Path, cut: float | None, keep: bool) -> None:
     job = {"gate": "same"}
     options = {"one_file": target.suffix == ".parquet", "overwrite": True, "part_rows": PART_ROWS}
     with Parts(target, job, SCHEMA.with_metadata({"normgate.version": "1"}), **options) as parts:
@@ -40,10 +41,16 @@ def run(target: Path, judged: Path, cut: float | None) -> None:
             parts.write(rows(ids), b"x" * len(ids))
         parts.close()
         assert b"".join(parts.paths()) == b"x" * len(IDS)
-        parts.publish(cut)
+        parts.publish(cut, keep=keep)
+        if keep:
+            assert parts.folder.exists()
+            with judged.with_name("carried").open("a") as file:
+                file.write("carried\n")
+            parts.end()
+    assert not parts.folder.exists()
 
 
-def child(target: Path, judged: Path, cut: float | None, deadly: int) -> int:
+def child(target: Path, judged: Path, cut: float | None, keep: bool, deadly: int) -> int:
     """The exit code of a process that dies at its operation number `deadly` on the run's files."""
     if (process := os.fork()) == 0:
         seen = 0
@@ -58,7 +65,7 @@ def child(target: Path, judged: Path, cut: float | None, deadly: int) -> int:
 
         sys.addaudithook(watch)
         try:
-            run(target, judged, cut)
+            run(target, judged, cut, keep)
         finally:
             code = 0 if sys.exc_info()[0] is None else 1
             traceback.print_exc() if code else None
@@ -66,7 +73,7 @@ def child(target: Path, judged: Path, cut: float | None, deadly: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
-def killed(suffix: str, cut: float | None, old: bool, deadly: int) -> bool:
+def killed(suffix: str, cut: float | None, old: bool, keep: bool, deadly: int) -> bool:
     """Whether a run was killed at its operation `deadly`; what comes of it and of a second one is right."""
     with tempfile.TemporaryDirectory() as name:
         target, judged = Path(name) / f"verdicts{suffix}", Path(name) / "judged"
@@ -75,11 +82,14 @@ def killed(suffix: str, cut: float | None, old: bool, deadly: int) -> bool:
                 target.mkdir()
             earlier = rows(["old"]).replace_schema_metadata({"normgate.version": "1"})
             pq.write_table(earlier, target if suffix else target / "part-00000.parquet")
-        code = child(target, judged, cut, deadly)
+        code = child(target, judged, cut, keep, deadly)
         assert code in (0, 9), code
-        # What has taken its place already is there; a user would not ask again.
-        if code == 9 and not (target.exists() and ids(target) != ["old"]):
-            assert child(target, judged, cut, 0) == 0, deadly
+        carried = judged.with_name("carried")
+        # What has taken its place already is there; a user would not ask again, unless something is still to be done.
+        is_there = target.exists() and ids(target) != ["old"]
+        if code == 9 and not (is_there and (carried.exists() or not keep)):
+            assert child(target, judged, cut, keep, 0) == 0, deadly
+        assert carried.exists() == keep
         assert Counter(ids(target)) == Counter(IDS), deadly
         assert pq.read_table(target)["accepted"].to_pylist() == [None if cut is None else False] * len(IDS)
         twice = len(judged.read_text().split()) - len(IDS)
@@ -92,9 +102,10 @@ def ids(target: Path) -> list[str]:
 
 
 def main() -> None:
-    for suffix, cut, old in ((".parquet", None, False), (".parquet", 0.7, True), ("", 0.7, False), ("", None, True)):
+    kinds = ((".parquet", None, False), (".parquet", 0.7, True), ("", 0.7, False), ("", None, True))
+    for keep, (suffix, cut, old) in itertools.product((False, True), kinds):
         deadly = 1
-        while killed(suffix, cut, old, deadly):
+        while killed(suffix, cut, old, keep, deadly):
             deadly += 1
         assert deadly > 20
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import functools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +25,7 @@ from PIL import Image
 
 import normgate
 from normgate import Gate
+from normgate.carrying import CarryingError
 from normgate.data.folders import PathList
 from normgate.data.sources import Record
 from normgate.files import OutputError
@@ -246,6 +249,101 @@ def test_rejected_files_of_both_runs_are_carried(
     assert rejected
     assert {path.name for path in (tmp_path / "out").iterdir()} == rejected
     assert {path.name[0] for path in (tmp_path / "parts").iterdir()} == {"_", "p"}
+
+
+@pytest.mark.parametrize("name", ["v.parquet", "parts"])
+@pytest.mark.parametrize("way", ["copy", "move", "move elsewhere"])
+def test_stopped_while_rejected_files_are_carried(
+    name: str, way: str, incoming: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At every rename and removal of it; the rows of what has been moved stay."""
+    (incoming / "29 link.png").symlink_to("29.png")
+    before = {path.name: path.read_bytes() for path in incoming.iterdir()}
+    renamed, unlinked = Path.rename, Path.unlink
+    stop = steps = 0
+
+    def step() -> None:
+        nonlocal steps
+        steps += 1
+        if steps == stop:
+            raise KeyboardInterrupt
+
+    def rename(self: Path, place: Path) -> Path:
+        if tmp_path / "out" in Path(place).parents:
+            if way == "move elsewhere" and self.parent == incoming:
+                raise OSError(errno.EXDEV, "Invalid cross-device link")
+            step()
+        return renamed(self, place)
+
+    def unlink(self: Path, missing_ok: bool = False) -> None:
+        if self.parent == incoming:
+            step()
+        unlinked(self, missing_ok=missing_ok)
+
+    options = {"rejected": way.split()[0], "rejected_to": tmp_path / "out", "fdr": 0.9}
+    for deadly in range(1, 100):
+        steps, stop = 0, deadly
+        (tmp_path / "out").mkdir()
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "rename", rename)
+            patch.setattr(Path, "unlink", unlink)
+            again = notes = None
+            try:
+                screen(gate(), incoming, tmp_path / name, **options)
+            except KeyboardInterrupt as stopped:
+                notes = stopped.__notes__
+        if notes is not None:
+            assert "goes on with the rejected files that are left" in notes[0]
+            with pytest.raises(OutputError, match="--overwrite"):
+                screen(gate(), incoming, tmp_path / name, **options)
+            again = screen(gate(), incoming, tmp_path / name, overwrite=True, **options)
+        rejected = set(normgate.screening.rejected_ids(tmp_path / name))
+        assert len(rejected) > 3
+        assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == {
+            path: before[path] for path in rejected
+        }
+        left = before if way == "copy" else {path: before[path] for path in before.keys() - rejected}
+        assert {path.name: path.read_bytes() for path in incoming.iterdir()} == left
+        assert sorted(ids(tmp_path / name)) == sorted(before)
+        assert not (tmp_path / f"{name}.run").exists()
+        if again is None:
+            break
+        assert (again.images, again.resumed, again.rejected) == (31, 31, len(rejected))
+        shutil.rmtree(tmp_path / "out")
+        shutil.rmtree(tmp_path / name) if name == "parts" else (tmp_path / name).unlink()
+        for path, content in before.items():
+            if not os.path.lexists(incoming / path):
+                (incoming / path).symlink_to("29.png") if "link" in path else (incoming / path).write_bytes(content)
+    else:
+        raise AssertionError
+
+
+def test_rejected_files_that_cannot_be_carried_are_not_judged_again(incoming: Path, tmp_path: Path) -> None:
+    options = {"rejected": "move", "fdr": 0.9}
+    screen(gate(), incoming, tmp_path / "first.parquet", fdr=0.9)
+    first = next(iter(normgate.screening.rejected_ids(tmp_path / "first.parquet")))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / first).write_bytes(b"of somebody")
+    with pytest.raises(CarryingError, match="name another folder"):
+        screen(gate(), incoming, tmp_path / "v.parquet", rejected_to=tmp_path / "out", **options)
+    Image.new("RGB", (8, 8)).save(incoming / "new.png")
+    summary = screen(
+        gate(), incoming, tmp_path / "v.parquet", rejected_to=tmp_path / "other", overwrite=True, **options
+    )
+    assert (summary.images, summary.resumed) == (31, 30)
+    assert len(list((tmp_path / "other").iterdir())) == summary.rejected
+    assert (tmp_path / "out" / first).read_bytes() == b"of somebody"
+
+
+def test_images_in_memory_cannot_be_gone_on_with_and_that_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged_by(CountingJudge(gate(), after=18), monkeypatch)
+    with pytest.raises(RuntimeError) as stopped:
+        screen(gate(), random_records(30, 4), tmp_path / "v.parquet")
+    (note,) = stopped.value.__notes__
+    assert "can be read, but not gone on with" in note
+    assert len(pq.read_table(list((tmp_path / "v.parquet.run").glob("part-*")))) == 16
 
 
 def test_kill_dash_nine(incoming: Path, tmp_path: Path) -> None:

@@ -6,7 +6,8 @@
     <output>.run/_lock                held by the process that writes
 
 A part counts once the manifest names it. So an image has a row once its part counts, and is judged again only if the
-run was killed before that. The folder becomes the output, or its parts one file, when all images have a row.
+run was killed before that. The folder becomes the output, or its parts one file, when all images have a row. Where
+rejected files are still to be copied or moved then, the output has copies, and the folder stays until that is done.
 """
 
 from __future__ import annotations
@@ -83,6 +84,7 @@ class Parts:
         self._names: list[str] = []
         self._pending: list[pa.Table] = []
         self._paths: list[bytes] = []
+        self._is_published = False
         self._lock = FileLock(self.folder / _LOCK)
 
     def __enter__(self) -> Self:
@@ -111,10 +113,10 @@ class Parts:
                 if kind is not None and not issubclass(kind, OutputError) and self._pending:
                     with contextlib.suppress(OutputError):
                         self._finish_part()
-                if not self._names:
+                if not self._names or (self._is_published and self._job is None):
                     shutil.rmtree(self.folder, ignore_errors=True)
                 elif error is not None and not isinstance(error, OtherJobError):
-                    error.add_note(f"the verdicts so far are kept in {self.folder}; the same command goes on with them")
+                    error.add_note(self._how_to_go_on())
         finally:
             self._lock.release()
 
@@ -150,31 +152,67 @@ class Parts:
             if (notes := self._notes_of(name)).exists():
                 yield notes.read_bytes()
 
-    def publish(self, cut: float | None) -> None:
+    def publish(self, cut: float | None, *, keep: bool = False) -> None:
         """Put the verdicts in the output's place.
 
         Args:
             cut: reject anew, where p-values are up to this; None leaves the decisions.
+            keep: something is still to be done with them: until `end`, the same job goes on.
 
         Raises:
             OutputError: they cannot be written.
         """
         check_output(self.target, overwrite=self._overwrite, foreign=None if self._one_file else foreign)
-        self._append({"complete": True, "rows": self.rows})
+        if not keep:
+            self._append(self._complete())
+        # What is written is written in the folder, so that a kill leaves nothing beside the output but the folder.
         if self._one_file:
-            # Written in the folder, so that a kill leaves nothing beside the output but the folder.
             with self._whole(self.target) as partial:
                 write_tables((decided(table, cut) for table in self.tables()), partial, self._schema)
                 check_output(self.target, overwrite=self._overwrite)  # what has come since is somebody's
+        else:
+            for name in () if cut is None else self._names:
+                parts = [decided(table, cut) for table in read_tables(self.folder / name)]
+                self._write_part(name, pa.concat_tables(parts))
+            with explained(self.target):
+                if keep:
+                    self._publish_copies()
+                else:
+                    replace_folder(self.folder, self.target)
+                    for file in (self.target / _LOCK, *self.target.glob("_paths-*")):
+                        file.unlink(missing_ok=True)
+        self._is_published = True
+        if self._one_file and not keep:
+            self.end()
+
+    def end(self) -> None:
+        """Nothing is left to be done: remove the folder."""
+        with explained(self.folder):
+            (self.folder / MANIFEST).unlink()  # first: what a kill leaves behind is no run to go on with
             shutil.rmtree(self.folder)
-            return
-        for name in () if cut is None else self._names:
-            parts = [decided(table, cut) for table in read_tables(self.folder / name)]
-            self._write_part(name, pa.concat_tables(parts))
-        with explained(self.target):
-            replace_folder(self.folder, self.target)
-            for file in (self.target / _LOCK, *self.target.glob("_paths-*")):
-                file.unlink(missing_ok=True)
+
+    def _publish_copies(self) -> None:
+        partial = self.folder / f"{beside(self.target.name)}partial"
+        partial.mkdir()
+        for name in (*self._names, MANIFEST):
+            shutil.copyfile(self.folder / name, partial / name)
+        self._append(self._complete(), partial)
+        for name in self._names:
+            sync(partial / name)
+        replace_folder(partial, self.target)
+
+    def _how_to_go_on(self) -> str:
+        if self._is_published:
+            return (
+                f"{self.target} is written; the same command with --overwrite (overwrite=True) judges nothing again "
+                "and goes on with the rejected files that are left"
+            )
+        if self._job is None:
+            return (
+                f"the verdicts so far are kept in {self.folder}; they can be read, but not gone on with, since these "
+                "images or this network cannot be told from others"
+            )
+        return f"the verdicts so far are kept in {self.folder}; the same command goes on with them"
 
     def _take(self) -> None:
         try:
@@ -188,7 +226,7 @@ class Parts:
         """Go on with what the manifest names, or begin anew, and remove what does not count."""
         lines = self._manifest()
         if lines and self._job is not None and lines[0] == self._header():
-            if not any("complete" in line for line in lines) or not self._is_published():
+            if not any("complete" in line for line in lines) or not self._has_output():
                 self._names = list(dict.fromkeys(line["part"] for line in lines if "part" in line))
         elif lines and lines[0].get("job") is not None and not self._overwrite:
             raise OtherJobError(
@@ -198,14 +236,14 @@ class Parts:
         for path in self.folder.iterdir():
             number = path.name.removeprefix("_paths-").removeprefix("part-").removesuffix(".parquet")
             if path.name not in (MANIFEST, _LOCK) and f"part-{number}.parquet" not in self._names:
-                path.unlink()
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
         if not self._names:
             self._begun = True
             (self.folder / MANIFEST).write_bytes(b"")
             self._append(self._header())
         self.rows = self.resumed = sum(self._rows(name) for name in self._names)
 
-    def _is_published(self) -> bool:
+    def _has_output(self) -> bool:
         """Whether a run that judged everything was killed only after its one file was written."""
         with contextlib.suppress(OSError):
             return self.target.stat().st_mtime_ns >= (self.folder / MANIFEST).stat().st_mtime_ns
@@ -230,6 +268,9 @@ class Parts:
 
     def _header(self) -> dict[str, Any]:
         return {"format": FORMAT, "job": self._job}
+
+    def _complete(self) -> dict[str, Any]:
+        return {"complete": True, "rows": self.rows}
 
     def _difference(self, header: Mapping[str, Any]) -> str:
         theirs, ours = header.get("job") or {}, self._job or {}
@@ -278,8 +319,8 @@ class Parts:
         finally:
             partial.unlink(missing_ok=True)
 
-    def _append(self, line: Mapping[str, Any]) -> None:
-        with explained(self.folder), (self.folder / MANIFEST).open("ab") as file:
+    def _append(self, line: Mapping[str, Any], folder: Path | None = None) -> None:
+        with explained(self.folder), ((folder or self.folder) / MANIFEST).open("ab") as file:
             file.write(json.dumps(line).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())

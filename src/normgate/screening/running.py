@@ -153,26 +153,27 @@ def screen(
         parts.close()
         cut = None if fdr is None else _cut(gate, fdr, parts.tables())
         to_carry = [] if carrier is None else list(_rejected_paths(parts, cut))
-        parts.publish(cut)
-    counts, first_errors = _counted(target)
-    summary = Summary(
-        **counts,
-        skipped=source.skipped,
-        first_errors=first_errors,
-        false_alarm_rate=gate.calibration.alpha if fdr is None else None,
-        false_discovery_rate=fdr,
-        cut=gate.calibration.alpha if cut is None else cut,
-        smallest_p_value=smallest_p_value(max(gate.calibration.sizes)),
-        runtime=chosen.runtime,
-        runtime_reason=chosen.reason,
-        resumed=parts.resumed,
-        shift=None if alarm is None else _shift(alarm, target, shift_seed),
-        seconds=time.perf_counter() - started,
-    )
-    if written is not None:
-        written(summary)
-    if carrier is not None:
-        carrier.carry(to_carry)
+        parts.publish(cut, keep=carrier is not None)
+        counts, first_errors = _counted(target)
+        summary = Summary(
+            **counts,
+            skipped=source.skipped,
+            first_errors=first_errors,
+            false_alarm_rate=gate.calibration.alpha if fdr is None else None,
+            false_discovery_rate=fdr,
+            cut=gate.calibration.alpha if cut is None else cut,
+            smallest_p_value=smallest_p_value(max(gate.calibration.sizes)),
+            runtime=chosen.runtime,
+            runtime_reason=chosen.reason,
+            resumed=parts.resumed,
+            shift=None if alarm is None else _shift(alarm, target, shift_seed),
+            seconds=time.perf_counter() - started,
+        )
+        if written is not None:
+            written(summary)
+        if carrier is not None:
+            carrier.carry(to_carry)
+            parts.end()
     return summary
 
 
