@@ -22,11 +22,13 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import normgate
-from normgate import Recipe, cli
+from normgate import Gate, Recipe, cli
 from normgate.data.preprocessing import Preprocessing
+from normgate.export import export
 from normgate.files import OutputError
 from normgate.serving.options import Options
 from normgate.training import TrainingError
+from samples import PREPROCESSING, random_records, small_network
 
 SMALL = {"width": 2, "model_args": {"layers": [1, 1, 1, 1]}, "false_alarm_rate": 0.2, "score": "norm"}
 
@@ -262,10 +264,41 @@ def test_epochs_are_said_to_be_kept_only_where_they_are(
         assert "kept" not in said
 
 
+def test_an_exported_gate_takes_the_place_of_a_folder_where_it_can(
+    class_folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = Gate.calibrate(
+        small_network(),
+        preprocessing=PREPROCESSING,
+        calibration=random_records(60, 3),
+        tuning=random_records(60, 2),
+        classes=["a", "b", "c"],
+    )
+    own.save(tmp_path / "gate")
+    capsys.readouterr()
+    assert run("screen", tmp_path / "gate", class_folders, "-o", tmp_path / "v.parquet") == 2
+    assert "what 'from normgate.export import export; export(gate, \"gate.onnx\")' writes" in capsys.readouterr().err
+    export(own, tmp_path / "g.onnx")
+    exported = ["screen", tmp_path / "g.onnx", class_folders, "-o", tmp_path / "v.parquet"]
+    assert run(*exported, "--report", tmp_path / "r.html") == 2
+    assert "only a gate's folder has" in capsys.readouterr().err
+    assert run(*exported, "--shift-alarm", "0.1") in (0, 1)
+    assert pq.read_table(tmp_path / "v.parquet").num_rows > 0
+    image = class_folders / "cat" / "00.png"
+    assert run("screen", tmp_path / "g.onnx", image) == 0
+    assert run("screen", tmp_path / "g.onnx", image, "--runtime", "torch") == 2
+    assert run("screen", class_folders, tmp_path / "g.onnx") == 2
+    assert "the gate comes first" in capsys.readouterr().err
+    for command in ("inspect", "evaluate", "calibrate"):
+        more = {"evaluate": ["--id", class_folders], "calibrate": [class_folders, "-o", tmp_path / "new"]}
+        assert run(command, tmp_path / "g.onnx", *more.get(command, [])) == 2
+        assert "what was exported is screened with and served, and no more" in " ".join(capsys.readouterr().err.split())
+
+
 def test_verdicts_are_said_to_be_kept_only_where_the_command_goes_on_with_them(
     gate: Path, class_folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OutputError("No space left on device")
 
     screen = ["screen", gate, class_folders, "-o", tmp_path / "v.parquet", "--runtime", "torch"]

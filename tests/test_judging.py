@@ -11,13 +11,16 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from normgate import Gate, judging, screen
 from normgate.backbones import Backbone
-from normgate.export import ExportError
-from normgate.judging import JudgingError, choose_judge, gate_digest
-from normgate.runtime import PortableGate
+from normgate.export import ExportError, export
+from normgate.files import sha256
+from normgate.gate import GateFolderError
+from normgate.judging import JudgingError, choose_judge, gate_digest, load_judge
+from normgate.runtime import PortableGate, RuntimeFileError
 from normgate.scores.norm import Norm
 from samples import CLASSES, PREPROCESSING, random_records, small_network
 
@@ -139,6 +142,41 @@ def test_a_graph_is_kept_of_no_network_whose_code_may_change(tmp_path: Path) -> 
     chosen = choose_judge(own, graphs=tmp_path)
     assert chosen.runtime == "onnx"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_exported_gate_screens_as_its_network(tmp_path: Path) -> None:
+    """Of a network of one's own, whose folder timm cannot rebuild."""
+    own = gate("knn", small_network)
+    export(own, tmp_path / "g.onnx")
+    exported = load_judge(tmp_path / "g.onnx", device="cpu")
+    for number, record in enumerate(IMAGES):
+        Image.fromarray(record.payload).save(tmp_path / f"{number:02d}.png")
+    chosen = choose_judge(exported)
+    assert (chosen.runtime, chosen.digest) == ("onnx", gate_digest(exported))
+    assert chosen.digest == sha256(tmp_path / "g.onnx")
+    tables = []
+    for number, judge in enumerate((own, exported)):
+        target = tmp_path / f"{number}.parquet"
+        summary = screen(judge, tmp_path, target, fdr=0.9, shift_delta=0.5, runtime="onnx", part_rows=8)
+        tables.append(pq.read_table(target))
+        assert (summary.runtime, summary.images, summary.rejected > 0) == ("onnx", len(IMAGES), True)
+        assert summary.shift is not None
+    assert tables[0].equals(tables[1])
+    assert tables[0].schema.metadata == tables[1].schema.metadata
+
+
+def test_what_an_exported_gate_cannot_do_is_said(tmp_path: Path) -> None:
+    export(gate(), tmp_path / "g.onnx")
+    with pytest.raises(JudgingError, match="on the CPU, not on cuda; leave out --device"):
+        load_judge(tmp_path / "g.onnx", device="cuda")
+    with pytest.raises(JudgingError, match="pass the gate's folder"):
+        choose_judge(load_judge(tmp_path / "g.onnx"), "torch")
+    with pytest.raises(RuntimeFileError, match="cannot be read"):
+        load_judge(tmp_path / "none.onnx")
+    dataclasses.replace(gate(), backbone=SLIM).save(tmp_path / "folder.onnx")
+    assert isinstance(load_judge(tmp_path / "folder.onnx"), Gate)
+    with pytest.raises(GateFolderError, match="what was exported is screened with and served"):
+        Gate.load(tmp_path / "g.onnx")
 
 
 def test_screening_uses_onnx_by_default_and_says_so(tmp_path: Path) -> None:

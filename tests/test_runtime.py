@@ -178,11 +178,30 @@ def test_nothing_is_reported_home_unless_somebody_chose_it(
     assert os.environ["ORT_DISABLE_TELEMETRY"] == (chosen or "1")
 
 
+@pytest.mark.parametrize("by_class", [True, False])
+def test_an_exported_gate_holds_its_calibration(by_class: bool, tmp_path: Path) -> None:
+    own = gate(by_class=by_class)
+    export(own, tmp_path / "g.onnx")
+    exported = PortableGate.load(tmp_path / "g.onnx")
+    for name in ("scores", "alpha", "thresholds", "sizes", "by_class"):
+        np.testing.assert_array_equal(getattr(exported.calibration, name), getattr(own.calibration, name))
+    assert exported.score_name == own.score_name
+    verdicts = exported(IMAGES)
+    predicted = [exported.classes.index(label) for label in verdicts.label]
+    p_values = exported.calibration.p_values(verdicts.score, predicted if by_class else None)
+    np.testing.assert_array_equal(p_values, verdicts.p_value)  # so the graph's is the same
+    stream = own(IMAGES).score
+    np.testing.assert_array_equal(exported.shift_alarm(seed=3).update(stream), own.shift_alarm(seed=3).update(stream))
+    export(dataclasses.replace(own, kept={}), tmp_path / "lean.onnx")
+    with pytest.raises(RuntimeFileError, match="without --lean, and export it again"):
+        PortableGate.load(tmp_path / "lean.onnx").shift_alarm()
+
+
 @pytest.mark.parametrize("probed", [True, False])
 def test_an_exported_gate_says_what_its_score_would_miss(probed: bool, tmp_path: Path) -> None:
     own = gate("norm") if probed else dataclasses.replace(gate("norm"), probes=None)
     export(own, tmp_path / "g.onnx")
-    assert PortableGate.load(tmp_path / "g.onnx").about["caveats"] == own.caveats
+    assert PortableGate.load(tmp_path / "g.onnx").caveats == own.caveats
     assert own.caveats
 
 
@@ -238,7 +257,19 @@ def test_files_of_strangers_are_refused(tmp_path: Path) -> None:
             PortableGate.load(bad)
     with pytest.raises(RuntimeFileError, match="cannot be read"):
         PortableGate.load(tmp_path / "none.onnx")
-    for about in ({"format": 2}, {"preprocessing": {}}, {"classes": 3}, {"preprocessing": {"size": [9, 9]}}):
+    for about in (
+        {"format": 1},
+        {"preprocessing": {}},
+        {"classes": 3},
+        {"preprocessing": {"size": [9, 9]}},
+        {"calibration_scores": ["high"]},
+        {"calibration_scores": [1.0]},
+        {"calibration_scores": [[1.0] * 90]},
+        {"false_alarm_rate": 2},
+        {"predicted": [7] * 300},
+        {"tuning_scores": {}},
+        {"caveats": None},
+    ):
         with pytest.raises(RuntimeFileError, match=r"another version|no gate that normgate has exported"):
             PortableGate.load(changed(tmp_path / "g.onnx", **about))
     # A graph of somebody else's, and one that would read another file.

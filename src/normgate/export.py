@@ -144,10 +144,11 @@ def _about(gate: Gate) -> dict[str, Any]:
         "version": __version__,
         "classes": list(gate.classes),
         "preprocessing": gate.extractor.preprocessing.to_dict(),
-        "score": gate.score.name,
+        "score": gate.score_name,
         "false_alarm_rate": calibration.alpha,
-        "by_class": calibration.by_class,
-        "calibration_images": calibration.n,
+        "calibration_scores": calibration.scores.tolist(),
+        "predicted": None if calibration.predicted is None else calibration.predicted.tolist(),
+        "tuning_scores": None if gate.tuning_scores is None else gate.tuning_scores.tolist(),
         "caveats": gate.caveats,
     }
 

@@ -10,22 +10,20 @@ import json
 import os
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, get_args
 
 from normgate import __version__
 from normgate.cache_folder import default_folder, trim
 from normgate.errors import NormgateError
 from normgate.export import OPSET, ExportError, export
 from normgate.files import OutputError, whole_file
+from normgate.gate import Gate
 from normgate.gate.folder import describe
 from normgate.identity import IdentityError, network_digest
 from normgate.normalization import unwrap
 from normgate.runtime import FORMAT, PortableGate, RuntimeFileError, load_onnxruntime
 
-if TYPE_CHECKING:
-    from normgate.gate import Gate
-
-Judge: TypeAlias = "Gate | PortableGate"
+Judge: TypeAlias = Gate | PortableGate
 """Whatever gives verdicts on loaded images."""
 Runtime: TypeAlias = Literal["auto", "onnx", "torch"]
 _NEEDED = ("onnx", "onnxscript", "onnxruntime")
@@ -57,6 +55,30 @@ class Chosen:
     digest: str | None = None
 
 
+def load_judge(path: str | os.PathLike[str], *, device: str | None = None) -> Judge:
+    """A gate from its folder, or from the one file that `normgate export` has made of it; nothing in them is executed.
+
+    Args:
+        path: of the folder, or of the file, `.onnx`.
+        device: where a folder's network computes; by default a GPU if there is one.
+
+    Raises:
+        GateFolderError: the folder is no gate, is damaged, or was made by a newer version.
+        RuntimeFileError: as in `PortableGate.load`.
+        JudgingError: the file was to compute elsewhere than on the CPU.
+    """
+    if not is_exported(path):
+        return Gate.load(path, device=device)
+    if device not in (None, "cpu"):
+        raise JudgingError(f"{path} is judged by ONNX Runtime on the CPU, not on {device}; leave out --device")
+    return PortableGate.load(path)
+
+
+def is_exported(path: str | os.PathLike[str]) -> bool:
+    """Whether this is the file of an exported gate, by its name."""
+    return Path(path).suffix.lower() == ".onnx" and not Path(path).is_dir()
+
+
 def check_runtime(runtime: str) -> None:
     """Refuse a runtime that does not exist or is not installed.
 
@@ -70,21 +92,25 @@ def check_runtime(runtime: str) -> None:
 
 
 def choose_judge(
-    gate: Gate, runtime: Runtime = "auto", *, graphs: Path | None = None, threads: int | None = None
+    gate: Judge, runtime: Runtime = "auto", *, graphs: Path | None = None, threads: int | None = None
 ) -> Chosen:
     """Who judges for a gate.
 
     Args:
-        gate: in memory.
+        gate: in memory; one that was exported is judged by ONNX Runtime.
         runtime: "onnx" or "torch"; "auto" is ONNX Runtime on a CPU, where it is installed and the gate can be exported.
         graphs: folder where exported graphs are kept under their gates' digests; by default the user's own cache.
         threads: of ONNX Runtime; by default one a core. With 1 it computes in the thread that asks, and many may.
 
     Raises:
-        JudgingError: there is no such runtime, or it is not installed.
+        JudgingError: there is no such runtime, it is not installed, or the gate was exported and is not for "torch".
         ExportError: with "onnx", the gate cannot be exported.
     """
     check_runtime(runtime)
+    if isinstance(gate, PortableGate):
+        if runtime == "torch":
+            raise JudgingError("an exported gate is judged by ONNX Runtime; pass the gate's folder, or another runtime")
+        return Chosen(PortableGate.of(gate.content, threads=threads), "onnx", digest=gate_digest(gate))
     try:
         digest = gate_digest(gate)
     except IdentityError:
@@ -102,12 +128,16 @@ def choose_judge(
         return Chosen(gate, "torch", str(error), digest)
 
 
-def gate_digest(gate: Gate) -> str:
+def gate_digest(gate: Judge) -> str:
     """A digest of everything that verdicts depend on: network, preprocessing, classes, score and calibration.
+
+    Of an exported gate, it is of the whole file.
 
     Raises:
         IdentityError: the network holds something whose content cannot be seen.
     """
+    if isinstance(gate, PortableGate):
+        return hashlib.sha256(gate.content).hexdigest()
     told = describe(gate)
     deciding = {key: told[key] for key in _DECIDING} | {"weights": network_digest(gate.extractor.model)}
     found = hashlib.sha256(json.dumps(deciding, sort_keys=True).encode())

@@ -1,8 +1,8 @@
 """A portable gate: an exported graph asked with ONNX Runtime, NumPy and Pillow alone.
 
-The file holds the network, the score, the calibration scores and, in its metadata, how images become its input. It is
-read as bytes, by a version of ONNX Runtime that then takes weights from no other file, and nothing in it is executed
-but the operators of ONNX Runtime.
+The file holds the network, the score, the threshold and, in its metadata, how images become its input and the scores
+that the threshold comes from. It is read as bytes, by a version of ONNX Runtime that then takes weights from no other
+file, and nothing in it is executed but the operators of ONNX Runtime.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from normgate.calibration import Calibration
 from normgate.data.decoding import DEFAULT_MAX_PIXELS
 from normgate.data.loading import load_batches
 from normgate.data.preprocessing import Preprocessing
 from normgate.data.sources import is_nothing, open_source
 from normgate.errors import NormgateError
+from normgate.monitor import ShiftAlarm
 from normgate.verdicts import EMPTY, NOT_FINITE, Verdicts, concatenate
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from normgate.data.loading import PixelBatch
     from normgate.data.sources import Data
 
-FORMAT = 1
+FORMAT = 2
 KEY = "normgate"
 """Under which the metadata holds everything of ours, as JSON."""
 MOST_BYTES = 2**31
@@ -50,8 +52,10 @@ class PortableGate:
         session: of ONNX Runtime.
         classes: names of the classes, by class number.
         preprocessing: how images become the graph's input; its normalisation is in the graph.
-        score: its name.
-        about: what else the file says of the gate, as plain data.
+        score_name: of its score.
+        calibration: its calibration scores, which give the threshold and p-values that are in the graph, too.
+        tuning_scores: (m,) scores of the tuning images; None where the gate kept none.
+        caveats: in plain words, what its score would miss.
         content: of the file, so that the gate can be sent elsewhere.
         threads: of the computation; None for one a core. With 1 it computes in the thread that asks, and many may.
     """
@@ -59,8 +63,10 @@ class PortableGate:
     session: Any
     classes: tuple[str, ...]
     preprocessing: Preprocessing
-    score: str
-    about: dict[str, Any]
+    score_name: str
+    calibration: Calibration
+    tuning_scores: np.ndarray | None
+    caveats: list[str]
     content: bytes
     threads: int | None = None
 
@@ -105,7 +111,18 @@ class PortableGate:
                 raise ValueError("its input is not what its preprocessing makes")
             if tuple(output.name for output in session.get_outputs()) != OUTPUTS:
                 raise ValueError("its outputs are others")
-            return cls(session, classes, preprocessing, str(about["score"]), about, content, threads)
+            tuning = about["tuning_scores"]
+            return cls(
+                session,
+                classes,
+                preprocessing,
+                score_name=str(about["score"]),
+                calibration=_calibration(about, classes),
+                tuning_scores=None if tuning is None else np.array(tuning, dtype=np.float64),
+                caveats=[str(caveat) for caveat in about["caveats"]],
+                content=content,
+                threads=threads,
+            )
         except (KeyError, TypeError, ValueError, NormgateError) as error:
             if isinstance(error, RuntimeFileError):
                 raise
@@ -163,6 +180,20 @@ class PortableGate:
             return own.among(("",) * len(pixels), [None if judged else NOT_FINITE for judged in fine])
         return self._verdicts(logits, score, p_value, accepted)
 
+    def shift_alarm(self, *, delta: float = 0.01, seed: int = 0) -> ShiftAlarm:
+        """An alarm for a stream of this gate's scores; as `Gate`.
+
+        Raises:
+            RuntimeFileError: the gate kept no tuning images.
+            CalibrationError: delta is no share.
+        """
+        if self.tuning_scores is None:
+            raise RuntimeFileError(
+                "the shift alarm ranks scores between quantiles of tuning images, and this gate kept none; calibrate "
+                "it with --tuning DATA and without --lean, and export it again"
+            )
+        return ShiftAlarm.start(self.calibration.scores, self.tuning_scores, delta=delta, seed=seed)
+
     def _verdicts(self, logits: np.ndarray, score: np.ndarray, p_value: np.ndarray, accepted: np.ndarray) -> Verdicts:
         predicted = logits.argmax(axis=1)
         odds = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
@@ -175,6 +206,16 @@ class PortableGate:
             accepted=accepted,
             error=[None] * len(score),
         )
+
+
+def _calibration(about: dict[str, Any], classes: tuple[str, ...]) -> Calibration:
+    predicted = about["predicted"]
+    return Calibration(
+        np.array(about["calibration_scores"], dtype=np.float64),
+        about["false_alarm_rate"],
+        None if predicted is None else np.array(predicted),
+        None if predicted is None else classes,
+    )
 
 
 def load_onnxruntime() -> ModuleType:

@@ -26,8 +26,9 @@ from starlette.testclient import TestClient
 from normgate import Gate
 from normgate.data.loading import PixelBatch
 from normgate.errors import NormgateError
-from normgate.files import OutputError
-from normgate.judging import choose_judge
+from normgate.export import export
+from normgate.files import OutputError, sha256
+from normgate.judging import JudgingError, choose_judge
 from normgate.neighbours import NeighbourError
 from normgate.serving import Options, ServingError, create_application, read_token, service
 from normgate.serving.options import BODIES
@@ -62,6 +63,22 @@ class Shut:
         self.entered.set()
         assert self.open.wait(30)
         return self._judge.judge_batch(batch)
+
+
+def test_an_exported_gate_is_served(serve: Serve, gate_folder: Path, files: list[bytes], tmp_path: Path) -> None:
+    export(Gate.load(gate_folder, device="cpu"), tmp_path / "g.onnx")
+    of_file, of_folder = (serve(path, runtime="onnx", shift_delta=0.01) for path in (tmp_path / "g.onnx", gate_folder))
+    told, expected = (client.post("/verdicts", files=form(files)).json() for client in (of_file, of_folder))
+    assert told["gate"] == sha256(tmp_path / "g.onnx")
+    assert told["verdicts"] == expected["verdicts"]
+    about, wanted = (client.get("/gate").json() for client in (of_file, of_folder))
+    changing = {"gate": None, "shift": None}  # the alarm depends on the order in which the images are judged
+    assert {**about, **changing} == {**wanted, **changing}
+    assert about["shift"]["seen"] == len(files)
+    with pytest.raises(ServingError, match="keeps no features of training images; serve the gate's folder"):
+        serve(tmp_path / "g.onnx", runtime="onnx", neighbours=tmp_path)
+    with pytest.raises(JudgingError, match="pass the gate's folder"):
+        serve(tmp_path / "g.onnx", runtime="torch")
 
 
 @pytest.mark.parametrize("runtime", ["torch", "onnx"])

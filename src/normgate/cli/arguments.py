@@ -45,7 +45,7 @@ def check_order(command: str, gate: Path, data: str) -> None:
     """
 
     def is_gate(place: str | Path) -> bool:
-        return os.path.isfile(os.path.join(place, "gate.json"))  # noqa: PTH113, PTH118 (any text)
+        return str(place).lower().endswith(".onnx") or os.path.isfile(os.path.join(place, "gate.json"))  # noqa: PTH113, PTH118 (any text)
 
     if is_gate(data) and not is_gate(gate):
         again = shlex.join(["normgate", command, data, str(gate)])

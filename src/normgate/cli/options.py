@@ -6,6 +6,9 @@ from typing import Annotated
 import typer
 
 GateFolder = Annotated[Path, typer.Argument(metavar="GATE", help="Folder of a gate.")]
+GateOrExported = Annotated[
+    Path, typer.Argument(metavar="GATE", help="Folder of a gate, or the file that 'normgate export' has made of it.")
+]
 Images = Annotated[
     str,
     typer.Argument(

@@ -15,7 +15,7 @@ from normgate.cli.options import (
     AsJson,
     BatchSize,
     Device,
-    GateFolder,
+    GateOrExported,
     ImageColumn,
     MaxPixels,
     Overwrite,
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 def screen(
-    gate: GateFolder,
+    gate: GateOrExported,
     incoming: Annotated[
         str,
         typer.Argument(
@@ -101,7 +101,7 @@ def screen(
     from normgate.data.sources import load
     from normgate.errors import NormgateError
     from normgate.gate import Gate
-    from normgate.judging import check_runtime, choose_judge
+    from normgate.judging import check_runtime, choose_judge, is_exported, load_judge
     from normgate.screening import check_engine, rejected_ids
     from normgate.screening import screen as run
 
@@ -109,15 +109,17 @@ def screen(
     check_engine(engine, address)
     check_order("screen", gate, incoming)
     neighbours = neighbours_of(report, with_neighbours, overwrite, image_column)
+    if report is not None and is_exported(gate):
+        raise NormgateError(f"a report shows what only a gate's folder has, not {gate}; name the folder")
     if copy_rejected is not None and move_rejected is not None:
         raise NormgateError("--copy-rejected and --move-rejected exclude each other")
     of_many = (fdr, copy_rejected, move_rejected, report, shift_alarm)
     about_many = list_rejected or any(value is not None for value in of_many)
     one = os.path.isfile(incoming) and kind_of(incoming) not in ("tables", "shards")  # noqa: PTH113 (any text)
     if output is None and one and not about_many:
-        loaded = Gate.load(gate, device=device)
+        loaded = load_judge(gate, device=device)
         # To export a graph takes longer than to judge one image.
-        judge = choose_judge(loaded, "onnx").judge if runtime == "onnx" else loaded
+        judge = loaded if runtime == "auto" else choose_judge(loaded, cast("Runtime", runtime)).judge
         verdict = judge([incoming], max_pixels=max_pixels)[0]
         tables.print_verdict(verdict, as_json=as_json)
         code = DATA_FAILED if verdict.error else REJECTED if fail_on_reject and not verdict.accepted else DONE
@@ -127,19 +129,21 @@ def screen(
             open_place(incoming, image_column=image_column)  # where there is nothing, that is what to say
         raise NormgateError("say where to write the verdicts: -o verdicts.parquet")
     with console.progress_bars() as progress, _told_of_parts():
-        loaded = Gate.load(gate, device=device)
+        loaded = load_judge(gate, device=device)
         images = _paths_on_stdin() if incoming == "-" else open_place(incoming, image_column=image_column)
         if report is not None and incoming == "-":
             images = load(images)  # lines come only once
         if neighbours is not None:
             from normgate.report import check_neighbours
 
+            assert isinstance(loaded, Gate)  # or there would be no report to show them
             check_neighbours(loaded, neighbours)
 
         def write_report(found: "Summary") -> None:
             from normgate.report import screening_report
 
             assert report is not None
+            assert isinstance(loaded, Gate)
             screening_report(
                 report,
                 loaded,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from normgate.cli.options import AsJson, Device, GateFolder, ImageColumn, Overwrite, RuntimeName
+from normgate.cli.options import AsJson, Device, GateFolder, GateOrExported, ImageColumn, Overwrite, RuntimeName
 
 if TYPE_CHECKING:
     from normgate.judging import Runtime
@@ -42,7 +42,7 @@ def export(
 
 
 def serve(
-    gate: GateFolder,
+    gate: GateOrExported,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8000,
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,

@@ -158,7 +158,8 @@ def _assemble(
         if backbone is None:
             raise GateFolderError(
                 f"{path} holds the weights of a {network['class']} that timm cannot rebuild; "
-                "make that network and pass it: Gate.load(path, model=network)"
+                "make that network and pass it: Gate.load(path, model=network). The command line screens with and serves "
+                "what 'from normgate.export import export; export(gate, \"gate.onnx\")' writes"
             )
         _check_size(backbone, path / "network.safetensors")
         model = backbone.build()
@@ -288,7 +289,7 @@ def _checked(path: Path) -> dict[str, Any]:
     file = path / "gate.json"
     if not file.is_file():
         there = "holds no gate.json" if path.is_dir() else "is a file" if path.exists() else "does not exist"
-        exported = "; a graph is asked with normgate.runtime.PortableGate" if path.suffix == ".onnx" else ""
+        exported = "; what was exported is screened with and served, and no more" if path.suffix == ".onnx" else ""
         raise GateFolderError(f"{path} is no gate: it {there}; make one with 'normgate train' or Gate.save{exported}")
     if file.stat().st_size > _JSON_LIMIT:
         raise GateFolderError(f"{file} is larger than any gate's description")

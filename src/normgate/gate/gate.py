@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Collection, Mapping, Sequence
 
+    from numpy.typing import NDArray
     from torch import nn
 
     from normgate.backbones import Backbone
@@ -96,6 +97,16 @@ class Gate:
     def preprocessing(self) -> Preprocessing:
         """How images become the network's input."""
         return self.extractor.preprocessing
+
+    @property
+    def score_name(self) -> str:
+        """Of its score."""
+        return self.score.name
+
+    @property
+    def tuning_scores(self) -> NDArray[np.float64] | None:
+        """(m,) scores of the tuning images; None where none are kept."""
+        return self.score(self.kept["tuning"]).numpy() if "tuning" in self.kept else None
 
     @property
     def held_out(self) -> HeldOut | None:
@@ -382,14 +393,12 @@ class Gate:
         """
         from normgate.monitor import ShiftAlarm
 
-        if "tuning" not in self.kept:
+        if (tuning := self.tuning_scores) is None:
             raise GateError(
                 "the shift alarm ranks scores between quantiles of tuning images, and this gate keeps none; "
                 "calibrate it with --tuning DATA and without --lean"
             )
-        return ShiftAlarm.start(
-            self.calibration.scores, self.score(self.kept["tuning"]).numpy(), delta=delta, seed=seed
-        )
+        return ShiftAlarm.start(self.calibration.scores, tuning, delta=delta, seed=seed)
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write a folder of safetensors and JSON; it appears whole or not at all.

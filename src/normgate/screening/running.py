@@ -23,6 +23,7 @@ from normgate.data.sources import open_source
 from normgate.files import check_output
 from normgate.judging import check_runtime, choose_judge
 from normgate.progress import silent
+from normgate.runtime import PortableGate
 from normgate.screening.judged import judged
 from normgate.screening.parts import Parts, foreign
 from normgate.screening.ray_engine import check_ray, judged_by_ray
@@ -35,8 +36,7 @@ if TYPE_CHECKING:
 
     from normgate.carrying import Action
     from normgate.data.sources import Data, Source
-    from normgate.gate import Gate
-    from normgate.judging import Chosen, Runtime
+    from normgate.judging import Chosen, Judge, Runtime
     from normgate.monitor import ShiftAlarm
     from normgate.progress import Progress
 
@@ -47,7 +47,7 @@ _FIRST_ERRORS = 10
 
 
 def screen(
-    gate: Gate,
+    gate: Judge,
     data: Data,
     output: str | os.PathLike[str],
     *,
@@ -73,7 +73,7 @@ def screen(
     the same call goes on with them: every image has one row, and only those of the part in flight are judged again.
 
     Args:
-        gate: judges.
+        gate: judges; a gate, or one that was exported.
         data: a folder, files, a Parquet table, …; see `open_source`.
         output: `name.parquet` for one file, any other name for a folder of parts; appears whole or not at all.
         fdr: control the false-discovery rate over the readable images of this run at this level (Benjamini-Hochberg)
@@ -140,7 +140,7 @@ def screen(
         batches = (
             judged(chosen.judge, finished.remaining(source), **options)
             if engine == "local"
-            else judged_by_ray(chosen.judge, source, finished, address=address, gpus=_gpus(gate), **options)
+            else judged_by_ray(chosen.judge, source, finished, address=address, gpus=_gpus(chosen.judge), **options)
         )
         for payloads, table in batches:
             parts.write(table, b"" if carrier is None else noted(payloads))
@@ -191,8 +191,8 @@ def check_engine(engine: str, address: str | None) -> None:
         raise ScreeningError("an address is of a Ray cluster; pass the engine 'ray' (--engine ray), too")
 
 
-def _gpus(gate: Gate) -> int:
-    return int(gate.extractor.device.type == "cuda")
+def _gpus(judge: Judge) -> int:
+    return int(not isinstance(judge, PortableGate) and judge.extractor.device.type == "cuda")
 
 
 def _job(
@@ -213,7 +213,7 @@ def _job(
     }
 
 
-def _cut(gate: Gate, fdr: float, tables: Iterable[pa.Table]) -> float:
+def _cut(gate: Judge, fdr: float, tables: Iterable[pa.Table]) -> float:
     histogram = gate.calibration.histogram()
     for table in tables:
         histogram.add(table["p_value"].drop_null().to_numpy())
@@ -253,10 +253,10 @@ def _shift(alarm: ShiftAlarm, target: Path, seed: int) -> Shift:
     return Shift(alarm.delta, alarm.raised is not None, alarm.raised, largest)
 
 
-def _metadata(gate: Gate, fdr: float | None, chosen: Chosen) -> dict[str, str]:
+def _metadata(gate: Judge, fdr: float | None, chosen: Chosen) -> dict[str, str]:
     return {
         "normgate.version": __version__,
-        "normgate.score": gate.score.name,
+        "normgate.score": gate.score_name,
         "normgate.runtime": chosen.runtime,
         "normgate.thresholds": ",".join(repr(float(value)) for value in gate.calibration.thresholds),
         "normgate.calibration_images": str(gate.calibration.n),

@@ -43,7 +43,7 @@ def create_application(gate: str | os.PathLike[str], options: Options | None = N
     """A gate as an ASGI application; it is loaded when this returns.
 
     Args:
-        gate: its folder.
+        gate: its folder, or the file that `normgate export` has made of it.
         options: limits and additions; None for the defaults.
 
     Raises:

@@ -61,7 +61,7 @@ def run(
     several still load the gate then, and /ready says when one of them has.
 
     Args:
-        gate: its folder.
+        gate: its folder, or the file that `normgate export` has made of it.
         options: limits and additions.
         host: address to listen on.
         port: 0 takes one that is free.

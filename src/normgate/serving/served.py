@@ -14,7 +14,7 @@ from normgate.data.loading import cores
 from normgate.data.sources import open_source
 from normgate.files import check_output, whole_file
 from normgate.gate import Gate
-from normgate.judging import Judge, choose_judge, gate_digest
+from normgate.judging import Judge, choose_judge, gate_digest, load_judge
 from normgate.monitor import MonitorError, ShiftAlarm
 from normgate.neighbours import Neighbours
 from normgate.runtime import PortableGate
@@ -59,18 +59,20 @@ class Served:
         """Read a gate; nothing in its folder is executed.
 
         Args:
-            path: folder of the gate.
+            path: folder of the gate, or its exported file.
             options: how it is served.
             earlier: what was served before; where it is the same gate, its alarm goes on.
 
         Raises:
             NormgateError: it cannot be served; the message says why.
         """
-        gate = Gate.load(path, device=options.device)
+        gate = load_judge(path, device=options.device)
         chosen = choose_judge(gate, options.runtime)
         digest = chosen.digest or gate_digest(gate)  # which says what cannot be seen
         neighbours = None
         if options.neighbours is not None:
+            if not isinstance(gate, Gate):
+                raise ServingError(f"{path} keeps no features of training images; serve the gate's folder to show them")
             source = open_source(options.neighbours, labelled=False, image_column=options.image_column)
             neighbours = Neighbours(gate, source, THUMBNAIL_SIDE)
             neighbours.read(neighbours.ids)  # nobody waits for them later
@@ -85,7 +87,7 @@ class Served:
             about={
                 "gate": digest,
                 "classes": list(gate.classes),
-                "score": gate.score.name,
+                "score": gate.score_name,
                 "runtime": chosen.runtime,
                 "false_alarm_rate": gate.calibration.alpha,
                 "by_class": gate.calibration.by_class,
@@ -118,7 +120,7 @@ def _by_one_core(judge: Judge) -> Judge | None:
     return PortableGate.of(judge.content, threads=1)
 
 
-def _alarm(gate: Gate, digest: str, options: Options, *, resumed: bool) -> ShiftAlarm:
+def _alarm(gate: Judge, digest: str, options: Options, *, resumed: bool) -> ShiftAlarm:
     assert options.shift_delta is not None
     alarm = gate.shift_alarm(delta=options.shift_delta)
     path = options.shift_state

@@ -30,7 +30,7 @@ class Service:
     """Loads a gate and judges images with it until closed.
 
     Args:
-        path: folder of the gate.
+        path: folder of the gate, or its exported file.
         options: how it is served.
 
     Raises:
