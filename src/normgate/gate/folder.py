@@ -157,8 +157,8 @@ def _assemble(
     if model is None:
         if backbone is None:
             raise GateFolderError(
-                f"{path} holds the weights of a {network['class']} that timm cannot rebuild; make that network and pass "
-                "it: Gate.load(path, model=network). The command line screens with and serves what "
+                f"{path} holds the weights of a {network['class']} that timm cannot rebuild; make that network and "
+                "pass it: Gate.load(path, model=network). The command line screens with and serves what "
                 "'from normgate.export import export; export(gate, \"gate.onnx\")' writes"
             )
         _check_size(backbone, path / "network.safetensors")
