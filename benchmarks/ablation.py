@@ -47,7 +47,7 @@ import normgate
 import packs
 from normgate import demo
 from normgate.data.demo import demo_set
-from normgate.data.sources import Data, Records, load, open_source
+from normgate.data.sources import Records, load, open_source
 from normgate.files import whole_file
 from normgate.training.splitting import divide_groups
 from provenance import at_once, commit, provenance, write
@@ -176,7 +176,7 @@ def recipe(setting: Setting, variant: Variant) -> normgate.Recipe:
     return normgate.Recipe(**{**base.to_dict(), **changes})
 
 
-def sets(pack: str, held: tuple[int, ...]) -> tuple[Records, dict[str, Data], Records, Records]:
+def sets(pack: str, held: tuple[int, ...]) -> tuple[Records, dict[str, Any], Records, Records]:
     """Training images and their tuning and calibration images, and known and unknown images to judge by.
 
     Those to judge by are the demo's calibration and tuning images, of other people, and else every tenth training
@@ -190,7 +190,7 @@ def sets(pack: str, held: tuple[int, ...]) -> tuple[Records, dict[str, Data], Re
         train, other = images, load(demo_set("calibration"))
         own = [record for record in other if record.label in known]
         tuning, calibration = divide_groups([record.group for record in own], 0)
-        parts: dict[str, Data] = {
+        parts: dict[str, Any] = {
             "tuning": Records(own).subset(tuning),
             "calibration": Records(own).subset(calibration),
         }
@@ -219,7 +219,7 @@ def network(
 
     `name` is that of the results.
     """
-    plan = {"recipe": recipe(setting, variant).to_dict(), "network": setting.network}
+    plan: dict[str, Any] = {"recipe": recipe(setting, variant).to_dict(), "network": setting.network}
     plan |= {"precision": hardware.precision, "compiled": hardware.compile, "provenance": provenance()}
     plan = json.loads(json.dumps(plan))
     part = None if parts is None or commit().endswith("-dirty") else parts / f"{name}-{'-'.join(map(str, held))}.json"

@@ -38,6 +38,7 @@ def reference(features: Features, space: str) -> dict[str, float]:
     h = features.z.numpy().astype(np.float64)
     if space == "u":
         h /= np.linalg.norm(h, axis=1, keepdims=True)
+    assert features.labels is not None
     labels, weight = features.labels.numpy(), features.weight.numpy().astype(np.float64)
     k = len(weight)
     mu = np.stack([h[labels == c].mean(axis=0) for c in range(k)])

@@ -11,6 +11,7 @@ import io
 import tempfile
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import readme
 from normgate import demo, tables
@@ -87,8 +88,8 @@ def main() -> None:
             runs.append(result.to_dict())
             if seed == 0:
                 screen = Picture(record=True, width=100, highlight=False, markup=False, file=io.StringIO())
-                tables.out = screen
-                tables.print_demo(result)
+                with mock.patch.object(tables, "out", screen):
+                    tables.print_demo(result)
                 screen.save_svg(str(ROOT / "docs" / "demo.svg"), title="normgate demo")
     values = summary(runs)
     write("demo", values)

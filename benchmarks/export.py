@@ -62,7 +62,7 @@ def noise(count: int, seed: int) -> np.ndarray:
 def untrained(name: str, score: str) -> normgate.Gate:
     """A gate of a network as timm makes it, with images of noise."""
     torch.manual_seed(0)
-    sized = {"img_size": 64} if name.startswith("vit") else {}
+    sized: dict[str, Any] = {"img_size": 64} if name.startswith("vit") else {}
     network = timm.create_model(name, num_classes=10, **sized)
     known = noise(100, 0)
     return normgate.Gate.calibrate(

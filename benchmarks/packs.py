@@ -13,7 +13,7 @@ from typing import Any
 import normgate
 from normgate import demo
 from normgate.data.demo import demo_set
-from normgate.data.sources import Data, Records, Source, load, open_source
+from normgate.data.sources import Data, Source, load, open_source
 from normgate.training.splitting import divide_groups
 
 PACKS = Path(os.environ.get("NORMGATE_PACKS", Path(__file__).parents[2] / "shared" / "data"))
@@ -47,8 +47,8 @@ def opened(pack: str) -> Source:
     return open_source(train_data(pack), labelled=True)
 
 
-def held_out(pack: str, seed: int) -> dict[str, Records]:
-    """Tuning and calibration images that are not a part of the training images: the demo's, divided by person."""
+def held_out(pack: str, seed: int) -> dict[str, Any]:
+    """Tuning and calibration images, for `train`, that are no training images: the demo's, divided by person."""
     if pack != "demo":
         return {}
     records = load(demo_set("calibration"))

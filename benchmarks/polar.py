@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import itertools
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,8 +19,11 @@ import normgate
 from normgate import metrics, scores
 from provenance import write
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 QUANTILE = 0.05
-RULES = {
+RULES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "Fisher: sum of logarithms": lambda logs: logs.sum(axis=1),
     "harmonic mean": lambda logs: -np.logaddexp(-logs[:, 0], -logs[:, 1]),
     "Tippett: minimum": lambda logs: logs.min(axis=1),
@@ -29,7 +33,8 @@ RULES = {
 def logistic(parts: np.ndarray, known: np.ndarray) -> np.ndarray:
     """Logarithms of p = 1/(1 + 19^−t): 1/2 at the median of the tuning scores and 1/20 at their 5 % quantile."""
     median, low = np.median(known, axis=0), np.quantile(known, QUANTILE, axis=0)
-    return -np.logaddexp(0, -np.log(1 / QUANTILE - 1) * (parts - median) / (median - low))
+    logs: np.ndarray = -np.logaddexp(0, -np.log(1 / QUANTILE - 1) * (parts - median) / (median - low))
+    return logs
 
 
 def tailed(parts: np.ndarray, known: np.ndarray) -> np.ndarray:

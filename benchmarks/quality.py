@@ -26,7 +26,7 @@ import speed
 from ablation import MAGNITUDES
 from normgate import demo
 from normgate.collapse import geometry
-from normgate.data.sources import Data, Records, load, open_source
+from normgate.data.sources import Data, load, open_source
 from provenance import RESULTS, at_once, commit, write
 from turns import Turn
 
@@ -126,7 +126,7 @@ RUNS = {
 }
 
 
-def divided(pack: str, all_images: bool) -> tuple[Data, dict[str, Records]]:
+def divided(pack: str, all_images: bool) -> tuple[Data, dict[str, Any]]:
     """Test images, and those of tuning and calibration where they are no part of the training images."""
     if not all_images:
         return packs.test_data(pack), {}

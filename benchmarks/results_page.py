@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "results.md"
-SHOWN = ("norm", "norm_gain", "norm_profile", "energy_raw", "max_logit_raw")
+SHOWN: tuple[str, ...] = ("norm", "norm_gain", "norm_profile", "energy_raw", "max_logit_raw")
 SHOWN += ("msp", "energy", "knn", "cosine", "mahalanobis", "polar")
 PACKS = {
     "demo": "Hand signs (the embedded demo set)",
     "cifar10": "CIFAR-10",
     "tinyimagenet100": "Tiny-ImageNet, 100 classes",
 }
-KINDS = ("plain", "l2", "l2-0.1", "l2-learned")
+KINDS: tuple[str, ...] = ("plain", "l2", "l2-0.1", "l2-learned")
 KINDS += ("patterns", "patterns-all", "patterns-rotations", "patterns-radial")
 Runs = dict[str, list[dict[str, Any]]]
 Variant = dict[str, Any]
@@ -267,7 +267,7 @@ def _section(everything: Runs) -> list[str]:
     parts += _by_epochs(everything)
     parts += _losses(own)
     commits = sorted({run["commit"] for seeds in own.values() for run in seeds})
-    trained = sorted({run.get("trained_by", run["commit"]) for seeds in own.values() for run in seeds})
+    trained = sorted({str(run.get("trained_by", run["commit"])) for seeds in own.values() for run in seeds})
     versions = sorted({f"torch {run['versions']['torch']}" for seeds in own.values() for run in seeds})
     parts.append(f"Trained by {', '.join(trained)}, evaluated by {', '.join(commits)}; {', '.join(versions)}.")
     return parts

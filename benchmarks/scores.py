@@ -135,7 +135,8 @@ def compared(
 ) -> dict[str, float]:
     """Our seconds and theirs on the same features: the best of some runs, in turn."""
     detector, kind, space = peer
-    fit_peer, score_peer = getattr(detector, f"fit_{kind}", None), getattr(detector, f"predict_{kind}")
+    fit_peer: Any = getattr(detector, f"fit_{kind}", None)
+    score_peer = getattr(detector, f"predict_{kind}")
 
     def given(features: Features) -> torch.Tensor:
         values = features.space(space)
@@ -207,7 +208,7 @@ def main() -> None:
 
     n = arguments.peer_rows
     bank, some, few = train.select(range(n)), queries.select(range(n)), queries.select(range(max(1, n // 5)))
-    hundred = [synthetic(n, seed, classes=100) for seed in (1, 2)]
+    hundred = synthetic(n, 1, classes=100), synthetic(n, 2, classes=100)
     for features in (bank, some, few, train, *hundred):
         _ = features.u, features.raw_logits  # shared by both
     known = {name: peer for name, peer in peers(bank).items() if name in scores.names()}

@@ -127,7 +127,12 @@ def through_ray(gate: normgate.Gate, table: Path, output: Path, rounds: int, bat
         for engine in ("local", "ray"):
             seen.clear()
             started = time.perf_counter()
-            options = {"overwrite": True, "runtime": "onnx", "batch_size": batch_size, "progress": watch}
+            options: dict[str, Any] = {
+                "overwrite": True,
+                "runtime": "onnx",
+                "batch_size": batch_size,
+                "progress": watch,
+            }
             normgate.screen(gate, table, output, engine=engine, **options)
             (first, before), (last, after) = seen[0], seen[-1]
             rates[engine].append((after - before) / (last - first))

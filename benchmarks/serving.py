@@ -101,7 +101,7 @@ def resident(process: int) -> int:
 def offline(judge: Judge, images: list[bytes], seconds: float) -> tuple[float, float]:
     """Images a second, and CPU seconds an image, from encoded images to verdicts, as `screen` judges them."""
     count, started, cpu = 0, time.perf_counter(), time.process_time()
-    options = {"batch_size": BATCH, "workers": None, "max_pixels": DEFAULT_MAX_PIXELS}
+    options: dict[str, Any] = {"batch_size": BATCH, "workers": None, "max_pixels": DEFAULT_MAX_PIXELS}
     while time.perf_counter() < started + seconds:
         count += sum(len(table) for _, table in judged(judge, open_source(images, labelled=False), **options))
     return count / (time.perf_counter() - started), (time.process_time() - cpu) / count
@@ -111,7 +111,7 @@ def batch_seconds(judge: Judge, images: list[bytes]) -> float:
     """The time of one full batch, from encoded images to verdicts, with nothing beside it."""
     one = (images * (BATCH // len(images) + 1))[:BATCH]
     source = open_source(one, labelled=False)
-    options = {"batch_size": BATCH, "workers": None, "max_pixels": DEFAULT_MAX_PIXELS}
+    options: dict[str, Any] = {"batch_size": BATCH, "workers": None, "max_pixels": DEFAULT_MAX_PIXELS}
     taken = []
     for _ in range(ROUNDS):
         started = time.perf_counter()
@@ -145,8 +145,15 @@ def throughput(judge: Judge, images: list[bytes], process: int, port: int, secon
             rate = count / outcome.seconds
             rows.append([alone, alone_cpu, rate, used / count, outcome.cpu_seconds / count, rate / alone, others])
         columns = [statistics.median(column) for column in zip(*rows, strict=True)]
-        names = ("offline_images_per_second", "offline_cpu_per_image", "images_per_second", "server_cpu_per_image")
-        names += ("clients_cpu_per_image", "share_of_offline", "other_answers")
+        names = (
+            "offline_images_per_second",
+            "offline_cpu_per_image",
+            "images_per_second",
+            "server_cpu_per_image",
+            "clients_cpu_per_image",
+            "share_of_offline",
+            "other_answers",
+        )
         found[f"{size} a request"] = {"clients": clients, **dict(zip(names, columns, strict=True))}
     return found
 
@@ -300,7 +307,7 @@ def main() -> None:
     parser.add_argument("--stops", type=int, default=5, help="servers that are stopped under load")
     arguments = parser.parse_args()
     gate = arguments.gates / "demo-0"
-    images = [record.payload for record in records(demo_set("test"))]
+    images = [record.payload for record in records(demo_set("test")) if isinstance(record.payload, bytes)]
     with tempfile.TemporaryDirectory() as folder:
         large = photos(40)
         found = {

@@ -60,7 +60,7 @@ class Clock:
     def __init__(self) -> None:
         self.last: dict[str, float] = {}
 
-    def __call__(self, task: str, done: int, total: int, /, **figures: float | None) -> None:
+    def __call__(self, task: str, done: int, total: int | None, /, **figures: float) -> None:
         """As `normgate.progress.Progress`."""
         self.last[task.split(" ")[0]] = time.perf_counter()
 
