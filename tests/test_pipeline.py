@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 
 import normgate
 from normgate import Gate, Recipe, pipeline, scores
+from normgate.data.sources import Record, Records
 from normgate.errors import NormgateError, NormgateWarning, ProbeWarning
 from normgate.training import Hardware, HardwareError, TrainingError
 from normgate.training.radial import FAMILIES
@@ -79,9 +80,23 @@ def test_wide_images_are_cropped_and_that_is_said(tmp_path: Path) -> None:
     assert cropped.held_out[1] == 12
 
 
-def test_copies_among_calibration_images_are_pointed_out_before_training(class_folders: Path) -> None:
+@pytest.mark.parametrize(
+    ("different", "folders", "message"),
+    [
+        (10, [""], "40 of the 50 calibration images are copies"),
+        (50, ["cat/", "dog/", "kite/"], "calibration images lie in folders of the gate's classes and in others (kite)"),
+    ],
+)
+def test_odd_calibration_images_are_pointed_out_before_training(
+    different: int, folders: list[str], message: str, class_folders: Path
+) -> None:
     told: list[str] = []
-    odd = [np.full((12, 12, 3), i % 10, np.uint8) for i in range(50)]
+    odd = Records(
+        [
+            Record(f"{folders[i % len(folders)]}{i}.png", np.full((12, 12, 3), i % different, np.uint8))
+            for i in range(50)
+        ]
+    )
 
     def note(task: str, *_: object, **__: object) -> None:
         told.append(task)
@@ -90,7 +105,7 @@ def test_copies_among_calibration_images_are_pointed_out_before_training(class_f
         warnings.simplefilter("always")
         warnings.showwarning = lambda message, *_, **__: told.append(str(message))
         normgate.train(class_folders, recipe=QUICK, calibration=odd, progress=note, **OPTIONS)
-    said = [place for place, text in enumerate(told) if text.startswith("40 of the 50 calibration images are copies")]
+    said = [place for place, text in enumerate(told) if text.startswith(message)]
     assert len(said) == 1
     assert said[0] < told.index("training")
 

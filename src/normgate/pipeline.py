@@ -21,7 +21,7 @@ from normgate.gate import AUTO, Gate
 from normgate.gate.choosing import unfitted
 from normgate.gate.duplicates import warn_of_copies
 from normgate.gate.folder import foreign
-from normgate.gate.sets import Reading
+from normgate.gate.sets import Reading, warn_of_other_folders
 from normgate.normalization import l2norm
 from normgate.progress import silent
 from normgate.training import Hardware, Recipe, fit
@@ -166,6 +166,9 @@ def train(
             check_enough(pixels, classes, false_alarm_rate)
             warn_of_contradictions(pixels["train"])
             warn_of_copies(pixels["calibration"].digests)
+            warn_of_other_folders(
+                {name: [record.id for record in part.records] for name, part in pixels.items()}, classes
+            )
             if made is not None:
                 made.check_rows(min(FIT_ROWS, len(pixels["train"].records)))
             sets = {name: Records(part.records, sets[name].classes) for name, part in pixels.items()}

@@ -23,7 +23,7 @@ from normgate.gate.choosing import AUTO, choose, families, reprobed, unfitted
 from normgate.gate.duplicates import warn_of_copies
 from normgate.gate.errors import GateError
 from normgate.gate.recognition import recognised
-from normgate.gate.sets import Reading, collect, digests, kept, merged
+from normgate.gate.sets import Reading, collect, digests, kept, merged, warn_of_other_folders
 from normgate.normalization import unwrap
 from normgate.progress import silent
 from normgate.verdicts import EMPTY, NOT_FINITE, Verdicts
@@ -214,6 +214,7 @@ class Gate:
         sets = collect(extractor, data, names, reading, {})
         if not trained_here(told):  # there it has been said before the training, and the order cannot be wrong
             warn_of_copies(sets["calibration"].digests or ())
+            warn_of_other_folders({name: part.ids for name, part in sets.items()}, names)
             if "train" in sets:
                 warn_of_order(sets["train"], names, stacklevel=2)
         fitted, report = choose(wanted, sets, trained_on=trained_on)
@@ -286,6 +287,7 @@ class Gate:
         new = collect(self.extractor, data, self.classes, reading, self.digests)
         if "calibration" in new:
             warn_of_copies(new["calibration"].digests or ())
+        warn_of_other_folders({name: part.ids for name, part in new.items()}, self.classes)
         sets = {**self.kept, **new}
         fitted, report = self.score, self.probes
         if refit:

@@ -64,8 +64,6 @@ def collect(
     sets: dict[str, Features] = {}
     for name, source in given.items():
         sets[name] = _features(extractor, source, name, classes, reading)
-        if name != "train":
-            _warn_of_other_folders(name, sets[name].ids, classes)
     if reading.drop_duplicates:
         rows = duplicates.repeated(digests(sets), known)
         duplicates.say_dropped(rows)
@@ -138,18 +136,23 @@ def _is_labelled(source: Source, classes: Sequence[str]) -> bool:
     return isinstance(source, Records) and {record.label for record in source} <= set(classes)
 
 
-def _warn_of_other_folders(name: str, ids: Sequence[str], classes: Sequence[str]) -> None:
+def warn_of_other_folders(ids: Mapping[str, Sequence[str]], classes: Sequence[str]) -> None:
     """Warn where images lie in folders of classes and of something else: of unknown things a gate would learn here.
 
     Labels are not asked for, and folders may be dates or cameras; only beside those of two classes they say something.
+
+    Args:
+        ids: of the images of each set; those of tuning and calibration images are looked at.
+        classes: names of the classes.
     """
-    folders = {first for first, slash, _ in (image.partition("/") for image in ids) if slash}
-    others = sorted(folders - set(classes))
-    if others and len(folders & set(classes)) > 1:
-        warnings.warn(
-            f"{name} images lie in folders of the gate's classes and in others ({', '.join(others[:8])}"
-            f"{', …' if len(others) > 8 else ''}); if these hold images of unknown classes, leave them out: "
-            f"{name} images say what is familiar",
-            NormgateWarning,
-            stacklevel=4,  # who calls the gate's method
-        )
+    for name in ("tuning", "calibration"):
+        folders = {first for first, slash, _ in (image.partition("/") for image in ids.get(name, ())) if slash}
+        others = sorted(folders - set(classes))
+        if others and len(folders & set(classes)) > 1:
+            warnings.warn(
+                f"{name} images lie in folders of the gate's classes and in others ({', '.join(others[:8])}"
+                f"{', …' if len(others) > 8 else ''}); if these hold images of unknown classes, leave them out: "
+                f"{name} images say what is familiar",
+                NormgateWarning,
+                stacklevel=3,
+            )
