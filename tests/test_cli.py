@@ -289,6 +289,10 @@ def test_an_exported_gate_takes_the_place_of_a_folder_where_it_can(
     assert run("screen", tmp_path / "g.onnx", image, "--runtime", "torch") == 2
     assert run("screen", class_folders, tmp_path / "g.onnx") == 2
     assert "the gate comes first" in capsys.readouterr().err
+    assert run("screen", class_folders, tmp_path / "none.onnx") == 2
+    assert "comes first" not in capsys.readouterr().err
+    assert run("calibrate", class_folders, tmp_path / "g.onnx", "-o", tmp_path / "new") == 2
+    assert "comes first" not in capsys.readouterr().err
     for command in ("inspect", "evaluate", "calibrate"):
         more = {"evaluate": ["--id", class_folders], "calibrate": [class_folders, "-o", tmp_path / "new"]}
         assert run(command, tmp_path / "g.onnx", *more.get(command, [])) == 2

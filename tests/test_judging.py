@@ -165,12 +165,17 @@ def test_an_exported_gate_screens_as_its_network(tmp_path: Path) -> None:
     assert tables[0].schema.metadata == tables[1].schema.metadata
 
 
-def test_what_an_exported_gate_cannot_do_is_said(tmp_path: Path) -> None:
+def test_what_an_exported_gate_cannot_do_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     export(gate(), tmp_path / "g.onnx")
     with pytest.raises(JudgingError, match="on the CPU, not on cuda; leave out --device"):
         load_judge(tmp_path / "g.onnx", device="cuda")
     with pytest.raises(JudgingError, match="pass the gate's folder"):
         choose_judge(load_judge(tmp_path / "g.onnx"), "torch")
+    with monkeypatch.context() as patch:
+        patch.setattr(judging, "_NEEDED", ("no_such_library",))  # to export one, and not to ask it
+        exported = load_judge(tmp_path / "g.onnx", threads=1)
+        assert choose_judge(exported, "onnx", threads=1).judge is exported
+        assert screen(exported, IMAGES, tmp_path / "v.parquet", runtime="onnx").images == len(IMAGES)
     with pytest.raises(RuntimeFileError, match="cannot be read"):
         load_judge(tmp_path / "none.onnx")
     dataclasses.replace(gate(), backbone=SLIM).save(tmp_path / "folder.onnx")

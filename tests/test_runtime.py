@@ -262,6 +262,17 @@ def test_files_of_strangers_are_refused(tmp_path: Path) -> None:
         {"preprocessing": {}},
         {"classes": 3},
         {"preprocessing": {"size": [9, 9]}},
+        {"classes": [*CLASSES, "more"]},
+        {"classes": list(CLASSES[:2])},
+        {"classes": "".join(CLASSES)[:3]},
+        {"classes": [1, 2, 3]},
+        {"score": 3},
+        {"score": "\ud800"},
+        {"calibration_scores": [10**400] * 300},
+        {"false_alarm_rate": 10**400},
+        {"tuning_scores": [10**400]},
+        {"tuning_scores": [float("nan")]},
+        {"tuning_scores": []},
         {"calibration_scores": ["high"]},
         {"calibration_scores": [1.0]},
         {"calibration_scores": [[1.0] * 90]},
@@ -272,6 +283,12 @@ def test_files_of_strangers_are_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(RuntimeFileError, match=r"another version|no gate that normgate has exported"):
             PortableGate.load(changed(tmp_path / "g.onnx", **about))
+    model = onnx.load(tmp_path / "g.onnx")
+    (entry,) = (prop for prop in model.metadata_props if prop.key == KEY)
+    entry.value = "[" * 200_000
+    onnx.save(model, bad)
+    with pytest.raises(RuntimeFileError, match="no gate that normgate has exported"):
+        PortableGate.load(bad)
     # A graph of somebody else's, and one that would read another file.
     torch.onnx.export(nn.Linear(2, 2).eval(), (torch.zeros(1, 2),), bad, dynamo=True, verbose=False)
     with pytest.raises(RuntimeFileError):

@@ -7,6 +7,7 @@ import filecmp
 import os
 import shutil
 import tempfile
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -14,7 +15,7 @@ from normgate.data.decoding import ImageError
 from normgate.data.folders import FlatFolder
 from normgate.data.parquet import ParquetImages
 from normgate.data.shards import TarImages
-from normgate.errors import NormgateError
+from normgate.errors import NormgateError, UnreadableWarning
 from normgate.files import beside, check_output, nearest_folder, sync
 
 if TYPE_CHECKING:
@@ -63,11 +64,29 @@ class Carrier:
         check_output(destination / "rejected", overwrite=True)
         self._action = action
         self._root = root
-        self._home = self._root.resolve() if self._root is not None and self._root.is_dir() else None
+        self._home = root.resolve() if root is not None and root.is_dir() else None
         self._destination = destination
 
-    def carry(self, paths: Iterable[Path]) -> None:
+    def noted(self, payloads: Iterable[Payload]) -> bytes:
+        """The files of some images, in order, below the source's folder; nothing for a folder that cannot be read.
+
+        Raises:
+            CarryingError: an image has no file.
+        """
+        found = b""
+        for payload in payloads:
+            if not isinstance(payload, str | os.PathLike | ImageError):
+                raise CarryingError(_NO_FILES)
+            found += (b"" if isinstance(payload, ImageError) else os.fsencode(self._named(Path(payload)))) + b"\0"
+        return found
+
+    def carry(self, names: Iterable[Path]) -> None:
         """Carry the files of the rejected images; those that a run that was stopped has carried are.
+
+        Files that are neither in their place nor at the destination any longer are pointed out.
+
+        Args:
+            names: of the files, as `noted` has them.
 
         Raises:
             CarryingError: two would have one name, one is there already, its place is no folder, or one that is to be
@@ -75,69 +94,77 @@ class Carrier:
                 those before it are.
         """
         places: dict[Path, Path] = {}
-        copied: set[Path] = set()
         seen: set[Path] = set()
-        for path in paths:
+        gone: list[Path] = []
+        for name in names:
+            path, place = self._path(name), self._destination / self._below(name)
             own = path.parent.resolve() / path.name
             if own in seen:  # listed twice
                 continue
             seen.add(own)
+            if not os.path.lexists(path):
+                gone += [] if os.path.lexists(place) else [path]
+                continue
             if self._action == "move" and self._home is not None and not own.is_relative_to(self._home):
                 raise CarryingError(
                     f"{path} lies in {own.parent}, where a link leads, and is not moved out of there; the table is "
                     "written, but no rejected file was touched: copy them instead (--copy-rejected), or screen that "
                     "folder itself"
                 )
-            place = self._destination / self._below(path)
-            if os.path.lexists(place):
-                if self._action == "move" and not os.path.lexists(path):
-                    continue
-                if _is_there(path, place):
-                    copied.add(place)
-            taken = os.path.lexists(place) and place not in copied
+            taken = os.path.lexists(place) and not _is_there(path, place)
             if taken or places.setdefault(place, path) is not path or not nearest_folder(place.parent).is_dir():
                 raise CarryingError(
-                    f"{place} is taken; the table is written, but no rejected file was touched: name another folder "
-                    f"than {self._destination}"
+                    f"{place} is taken; the table is written, but no rejected file was touched by this run: name "
+                    f"another folder than {self._destination}"
                 )
         # A link first, while what it points to is still there.
         for place, path in sorted(places.items(), key=lambda item: not item[1].is_symlink()):
             try:
-                place.parent.mkdir(parents=True, exist_ok=True)
-                if place not in copied:
-                    if self._action == "move" and not path.is_symlink() and _renamed(path, place):
-                        continue
-                    _copy(path, place)
-                if self._action == "move":
-                    path.unlink()
+                self._carry(path, place)
             except OSError as error:
                 raise CarryingError(
                     f"{path} cannot be carried to {place}: {error.strerror or error}; files before it are carried, the "
                     "others are where they were"
                 ) from error
+        if gone:
+            warnings.warn(
+                f"{len(gone)} rejected files are no longer where they were screened, nor in {self._destination} "
+                f"({gone[0]}{', …' if len(gone) > 1 else ''})",
+                UnreadableWarning,
+                stacklevel=3,
+            )
 
-    def _below(self, path: Path) -> Path:
-        if self._root is not None:
-            return Path(path.name) if path == self._root else path.relative_to(self._root)
-        return Path(*(part for part in path.parts if part not in (path.anchor, "..")))
+    def _carry(self, path: Path, place: Path) -> None:
+        """Carry one file; asked again is whatever another run may have changed meanwhile."""
+        place.parent.mkdir(parents=True, exist_ok=True)
+        before = path.stat()
+        if os.path.lexists(place):
+            if not _is_there(path, place):
+                raise FileExistsError(errno.EEXIST, "another file is there by now")
+        elif self._action == "move" and not path.is_symlink() and _renamed(path, place):
+            return
+        else:
+            _copy(path, place)
+        if self._action == "move":
+            now = path.stat()
+            if (now.st_mtime_ns, now.st_size) != (before.st_mtime_ns, before.st_size):
+                raise OSError(errno.EBUSY, "it was changed while it was copied, and is not removed")
+            path.unlink()
+
+    def _named(self, path: Path) -> Path:
+        return path if self._root is None else path.relative_to(self._root)
+
+    def _path(self, name: Path) -> Path:
+        return name if self._root is None else self._root / name
+
+    def _below(self, name: Path) -> Path:
+        if self._root is None:
+            return Path(*(part for part in name.parts if part not in (name.anchor, "..")))
+        return name if name.parts else Path(self._root.name)
 
 
-def noted(payloads: Iterable[Payload]) -> bytes:
-    """The files of some images, in order; nothing for a folder that cannot be read.
-
-    Raises:
-        CarryingError: an image has no file.
-    """
-    found = b""
-    for payload in payloads:
-        if not isinstance(payload, str | os.PathLike | ImageError):
-            raise CarryingError(_NO_FILES)
-        found += (b"" if isinstance(payload, ImageError) else os.fsencode(payload)) + b"\0"
-    return found
-
-
-def paths_of(notes: Iterable[bytes]) -> Iterator[Path]:
-    """The inverse of `noted`, of many."""
+def names_of(notes: Iterable[bytes]) -> Iterator[Path]:
+    """What `noted` has written, of many."""
     for note in notes:
         yield from (Path(os.fsdecode(name)) for name in note.split(b"\0")[:-1])
 

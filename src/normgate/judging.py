@@ -55,12 +55,13 @@ class Chosen:
     digest: str | None = None
 
 
-def load_judge(path: str | os.PathLike[str], *, device: str | None = None) -> Judge:
+def load_judge(path: str | os.PathLike[str], *, device: str | None = None, threads: int | None = None) -> Judge:
     """A gate from its folder, or from the one file that `normgate export` has made of it; nothing in them is executed.
 
     Args:
         path: of the folder, or of the file, `.onnx`.
         device: where a folder's network computes; by default a GPU if there is one.
+        threads: of an exported gate, as in `choose_judge`.
 
     Raises:
         GateFolderError: the folder is no gate, is damaged, or was made by a newer version.
@@ -71,7 +72,7 @@ def load_judge(path: str | os.PathLike[str], *, device: str | None = None) -> Ju
         return Gate.load(path, device=device)
     if device not in (None, "cpu"):
         raise JudgingError(f"{path} is judged by ONNX Runtime on the CPU, not on {device}; leave out --device")
-    return PortableGate.load(path)
+    return PortableGate.load(path, threads=threads)
 
 
 def is_exported(path: str | os.PathLike[str]) -> bool:
@@ -79,15 +80,18 @@ def is_exported(path: str | os.PathLike[str]) -> bool:
     return Path(path).suffix.lower() == ".onnx" and not Path(path).is_dir()
 
 
-def check_runtime(runtime: str) -> None:
-    """Refuse a runtime that does not exist or is not installed.
+def check_runtime(runtime: str, *, exported: bool = False) -> None:
+    """Refuse a runtime that does not exist, is not installed or, of an exported gate, is none that it has.
 
     Raises:
         JudgingError: as said.
     """
     if runtime not in get_args(Runtime):
         raise JudgingError(f"there is no runtime {runtime!r}; choose one of {', '.join(get_args(Runtime))}")
-    if runtime == "onnx" and (missing := _missing()):
+    if exported:
+        if runtime == "torch":
+            raise JudgingError("an exported gate is judged by ONNX Runtime; pass the gate's folder, or another runtime")
+    elif runtime == "onnx" and (missing := _missing()):
         raise JudgingError(f"the runtime 'onnx' needs {', '.join(missing)}: pip install 'normgate[export]'")
 
 
@@ -106,11 +110,10 @@ def choose_judge(
         JudgingError: there is no such runtime, it is not installed, or the gate was exported and is not for "torch".
         ExportError: with "onnx", the gate cannot be exported.
     """
-    check_runtime(runtime)
+    check_runtime(runtime, exported=isinstance(gate, PortableGate))
     if isinstance(gate, PortableGate):
-        if runtime == "torch":
-            raise JudgingError("an exported gate is judged by ONNX Runtime; pass the gate's folder, or another runtime")
-        return Chosen(PortableGate.of(gate.content, threads=threads), "onnx", digest=gate_digest(gate))
+        judge = gate if gate.threads == threads else PortableGate.of(gate.content, threads=threads)
+        return Chosen(judge, "onnx", digest=gate_digest(gate))
     try:
         digest = gate_digest(gate)
     except IdentityError:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from normgate.calibration import Calibration
+from normgate.calibration.conformal import check_calibration
 from normgate.data.decoding import DEFAULT_MAX_PIXELS
 from normgate.data.loading import load_batches
 from normgate.data.preprocessing import Preprocessing
@@ -36,6 +37,8 @@ KEY = "normgate"
 """Under which the metadata holds everything of ours, as JSON."""
 MOST_BYTES = 2**31
 OUTPUTS = ("logits", "score", "p_value", "accepted")
+_KINDS = [("tensor(float)", 2), ("tensor(double)", 1), ("tensor(double)", 1), ("tensor(bool)", 1)]
+"""Of the outputs: type and number of axes."""
 OLDEST_ONNXRUNTIME = (1, 24)
 """ONNX Runtime before it takes weights from any file that a graph names."""
 
@@ -79,7 +82,7 @@ class PortableGate:
             threads: of the computation; by default one a core.
 
         Raises:
-            RuntimeFileError: the file is no exported gate, is larger than 2 GiB, is damaged, or was made by a newer
+            RuntimeFileError: the file is no exported gate, is larger than 2 GiB, is damaged, or was made by another
                 version; or ONNX Runtime is not installed, or too old.
         """
         return cls.of(_read(Path(path)), str(path), threads=threads)
@@ -105,27 +108,44 @@ class PortableGate:
             if about["format"] != FORMAT:
                 raise RuntimeFileError(f"{name} was made by another version of normgate; export the gate again")
             preprocessing = Preprocessing.from_dict(about["preprocessing"])
-            classes = tuple(str(label) for label in about["classes"])
             (pixels,) = session.get_inputs()
             if pixels.type != "tensor(uint8)" or tuple(pixels.shape[1:]) != (*preprocessing.size, 3):
                 raise ValueError("its input is not what its preprocessing makes")
-            if tuple(output.name for output in session.get_outputs()) != OUTPUTS:
+            outputs = session.get_outputs()
+            if [output.name for output in outputs] != list(OUTPUTS):
                 raise ValueError("its outputs are others")
+            if [(output.type, len(output.shape)) for output in outputs] != _KINDS:
+                raise ValueError("its outputs are of other kinds")
+            names = about["classes"]
+            if not isinstance(names, list) or {type(name) for name in names} != {str}:
+                raise TypeError("classes is no list of names")
+            if outputs[0].shape[1] != len(names):
+                raise ValueError(f"{len(names)} classes for {outputs[0].shape[1]} outputs")
+            classes = tuple(names)
+            about["score"].encode()  # or no table could hold it
             tuning = about["tuning_scores"]
             return cls(
                 session,
                 classes,
                 preprocessing,
-                score_name=str(about["score"]),
+                score_name=about["score"],
                 calibration=_calibration(about, classes),
-                tuning_scores=None if tuning is None else np.array(tuning, dtype=np.float64),
+                tuning_scores=None if tuning is None else check_calibration(tuning),
                 caveats=[str(caveat) for caveat in about["caveats"]],
                 content=content,
                 threads=threads,
             )
-        except (KeyError, TypeError, ValueError, NormgateError) as error:
-            if isinstance(error, RuntimeFileError):
-                raise
+        except RuntimeFileError:
+            raise
+        except (
+            AttributeError,
+            KeyError,
+            TypeError,
+            ValueError,
+            OverflowError,
+            RecursionError,
+            NormgateError,
+        ) as error:
             raise RuntimeFileError(f"{name} is no gate that normgate has exported: {error}") from error
 
     def __call__(

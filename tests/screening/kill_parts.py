@@ -29,7 +29,7 @@ def rows(ids: list[str]) -> pa.Table:
     return pa.table(columns, schema=SCHEMA)
 
 
-def run(target: Path, judged: Path, cut: float | None, keep: bool) -> None:
+def run(target: Path, judged: Path, cut: float | None, then: str | None) -> None:
     job = {"gate": "same"}
     options = {"one_file": target.suffix == ".parquet", "overwrite": True, "part_rows": PART_ROWS}
     with Parts(target, job, SCHEMA.with_metadata({"normgate.version": "1"}), **options) as parts:
@@ -41,16 +41,17 @@ def run(target: Path, judged: Path, cut: float | None, keep: bool) -> None:
             parts.write(rows(ids), b"x" * len(ids))
         parts.close()
         assert b"".join(parts.paths()) == b"x" * len(IDS)
-        parts.publish(cut, keep=keep)
-        if keep:
+        parts.publish(cut, then=then)
+        if then is not None:
             assert parts.folder.exists()
+            assert parts.published == {"published": then, "cut": cut}
             with judged.with_name("carried").open("a") as file:
                 file.write("carried\n")
             parts.end()
     assert not parts.folder.exists()
 
 
-def child(target: Path, judged: Path, cut: float | None, keep: bool, deadly: int) -> int:
+def child(target: Path, judged: Path, cut: float | None, then: str | None, deadly: int) -> int:
     """The exit code of a process that dies at its operation number `deadly` on the run's files."""
     if (process := os.fork()) == 0:
         seen = 0
@@ -65,7 +66,7 @@ def child(target: Path, judged: Path, cut: float | None, keep: bool, deadly: int
 
         sys.addaudithook(watch)
         try:
-            run(target, judged, cut, keep)
+            run(target, judged, cut, then)
         finally:
             code = 0 if sys.exc_info()[0] is None else 1
             traceback.print_exc() if code else None
@@ -73,7 +74,7 @@ def child(target: Path, judged: Path, cut: float | None, keep: bool, deadly: int
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
-def killed(suffix: str, cut: float | None, old: bool, keep: bool, deadly: int) -> bool:
+def killed(suffix: str, cut: float | None, old: bool, then: str | None, deadly: int) -> bool:
     """Whether a run was killed at its operation `deadly`; what comes of it and of a second one is right."""
     with tempfile.TemporaryDirectory() as name:
         target, judged = Path(name) / f"verdicts{suffix}", Path(name) / "judged"
@@ -82,14 +83,15 @@ def killed(suffix: str, cut: float | None, old: bool, keep: bool, deadly: int) -
                 target.mkdir()
             earlier = rows(["old"]).replace_schema_metadata({"normgate.version": "1"})
             pq.write_table(earlier, target if suffix else target / "part-00000.parquet")
-        code = child(target, judged, cut, keep, deadly)
+        code = child(target, judged, cut, then, deadly)
         assert code in (0, 9), code
         carried = judged.with_name("carried")
         # What has taken its place already is there; a user would not ask again, unless something is still to be done.
         is_there = target.exists() and ids(target) != ["old"]
-        if code == 9 and not (is_there and (carried.exists() or not keep)):
-            assert child(target, judged, cut, keep, 0) == 0, deadly
-        assert carried.exists() == keep
+        is_kept = then is not None and target.with_name(f"{target.name}.run").exists()
+        if code == 9 and (not is_there or is_kept):
+            assert child(target, judged, cut, then, 0) == 0, deadly
+        assert carried.exists() == (then is not None)
         assert Counter(ids(target)) == Counter(IDS), deadly
         assert pq.read_table(target)["accepted"].to_pylist() == [None if cut is None else False] * len(IDS)
         twice = len(judged.read_text().split()) - len(IDS)
@@ -103,9 +105,9 @@ def ids(target: Path) -> list[str]:
 
 def main() -> None:
     kinds = ((".parquet", None, False), (".parquet", 0.7, True), ("", 0.7, False), ("", None, True))
-    for keep, (suffix, cut, old) in itertools.product((False, True), kinds):
+    for then, (suffix, cut, old) in itertools.product((None, "move"), kinds):
         deadly = 1
-        while killed(suffix, cut, old, keep, deadly):
+        while killed(suffix, cut, old, then, deadly):
             deadly += 1
         assert deadly > 20
 

@@ -28,6 +28,7 @@ from normgate import Gate
 from normgate.carrying import CarryingError
 from normgate.data.folders import PathList
 from normgate.data.sources import Record
+from normgate.errors import NormgateWarning, UnreadableWarning
 from normgate.files import OutputError
 from normgate.judging import Chosen, choose_judge
 from normgate.screening import ScreeningError, running
@@ -326,13 +327,123 @@ def test_rejected_files_that_cannot_be_carried_are_not_judged_again(incoming: Pa
     (tmp_path / "out" / first).write_bytes(b"of somebody")
     with pytest.raises(CarryingError, match="name another folder"):
         screen(gate(), incoming, tmp_path / "v.parquet", rejected_to=tmp_path / "out", **options)
-    Image.new("RGB", (8, 8)).save(incoming / "new.png")
     summary = screen(
         gate(), incoming, tmp_path / "v.parquet", rejected_to=tmp_path / "other", overwrite=True, **options
     )
-    assert (summary.images, summary.resumed) == (31, 30)
+    assert (summary.images, summary.resumed) == (30, 30)
     assert len(list((tmp_path / "other").iterdir())) == summary.rejected
     assert (tmp_path / "out" / first).read_bytes() == b"of somebody"
+
+
+def stopped_while_moving(
+    data: Any, output: Path, monkeypatch: pytest.MonkeyPatch, out: Path, files: int = 2, **options: Any
+) -> None:
+    """A run that is stopped after it has moved some files."""
+    renamed, moved = Path.rename, 0
+
+    def rename(self: Path, place: Path) -> Path:
+        nonlocal moved
+        if out in Path(place).parents:
+            moved += 1
+            if moved > files:
+                raise KeyboardInterrupt
+        return renamed(self, place)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "rename", rename)
+        screen(gate(), data, output, rejected="move", rejected_to=out, **options)
+
+
+def names_below(folder: Path) -> set[str]:
+    return {path.name for path in folder.rglob("*.png")}
+
+
+@pytest.mark.parametrize("piped", [False, True])
+def test_lists_of_paths_go_on_with_their_rejected_files(
+    piped: bool, incoming: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    every = sorted(map(str, incoming.iterdir()))
+
+    def paths() -> Any:
+        return PathList(path for path in every if Path(path).exists()) if piped else every
+
+    out, target = tmp_path / "out", tmp_path / "v.parquet"
+    stopped_while_moving(paths(), target, monkeypatch, out, fdr=0.9)
+    again = screen(gate(), paths(), target, rejected="move", rejected_to=out, fdr=0.9, overwrite=True)
+    assert (again.images, again.resumed) == (30, 30)
+    assert ids(target) == every
+    assert names_below(out) == {Path(name).name for name in normgate.screening.rejected_ids(target)}
+    assert len(names_below(out)) == again.rejected > 2
+
+
+def test_another_job_does_not_take_the_place_of_one_that_has_moved_files(
+    incoming: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, target = tmp_path / "out", tmp_path / "v.parquet"
+    stopped_while_moving(incoming, target, monkeypatch, out)
+    for options in ({"max_pixels": 10**6}, {"fdr": 0.5}, {"rejected": None, "rejected_to": None}):
+        given = {"rejected": "move", "rejected_to": out, "overwrite": True, **options}
+        with pytest.raises(ScreeningError, match="whose rows would be lost"):
+            screen(gate(), incoming, target, **given)
+    assert len(ids(target)) == 30
+    # A copy has taken nothing away.
+    other = tmp_path / "w.parquet"
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError):
+        patch.setattr("normgate.carrying._copy", lambda *_: (_ for _ in ()).throw(RuntimeError))
+        screen(gate(), incoming, other, rejected="copy", rejected_to=tmp_path / "copies")
+    assert screen(gate(), incoming, other, overwrite=True).resumed == 0
+
+
+def test_what_comes_while_files_are_moved_waits_and_what_goes_is_said(
+    incoming: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, target = tmp_path / "out", tmp_path / "v.parquet"
+    stopped_while_moving(incoming, target, monkeypatch, out, fdr=0.9)
+    before = pq.read_table(target)
+    rejected = set(normgate.screening.rejected_ids(target))
+    (lost,) = sorted(rejected - names_below(out))[-1:]
+    (incoming / lost).unlink()
+    for i, record in enumerate(random_records(200, 3)):  # which would change what is rejected
+        Image.fromarray(record.payload).save(incoming / f"new {i}.png")
+    monkeypatch.chdir(tmp_path)  # the same folder by another name
+    with pytest.warns() as said:
+        again = screen(
+            gate(), Path("in"), target, rejected="move", rejected_to=tmp_path / "other", fdr=0.9, overwrite=True
+        )
+    assert [type(warning.message) for warning in said] == [NormgateWarning, UnreadableWarning]
+    assert str(said[0].message).startswith("200 images that have come since are not judged")
+    assert str(said[1].message).startswith("3 rejected files are no longer where they were screened")
+    assert all(warning.filename == __file__ for warning in said)
+    assert pq.read_table(target).equals(before)
+    assert again.rejected == len(rejected)
+    assert names_below(out) | names_below(tmp_path / "other") == rejected - {lost}
+    assert not (tmp_path / "v.parquet.run").exists()
+    assert screen(gate(), incoming, tmp_path / "w.parquet").images == 30 - len(rejected) + 200
+
+
+def test_a_run_that_is_over_leaves_the_next_one_alone(tmp_path: Path) -> None:
+    """Images in memory: what is left of a run of theirs would be removed."""
+    target = tmp_path / "v.parquet"
+
+    def another(_: object) -> None:
+        def stop(task: str, done: int, total: int | None, /, **figures: float) -> None:
+            if done > 20:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            screen(gate(), random_records(30, 5), target, overwrite=True, progress=stop)
+
+    screen(gate(), random_records(30, 4), target, written=another)
+    assert list((tmp_path / "v.parquet.run").glob("part-*"))
+
+
+def test_a_torn_list_of_files_is_damage(incoming: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, target = tmp_path / "out", tmp_path / "v.parquet"
+    stopped_while_moving(incoming, target, monkeypatch, out)
+    (notes, *_) = sorted((tmp_path / "v.parquet.run").glob("_paths-*"))
+    notes.write_bytes(notes.read_bytes()[:10])
+    with pytest.raises(ScreeningError, match="is damaged"):
+        screen(gate(), incoming, target, rejected="move", rejected_to=out, overwrite=True)
 
 
 def test_images_in_memory_cannot_be_gone_on_with_and_that_is_said(

@@ -17,7 +17,7 @@ from PIL import Image
 import normgate
 from normgate import Gate
 from normgate.calibration import benjamini_hochberg
-from normgate.carrying import CarryingError
+from normgate.carrying import Carrier, CarryingError
 from normgate.data.preprocessing import Preprocessing
 from normgate.errors import NormgateError
 from normgate.files import OutputError
@@ -297,6 +297,38 @@ def test_nothing_is_moved_where_a_file_is_in_the_way(gate: Gate, incoming: Path,
     with pytest.raises(CarryingError, match="no rejected file was touched"):
         screen(gate, tmp_path / "source", tmp_path / "v.parquet", rejected="move", rejected_to=tmp_path / "out")
     assert len([*(tmp_path / "source").rglob("*.png")]) == 2
+
+
+@pytest.mark.parametrize("moment", ["before a removal", "before a rename", "while it is copied"])
+def test_what_others_write_while_files_are_carried_is_never_lost(
+    moment: str, gate: Gate, incoming: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, target = tmp_path / "out", tmp_path / "v.parquet"
+    screen(gate, incoming, target)
+    first, second, *_ = sorted(rejected_ids(target))
+    if moment == "before a removal":
+        screen(gate, incoming, target, rejected="copy", rejected_to=out, overwrite=True)
+    carried = Carrier._carry
+
+    def meddling(self: Carrier, path: Path, place: Path) -> None:
+        if path.name == Path(second).name:
+            if moment == "before a rename":
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.write_bytes(b"of somebody")
+            elif moment == "before a removal":
+                path.write_bytes(b"of somebody")
+            else:
+                monkeypatch.setattr("normgate.carrying._renamed", lambda *_: False)
+                monkeypatch.setattr("normgate.carrying._copy", lambda *_: path.write_bytes(b"of somebody"))
+        carried(self, path, place)
+
+    monkeypatch.setattr(Carrier, "_carry", meddling)
+    with pytest.raises(CarryingError, match=r"there by now|changed while it was copied"):
+        screen(gate, incoming, target, rejected="move", rejected_to=out, overwrite=True)
+    assert (incoming / second).exists()
+    place = out if moment == "before a rename" else incoming
+    assert (place / second).read_bytes() == b"of somebody"
+    assert (out / first).exists()
 
 
 def test_images_are_never_replaced_by_their_verdicts(gate: Gate, incoming: Path, tmp_path: Path) -> None:

@@ -81,6 +81,16 @@ def test_an_exported_gate_is_served(serve: Serve, gate_folder: Path, files: list
         serve(tmp_path / "g.onnx", runtime="torch")
 
 
+def test_a_gate_that_accepts_nothing_is_served(gate_folder: Path, files: list[bytes], tmp_path: Path) -> None:
+    gate = Gate.load(gate_folder, device="cpu")
+    infinite = dataclasses.replace(gate.calibration, scores=np.full(gate.calibration.n, np.inf))
+    dataclasses.replace(gate, calibration=infinite).save(tmp_path / "gate")
+    with TestClient(create_application(tmp_path / "gate", Options(runtime="torch"))) as client:
+        told = client.post("/verdicts", files=form(files)).json()["verdicts"]
+        assert {verdict["accepted"] for verdict in told} == {False}
+        assert client.get("/metrics").status_code == 200
+
+
 @pytest.mark.parametrize("runtime", ["torch", "onnx"])
 def test_verdicts_are_those_of_the_runtime(serve: Serve, gate_folder: Path, files: list[bytes], runtime: Any) -> None:
     client = serve(runtime=runtime)

@@ -45,7 +45,8 @@ def check_order(command: str, gate: Path, data: str) -> None:
     """
 
     def is_gate(place: str | Path) -> bool:
-        return str(place).lower().endswith(".onnx") or os.path.isfile(os.path.join(place, "gate.json"))  # noqa: PTH113, PTH118 (any text)
+        is_exported = command == "screen" and str(place).lower().endswith(".onnx") and os.path.isfile(place)  # noqa: PTH113 (any text)
+        return is_exported or os.path.isfile(os.path.join(place, "gate.json"))  # noqa: PTH113, PTH118
 
     if is_gate(data) and not is_gate(gate):
         again = shlex.join(["normgate", command, data, str(gate)])

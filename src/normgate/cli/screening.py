@@ -94,18 +94,18 @@ def screen(
 ) -> None:
     """Judge images: one verdict for a single file, a Parquet table for anything else.
 
-    A run that was stopped at any moment goes on where it was when the same command is given again.
+    A run that was stopped at any moment goes on where it was when the same command is given again; if it was copying or
+    moving rejected files, with --overwrite.
     """
     from normgate import console, tables
     from normgate.data.kinds import kind_of
-    from normgate.data.sources import load
     from normgate.errors import NormgateError
     from normgate.gate import Gate
     from normgate.judging import check_runtime, choose_judge, is_exported, load_judge
     from normgate.screening import check_engine, rejected_ids
     from normgate.screening import screen as run
 
-    check_runtime(runtime)
+    check_runtime(runtime, exported=is_exported(gate))
     check_engine(engine, address)
     check_order("screen", gate, incoming)
     neighbours = neighbours_of(report, with_neighbours, overwrite, image_column)
@@ -129,10 +129,12 @@ def screen(
             open_place(incoming, image_column=image_column)  # where there is nothing, that is what to say
         raise NormgateError("say where to write the verdicts: -o verdicts.parquet")
     with console.progress_bars() as progress, _told_of_parts():
-        loaded = load_judge(gate, device=device)
-        images = _paths_on_stdin() if incoming == "-" else open_place(incoming, image_column=image_column)
-        if report is not None and incoming == "-":
-            images = load(images)  # lines come only once
+        loaded = load_judge(gate, device=device, threads=1)
+        images = (
+            _paths_on_stdin(again=report is not None)
+            if incoming == "-"
+            else open_place(incoming, image_column=image_column)
+        )
         if neighbours is not None:
             from normgate.report import check_neighbours
 
@@ -198,7 +200,9 @@ def _told_of_parts() -> "Iterator[None]":
         raise
 
 
-def _paths_on_stdin() -> "Source":
+def _paths_on_stdin(*, again: bool) -> "Source":
+    """Paths as they come, or all of them, where they are to be run through again."""
     from normgate.data.folders import PathList, listed_names
 
-    return PathList(map(os.fsdecode, listed_names(cast("BufferedReader", sys.stdin.buffer))))
+    paths = map(os.fsdecode, listed_names(cast("BufferedReader", sys.stdin.buffer)))
+    return PathList(list(paths) if again else paths)

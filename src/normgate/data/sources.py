@@ -183,6 +183,7 @@ def _open_named(name: str, labelled: bool, image_column: str, label_column: str,
 
 def _open_objects(data: Any, labelled: bool) -> Source:
     from normgate.data.datasets import DatasetImages
+    from normgate.data.folders import PathList
     from normgate.data.memory import ImageList
 
     if isinstance(data, bytes | bytearray | memoryview):
@@ -195,7 +196,9 @@ def _open_objects(data: Any, labelled: bool) -> Source:
     if isinstance(data, Sequence | np.ndarray):
         if labelled:
             raise NoLabelsError("labels are needed: pass (images, labels), or a folder or table that holds them")
-        return ImageList(list(data))
+        images = list(data)
+        is_paths = bool(images) and all(isinstance(image, str | os.PathLike) for image in images)
+        return PathList(images) if is_paths else ImageList(images)
     if hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, Mapping):
         return DatasetImages(data, labelled=labelled)
     raise SourceError(

@@ -17,6 +17,8 @@ import fnmatch
 import json
 import os
 import shutil
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -30,9 +32,10 @@ from normgate.screening.tables import COMPRESSION, ROW_GROUP, decided, is_part, 
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
     from types import TracebackType
     from typing import Self
+
+    from normgate.carrying import Action
 
 FORMAT = 1
 MANIFEST = "_manifest.jsonl"
@@ -58,6 +61,7 @@ class Parts:
     Attributes:
         rows: of finished and pending parts.
         resumed: of the parts that were there already.
+        published: what was told of the run when its verdicts were published, if it is kept since; None before that.
 
     Raises:
         ScreeningError: on entering, the folder is in use, is damaged, or is of another job or not of a run.
@@ -84,7 +88,8 @@ class Parts:
         self._names: list[str] = []
         self._pending: list[pa.Table] = []
         self._paths: list[bytes] = []
-        self._is_published = False
+        self.published: dict[str, Any] | None = None
+        self._over = False  # the folder is no longer this run's
         self._lock = FileLock(self.folder / _LOCK)
 
     def __enter__(self) -> Self:
@@ -109,11 +114,11 @@ class Parts:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            if self.folder.exists():
+            if self.folder.exists() and not self._over:
                 if kind is not None and not issubclass(kind, OutputError) and self._pending:
                     with contextlib.suppress(OutputError):
                         self._finish_part()
-                if not self._names or (self._is_published and self._job is None):
+                if not self._names or (self.published is not None and self._job is None):
                     shutil.rmtree(self.folder, ignore_errors=True)
                 elif error is not None and not isinstance(error, OtherJobError):
                     error.add_note(self._how_to_go_on())
@@ -152,44 +157,56 @@ class Parts:
             if (notes := self._notes_of(name)).exists():
                 yield notes.read_bytes()
 
-    def publish(self, cut: float | None, *, keep: bool = False) -> None:
+    def publish(self, cut: float | None, *, then: Action | None = None) -> None:
         """Put the verdicts in the output's place.
 
         Args:
             cut: reject anew, where p-values are up to this; None leaves the decisions.
-            keep: something is still to be done with them: until `end`, the same job goes on.
+            then: what is still to be done with the rejected files: until `end`, the same job goes on.
 
         Raises:
             OutputError: they cannot be written.
         """
         check_output(self.target, overwrite=self._overwrite, foreign=None if self._one_file else foreign)
-        if not keep:
+        if then is None:
             self._append(self._complete())
         # What is written is written in the folder, so that a kill leaves nothing beside the output but the folder.
         if self._one_file:
             with self._whole(self.target) as partial:
                 write_tables((decided(table, cut) for table in self.tables()), partial, self._schema)
                 check_output(self.target, overwrite=self._overwrite)  # what has come since is somebody's
+            if then is None:
+                self._over = True
+                shutil.rmtree(self.folder)
         else:
             for name in () if cut is None else self._names:
                 parts = [decided(table, cut) for table in read_tables(self.folder / name)]
                 self._write_part(name, pa.concat_tables(parts))
             with explained(self.target):
-                if keep:
-                    self._publish_copies()
-                else:
+                if then is None:
                     replace_folder(self.folder, self.target)
+                    self._over = True
                     for file in (self.target / _LOCK, *self.target.glob("_paths-*")):
                         file.unlink(missing_ok=True)
-        self._is_published = True
-        if self._one_file and not keep:
-            self.end()
+                else:
+                    self._publish_copies()
+        if then is not None and self.published is None:
+            published = {"published": then, "cut": cut}
+            self._append(published)
+            self.published = published
 
     def end(self) -> None:
-        """Nothing is left to be done: remove the folder."""
+        """Nothing is left to be done: remove the folder.
+
+        Raises:
+            OutputError: it cannot be removed.
+        """
         with explained(self.folder):
-            (self.folder / MANIFEST).unlink()  # first: what a kill leaves behind is no run to go on with
-            shutil.rmtree(self.folder)
+            # In one step: a run of which a part is left would begin anew.
+            gone = Path(tempfile.mkdtemp(prefix=beside(self.folder.name), suffix=".old", dir=self.folder.parent))
+            self.folder.rename(gone / "run")
+        self._over = True
+        shutil.rmtree(gone, ignore_errors=True)
 
     def _publish_copies(self) -> None:
         partial = self.folder / f"{beside(self.target.name)}partial"
@@ -202,7 +219,7 @@ class Parts:
         replace_folder(partial, self.target)
 
     def _how_to_go_on(self) -> str:
-        if self._is_published:
+        if self.published is not None:
             return (
                 f"{self.target} is written; the same command with --overwrite (overwrite=True) judges nothing again "
                 "and goes on with the rejected files that are left"
@@ -225,9 +242,17 @@ class Parts:
     def _open(self) -> None:
         """Go on with what the manifest names, or begin anew, and remove what does not count."""
         lines = self._manifest()
+        published = next((line for line in lines if "published" in line), None)
         if lines and self._job is not None and lines[0] == self._header():
             if not any("complete" in line for line in lines) or not self._has_output():
                 self._names = list(dict.fromkeys(line["part"] for line in lines if "part" in line))
+                self.published = published
+        elif published is not None and published["published"] == "move":
+            raise OtherJobError(
+                f"{self.folder} is of a run of another job ({self._difference(lines[0])}) that was stopped while it "
+                f"moved rejected files away, whose rows would be lost in {self.target}: let its own command go on, "
+                "with --overwrite, or remove the folder"
+            )
         elif lines and lines[0].get("job") is not None and not self._overwrite:
             raise OtherJobError(
                 f"{self.folder} holds verdicts of an unfinished run of another job ({self._difference(lines[0])}); "
@@ -294,8 +319,8 @@ class Parts:
         table = pa.concat_tables([*taken, self._schema.empty_table()])
         self._write_part(name, table)
         if paths := b"".join(notes):
-            with explained(self.folder):
-                self._notes_of(name).write_bytes(paths)
+            with self._whole(self._notes_of(name)) as partial:
+                partial.write_bytes(paths)
         self._names.append(name)
         self._append({"part": name, "rows": len(table)})
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
@@ -14,12 +15,13 @@ import pyarrow.compute as pc
 from normgate import __version__
 from normgate.calibration import smallest_p_value
 from normgate.calibration.conformal import check_share
-from normgate.carrying import Carrier, noted, paths_of
+from normgate.carrying import Carrier, names_of
 from normgate.data.decoding import DEFAULT_MAX_PIXELS
 from normgate.data.folders import PathList
 from normgate.data.loading import count
 from normgate.data.parquet import ParquetImages
 from normgate.data.sources import open_source
+from normgate.errors import NormgateWarning
 from normgate.files import check_output
 from normgate.judging import check_runtime, choose_judge
 from normgate.progress import silent
@@ -32,7 +34,7 @@ from normgate.screening.tables import SCHEMA, decided, read_tables
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable
 
     from normgate.carrying import Action
     from normgate.data.sources import Data, Source
@@ -71,6 +73,8 @@ def screen(
 
     A run that is stopped at any moment, even by `kill -9` or a full disk, leaves its finished parts in `<output>.run`;
     the same call goes on with them: every image has one row, and only those of the part in flight are judged again.
+    While rejected files are copied or moved the output is there already, so that the same call wants `overwrite`, too;
+    it judges nothing then.
 
     Args:
         gate: judges; a gate, or one that was exported.
@@ -115,7 +119,7 @@ def screen(
         check_share(fdr, "the false-discovery rate")
     if part_rows < 1:
         raise ScreeningError(f"a part has at least 1 row, not {part_rows}")
-    check_runtime(runtime)
+    check_runtime(runtime, exported=isinstance(gate, PortableGate))
     check_engine(engine, address)
     alarm = None if shift_delta is None else gate.shift_alarm(delta=shift_delta, seed=shift_seed)
     source = open_source(data, labelled=False)
@@ -125,7 +129,7 @@ def screen(
     place = None if rejected_to is None else Path(rejected_to)
     carrier = None if rejected is None else Carrier(rejected, source, place)
     chosen = choose_judge(gate, runtime, threads=1)
-    job = _job(chosen, source, fdr, max_pixels, carrying=carrier is not None)
+    job = _job(chosen, source, fdr, max_pixels, rejected)
     total = count(source)
     with Parts(
         target,
@@ -137,23 +141,27 @@ def screen(
     ) as parts:
         finished = parts.finished()
         options: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "max_pixels": max_pixels}
-        batches = (
-            judged(chosen.judge, finished.remaining(source), **options)
-            if engine == "local"
-            else judged_by_ray(chosen.judge, source, finished, address=address, gpus=_gpus(chosen.judge), **options)
-        )
-        for payloads, table in batches:
-            parts.write(table, b"" if carrier is None else noted(payloads))
-            progress("screening", parts.rows, total)
-        if isinstance(source, PathList) and finished.unseen:
-            raise OtherJobError(
-                f"{parts.folder} holds verdicts on {finished.unseen} images that are not among these paths; remove it, "
-                "or choose another output"
+        if parts.published is None:
+            batches = (
+                judged(chosen.judge, finished.remaining(source), **options)
+                if engine == "local"
+                else judged_by_ray(chosen.judge, source, finished, address=address, gpus=_gpus(chosen.judge), **options)
             )
-        parts.close()
-        cut = None if fdr is None else _cut(gate, fdr, parts.tables())
-        to_carry = [] if carrier is None else list(_rejected_paths(parts, cut))
-        parts.publish(cut, keep=carrier is not None)
+            for payloads, table in batches:
+                parts.write(table, b"" if carrier is None else carrier.noted(payloads))
+                progress("screening", parts.rows, total)
+            if isinstance(source, PathList) and finished.unseen:
+                raise OtherJobError(
+                    f"{parts.folder} holds verdicts on {finished.unseen} images that are not among these paths; remove "
+                    "it, or choose another output"
+                )
+            parts.close()
+            cut = None if fdr is None else _cut(gate, fdr, parts.tables())
+        else:  # what is left are files to carry off, and what was decided on them stays
+            _say_unjudged(sum(1 for _ in finished.remaining(source)))
+            cut = parts.published["cut"]
+        to_carry = [] if carrier is None else _rejected_names(parts, cut)
+        parts.publish(cut, then=rejected)
         counts, first_errors = _counted(target)
         summary = Summary(
             **counts,
@@ -196,7 +204,7 @@ def _gpus(judge: Judge) -> int:
 
 
 def _job(
-    chosen: Chosen, source: Source, fdr: float | None, max_pixels: int, *, carrying: bool
+    chosen: Chosen, source: Source, fdr: float | None, max_pixels: int, rejected: Action | None
 ) -> dict[str, Any] | None:
     """What the verdicts of a run depend on; None where the images or the network cannot be told from others."""
     place = getattr(source, "place", None)
@@ -208,7 +216,7 @@ def _job(
         "runtime": chosen.runtime,
         "fdr": fdr,
         "max_pixels": max_pixels,
-        "carrying": carrying,
+        "rejected": rejected,
         "version": __version__,
     }
 
@@ -220,11 +228,22 @@ def _cut(gate: Judge, fdr: float, tables: Iterable[pa.Table]) -> float:
     return histogram.cut(fdr)
 
 
-def _rejected_paths(parts: Parts, cut: float | None) -> Iterator[Path]:
+def _rejected_names(parts: Parts, cut: float | None) -> list[Path]:
     accepted = itertools.chain.from_iterable(decided(table, cut)["accepted"].to_pylist() for table in parts.tables())
-    for path, passed in zip(paths_of(parts.paths()), accepted, strict=True):
-        if passed is False:
-            yield path
+    try:
+        return [name for name, passed in zip(names_of(parts.paths()), accepted, strict=True) if passed is False]
+    except ValueError as error:
+        raise ScreeningError(f"{parts.folder} is damaged ({error}); remove it to begin anew") from error
+
+
+def _say_unjudged(images: int) -> None:
+    if images:
+        warnings.warn(
+            f"{images} images that have come since are not judged: this run had judged all, and only went on with its "
+            "rejected files; screen them in another run",
+            NormgateWarning,
+            stacklevel=3,
+        )
 
 
 def _counted(target: Path) -> tuple[dict[str, int], tuple[str, ...]]:

@@ -162,7 +162,7 @@ def _histogram(calibration: Calibration) -> dict[str, Any]:
 
 def _levels(calibration: Calibration) -> tuple[float, ...]:
     finite = calibration.scores[np.isfinite(calibration.scores)]
-    return tuple(np.unique(np.quantile(finite, _SHARES)).tolist()) if len(finite) else ()
+    return tuple(np.unique(np.quantile(finite, _SHARES)).tolist()) if len(finite) else (0.0,)
 
 
 def finite(value: float) -> float | None:
