@@ -296,7 +296,8 @@ def test_an_exported_gate_takes_the_place_of_a_folder_where_it_can(
     for command in ("inspect", "evaluate", "calibrate"):
         more = {"evaluate": ["--id", class_folders], "calibrate": [class_folders, "-o", tmp_path / "new"]}
         assert run(command, tmp_path / "g.onnx", *more.get(command, [])) == 2
-        assert "what was exported is screened with and served, and no more" in " ".join(capsys.readouterr().err.split())
+        said = " ".join(capsys.readouterr().err.split())
+        assert "is an exported gate, which is screened with and served, and no more" in said
 
 
 def test_verdicts_are_said_to_be_kept_only_where_the_command_goes_on_with_them(

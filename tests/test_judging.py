@@ -169,7 +169,7 @@ def test_what_an_exported_gate_cannot_do_is_said(tmp_path: Path, monkeypatch: py
     export(gate(), tmp_path / "g.onnx")
     with pytest.raises(JudgingError, match="on the CPU, not on cuda; leave out --device"):
         load_judge(tmp_path / "g.onnx", device="cuda")
-    with pytest.raises(JudgingError, match="pass the gate's folder"):
+    with pytest.raises(JudgingError, match="PyTorch takes the gate's folder alone"):
         choose_judge(load_judge(tmp_path / "g.onnx"), "torch")
     with monkeypatch.context() as patch:
         patch.setattr(judging, "_NEEDED", ("no_such_library",))  # to export one, and not to ask it
@@ -180,7 +180,7 @@ def test_what_an_exported_gate_cannot_do_is_said(tmp_path: Path, monkeypatch: py
         load_judge(tmp_path / "none.onnx")
     dataclasses.replace(gate(), backbone=SLIM).save(tmp_path / "folder.onnx")
     assert isinstance(load_judge(tmp_path / "folder.onnx"), Gate)
-    with pytest.raises(GateFolderError, match="what was exported is screened with and served"):
+    with pytest.raises(GateFolderError, match="is an exported gate, which is screened with and served"):
         Gate.load(tmp_path / "g.onnx")
 
 

@@ -129,7 +129,7 @@ class Carrier:
         if gone:
             warnings.warn(
                 f"{len(gone)} rejected files are no longer where they were screened, nor in {self._destination} "
-                f"({gone[0]}{', …' if len(gone) > 1 else ''})",
+                f"({gone[0]}{', …' if len(gone) > 1 else ''}); they were carried elsewhere before, or removed",
                 UnreadableWarning,
                 stacklevel=3,
             )

@@ -19,6 +19,7 @@ from normgate import __version__
 from normgate.errors import NormgateError
 from normgate.extractor import FeatureExtractor
 from normgate.files import check_output, whole_file
+from normgate.gate import Gate
 from normgate.network_input import network_input
 from normgate.normalization import is_normalized, l2norm, remove_l2norm, temperature, unwrap
 from normgate.runtime import FORMAT, KEY, MOST_BYTES, OUTPUTS
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from normgate.features import Rows
-    from normgate.gate import Gate
 
 OPSET = 18
 MOST_IMAGES = 4096
@@ -68,6 +68,8 @@ def export(gate: Gate, path: str | os.PathLike[str], *, overwrite: bool = False)
         ExportError: a library is missing, the network or the score cannot be written as a graph, or it is too large.
         OutputError: the file exists and `overwrite` is not set, or it cannot be written.
     """
+    if not isinstance(gate, Gate):
+        raise ExportError(f"export(gate, path) writes a gate, and {type(gate).__name__} is none")
     check_export(path, overwrite=overwrite)
     parts = unwrap(gate.extractor.model).state_dict().values()
     if other := {str(part.dtype) for part in parts if part.is_floating_point() and part.dtype != torch.float32}:

@@ -13,6 +13,7 @@ from normgate.backbones import stage_channels, stage_names
 from normgate.classes import class_numbers
 from normgate.data.decoding import DEFAULT_MAX_PIXELS
 from normgate.data.loading import load_batches
+from normgate.data.preprocessing import Preprocessing, PreprocessingError
 from normgate.features import FeatureError, Features, Rows, concatenate
 from normgate.normalization import find_head, stored, temperature, unwrap
 from normgate.precision import inference
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from normgate.data.loading import PixelBatch
-    from normgate.data.preprocessing import Preprocessing
     from normgate.data.sources import Record
     from normgate.progress import Progress
     from normgate.taps import Capture
@@ -64,6 +64,11 @@ class FeatureExtractor:
         features: str | None = None,
         device: str | torch.device | None = None,
     ) -> None:
+        if not isinstance(preprocessing, Preprocessing):
+            raise PreprocessingError(
+                f"preprocessing= is a normgate.Preprocessing, and no {type(preprocessing).__name__}; "
+                "Preprocessing.from_torchvision(transform) makes one of a transform"
+            )
         self.model = model if device is None else _moved(model, device)
         self.preprocessing = preprocessing
         self.head_name, self.head = find_head(model, head)

@@ -90,7 +90,7 @@ def check_runtime(runtime: str, *, exported: bool = False) -> None:
         raise JudgingError(f"there is no runtime {runtime!r}; choose one of {', '.join(get_args(Runtime))}")
     if exported:
         if runtime == "torch":
-            raise JudgingError("an exported gate is judged by ONNX Runtime; pass the gate's folder, or another runtime")
+            raise JudgingError("an exported gate is judged by ONNX Runtime, and PyTorch takes the gate's folder alone")
     elif runtime == "onnx" and (missing := _missing()):
         raise JudgingError(f"the runtime 'onnx' needs {', '.join(missing)}: pip install 'normgate[export]'")
 

@@ -260,6 +260,8 @@ def load_onnxruntime() -> ModuleType:
 
 
 def _read(path: Path) -> bytes:
+    if path.is_dir():
+        raise RuntimeFileError(f"{path} is a folder: if it is a gate's, export it first, or read it with Gate.load")
     try:
         if (size := path.stat().st_size) > MOST_BYTES:
             raise RuntimeFileError(f"{path} has {size / 2**30:.1f} GiB, more than an exported gate can have")

@@ -203,9 +203,10 @@ def print_summary(summary: Summary, output: Path, rejected: Iterable[str] | None
         sys.stdout.write((printable(name) if out.is_terminal else name) + "\n")
     # The ids may go to another program, which wants nothing else.
     told = out if rejected is None else err
-    rate = (summary.images - summary.resumed) / summary.seconds
+    judged = summary.images - summary.resumed
+    rate = f" ({judged / summary.seconds:,.0f} a second)" if judged else ""
     told.print(
-        f"{summary.images} image{'s' * (summary.images != 1)} in {summary.seconds:.1f} s ({rate:,.0f} a second): "
+        f"{summary.images} image{'s' * (summary.images != 1)} in {summary.seconds:.1f} s{rate}: "
         f"{summary.accepted} accepted, {summary.rejected} rejected, {summary.unreadable} unreadable"
         + (f" ({summary.skipped} other files skipped)" if summary.skipped else "")
         + f"; verdicts in {output}",

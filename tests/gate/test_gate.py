@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 from PIL import Image
 from scipy import stats
 from torch import nn
+from torchvision import transforms
 
 import normgate
 from normgate import Gate, scores
@@ -22,10 +24,13 @@ from normgate.calibration import CalibrationError
 from normgate.data.preprocessing import Preprocessing
 from normgate.data.sources import Record, Records, SourceError
 from normgate.errors import NormgateError
+from normgate.export import export
 from normgate.features import FeatureError
 from normgate.gate import GateError, Verdicts
 from normgate.gate.duplicates import DuplicateError
 from normgate.probes import PROBES
+from normgate.report import gate_figure
+from normgate.runtime import PortableGate
 from normgate.scores import ScoreError
 from normgate.verdicts import NOT_FINITE
 from samples import CLASSES, FLAT, PREPROCESSING, overflowing_network, random_records, small_network, transformers_vit
@@ -464,6 +469,37 @@ def test_calibration_images_in_folders_of_no_class_are_pointed_out(
         assert str(warning.message).startswith("calibration images")
         assert str(said) in str(warning.message)
         assert warning.filename == __file__
+
+
+def test_images_in_folders_of_the_classes_say_how_many_are_right(class_folders: Path, tmp_path: Path) -> None:
+    gate = calibrated(calibration=class_folders, classes=CLASSES, false_alarm_rate=0.1)
+    labels = [CLASSES.index(name.partition("/")[0]) for name in gate.kept["calibration"].ids]
+    assert gate.kept["calibration"].labels.tolist() == labels
+    found = gate.kept["calibration"].logits.argmax(dim=1).tolist()
+    assert gate.held_out is not None
+    tuning = 0 if gate.kept["tuning"].labels is None else len(gate.kept["tuning"])
+    assert gate.held_out[1] == len(labels) + tuning
+    assert gate.held_out[0] >= sum(map(int.__eq__, found, labels))
+    Image.fromarray(pixels(1)[0]).save(class_folders / "loose.png")
+    loose = calibrated(calibration=class_folders, classes=CLASSES, false_alarm_rate=0.1)
+    assert loose.kept["calibration"].labels is None
+
+
+def test_slips_in_python_are_told_as_such(tmp_path: Path) -> None:
+    gate = calibrated()
+    gate.save(tmp_path / "gates" / "mine")
+    for slip, said in (
+        (lambda: calibrated(preprocessing=transforms.ToTensor()), "from_torchvision"),
+        (lambda: Gate.load(tmp_path / "gates" / "mine", model=torch.nn.Linear), "takes the network, as in model=Net"),
+        (lambda: Gate.load(tmp_path / "gates"), "mine is one"),
+        (lambda: PortableGate.load(tmp_path / "gates" / "mine"), "Gate.load"),
+        (lambda: normgate.screen(str(tmp_path), tmp_path, tmp_path / "v"), "takes a gate, and not its place"),
+        (lambda: normgate.evaluate(gate, pixels(), [pixels()]), "ood= names its sets"),
+        (lambda: gate_figure("probes", [gate], tmp_path / "f.svg"), "gates= names its gates"),
+        (lambda: export("g.onnx", gate), "export(gate, path) writes a gate"),
+    ):
+        with pytest.raises(NormgateError, match=re.escape(said)):
+            slip()
 
 
 def test_new_training_images_refit_the_score_with_its_settings() -> None:

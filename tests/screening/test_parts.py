@@ -158,8 +158,8 @@ def test_another_job_is_not_mixed_in(incoming: Path, tmp_path: Path, monkeypatch
     other = gate().recalibrate(false_alarm_rate=0.2)
     for changed, said in (
         (lambda: screen(other, incoming, target), "another gate"),
-        (lambda: screen(gate(), incoming.parent, target), "another images"),
-        (lambda: screen(gate(), incoming, target, fdr=0.1), "another fdr"),
+        (lambda: screen(gate(), incoming.parent, target), "another source of images"),
+        (lambda: screen(gate(), incoming, target, fdr=0.1), "another false-discovery rate"),
         (lambda: screen(gate(), random_records(5, 4), target), "cannot be told"),
     ):
         with pytest.raises(ScreeningError, match=said):
@@ -295,7 +295,7 @@ def test_stopped_while_rejected_files_are_carried(
                 notes = stopped.__notes__
         if notes is not None:
             assert "goes on with the rejected files that are left" in notes[0]
-            with pytest.raises(OutputError, match="--overwrite"):
+            with pytest.raises(OutputError, match="stopped while it copied or moved the rejected files; to go on"):
                 screen(gate(), incoming, tmp_path / name, **options)
             again = screen(gate(), incoming, tmp_path / name, overwrite=True, **options)
         rejected = set(normgate.screening.rejected_ids(tmp_path / name))
@@ -567,7 +567,7 @@ def test_lists_of_paths_are_told_apart(incoming: Path, tmp_path: Path, monkeypat
     monkeypatch.chdir(incoming)
     names = [path.name for path in sorted(incoming.iterdir())]
     for first, second, said in (
-        (names[:25], names[20:], "another images"),
+        (names[:25], names[20:], "another source of images"),
         (iter(names[:25]), iter(names[20:]), "holds verdicts on 16 images that are not among these paths"),
     ):
         judged_by(CountingJudge(gate(), after=18), monkeypatch)
@@ -581,7 +581,7 @@ def test_lists_of_paths_are_told_apart(incoming: Path, tmp_path: Path, monkeypat
         assert not hasattr(refused.value, "__notes__")
         assert not (tmp_path / "v.parquet").exists()
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ScreeningError, match="another images"):  # the same names mean other files here
+    with pytest.raises(ScreeningError, match="another source of images"):  # the same names mean other files here
         screen(gate(), PathList(iter(names)), tmp_path / "v.parquet")
 
 

@@ -77,7 +77,7 @@ def test_an_exported_gate_is_served(serve: Serve, gate_folder: Path, files: list
     assert about["shift"]["seen"] == len(files)
     with pytest.raises(ServingError, match="keeps no features of training images; serve the gate's folder"):
         serve(tmp_path / "g.onnx", runtime="onnx", neighbours=tmp_path)
-    with pytest.raises(JudgingError, match="pass the gate's folder"):
+    with pytest.raises(JudgingError, match="PyTorch takes the gate's folder alone"):
         serve(tmp_path / "g.onnx", runtime="torch")
 
 

@@ -110,7 +110,10 @@ def screen(
     check_order("screen", gate, incoming)
     neighbours = neighbours_of(report, with_neighbours, overwrite, image_column)
     if report is not None and is_exported(gate):
-        raise NormgateError(f"a report shows what only a gate's folder has, not {gate}; name the folder")
+        raise NormgateError(
+            f"a report shows what only a gate's folder has, not {gate}; name the folder or, with a network of your "
+            "own, screen and write the report (normgate.report.screening_report) in Python"
+        )
     if copy_rejected is not None and move_rejected is not None:
         raise NormgateError("--copy-rejected and --move-rejected exclude each other")
     of_many = (fdr, copy_rejected, move_rejected, report, shift_alarm)
@@ -127,7 +130,8 @@ def screen(
     if output is None:
         if incoming != "-":
             open_place(incoming, image_column=image_column)  # where there is nothing, that is what to say
-        raise NormgateError("say where to write the verdicts: -o verdicts.parquet")
+        table = "with such options there is a table of verdicts: " if one else ""
+        raise NormgateError(f"{table}say where to write the verdicts: -o verdicts.parquet")
     with console.progress_bars() as progress, _told_of_parts():
         loaded = load_judge(gate, device=device, threads=1)
         images = (

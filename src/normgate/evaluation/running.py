@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,7 @@ from normgate.progress import silent
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     import numpy as np
     import torch
@@ -99,6 +100,8 @@ def evaluate(
     """
     started = time.perf_counter()
     names: tuple[str, ...] | None
+    if not isinstance(ood, Mapping):
+        raise EvaluationError(f"ood= names its sets, as in {{'near': images}}, and is no {type(ood).__name__}")
     if "id" in ood:
         raise EvaluationError("'id' is the name of the known test images; call that OoD set something else")
     _checked_groups(groups, list(ood))

@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from normgate import __version__, scores
 from normgate.backbones import Backbone
@@ -42,8 +43,6 @@ from normgate.taps import MagnitudeSpec
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
-
-    from torch import nn
 
     from normgate.scores import Score
 
@@ -139,6 +138,8 @@ def describe(gate: Gate) -> dict[str, Any]:
 
 def load(path: Path, *, model: nn.Module | None, device: str | torch.device | None) -> Gate:
     """Read a gate; see `Gate.load`."""
+    if model is not None and not isinstance(model, nn.Module):
+        raise GateFolderError(f"model= takes the network, as in model=Net(), and {model!r} is none")
     try:
         return _assemble(path, _checked(path), model, device)
     except NormgateError:
@@ -158,8 +159,9 @@ def _assemble(
         if backbone is None:
             raise GateFolderError(
                 f"{path} holds the weights of a {network['class']} that timm cannot rebuild; make that network and "
-                "pass it: Gate.load(path, model=network). The command line screens with and serves what "
-                "'from normgate.export import export; export(gate, \"gate.onnx\")' writes"
+                "pass it: gate = Gate.load(path, model=network). In Python everything can be done with it; the command "
+                "line screens with and serves what 'from normgate.export import export; export(gate, \"gate.onnx\")' "
+                "writes"
             )
         _check_size(backbone, path / "network.safetensors")
         model = backbone.build()
@@ -288,9 +290,15 @@ def _checked(path: Path) -> dict[str, Any]:
     """The description of a gate all of whose files are there and unchanged."""
     file = path / "gate.json"
     if not file.is_file():
+        if path.suffix == ".onnx" and path.is_file():
+            raise GateFolderError(
+                f"{path} is an exported gate, which is screened with and served, and no more: for all else name the "
+                "folder that it was made of, or with a network of your own call Gate.load(folder, model=network)"
+            )
+        inside = next((own.parent for own in sorted(path.glob("*/gate.json"))), None)
         there = "holds no gate.json" if path.is_dir() else "is a file" if path.exists() else "does not exist"
-        exported = "; what was exported is screened with and served, and no more" if path.suffix == ".onnx" else ""
-        raise GateFolderError(f"{path} is no gate: it {there}; make one with 'normgate train' or Gate.save{exported}")
+        make = "make one with 'normgate train' or Gate.save" if inside is None else f"{inside} is one"
+        raise GateFolderError(f"{path} is no gate: it {there}; {make}")
     if file.stat().st_size > _JSON_LIMIT:
         raise GateFolderError(f"{file} is larger than any gate's description")
     try:

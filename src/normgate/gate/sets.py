@@ -6,6 +6,8 @@ import dataclasses
 import warnings
 from typing import TYPE_CHECKING
 
+import torch
+
 from normgate.data.loading import count
 from normgate.data.sources import Records, open_source
 from normgate.data.unreadable import check_readable
@@ -63,7 +65,8 @@ def collect(
     given = {name: open_source(images, labelled=name == "train") for name, images in data.items() if images is not None}
     sets: dict[str, Features] = {}
     for name, source in given.items():
-        sets[name] = _features(extractor, source, name, classes, reading)
+        part = _features(extractor, source, name, classes, reading)
+        sets[name] = dataclasses.replace(part, labels=_by_folder(part, classes)) if part.labels is None else part
     if reading.drop_duplicates:
         rows = duplicates.repeated(digests(sets), known)
         duplicates.say_dropped(rows)
@@ -134,6 +137,15 @@ def _features(
 def _is_labelled(source: Source, classes: Sequence[str]) -> bool:
     """Whether held-out images have labels, as those do that are a part of the training data; others need none."""
     return isinstance(source, Records) and {record.label for record in source} <= set(classes)
+
+
+def _by_folder(images: Features, classes: Sequence[str]) -> torch.Tensor | None:
+    """Labels of images that all lie in folders of classes; None where one does not."""
+    numbers = {name: number for number, name in enumerate(classes)}
+    folders = [first if slash else None for first, slash, _ in (image.partition("/") for image in images.ids)]
+    if not folders or not numbers.keys() >= set(folders):
+        return None
+    return torch.tensor([numbers[folder] for folder in folders if folder is not None])
 
 
 def warn_of_other_folders(ids: Mapping[str, Sequence[str]], classes: Sequence[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -23,7 +24,7 @@ from normgate.report.scored import of_evaluation, unlike
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     import altair as alt
 
@@ -110,6 +111,8 @@ def gate_figure(
         ReportError: as of `check_gate_figure`, or a gate does not know what is to be drawn.
         OutputError: the file exists and `overwrite` is not set, or cannot be written.
     """
+    if not isinstance(gates, Mapping):
+        raise ReportError(f"gates= names its gates, as in {{'mine': gate}}, and is no {type(gates).__name__}")
     check_gate_figure(chart, len(gates), path, overwrite=overwrite)
     from normgate.report.drawing import file
 

@@ -40,6 +40,14 @@ if TYPE_CHECKING:
 FORMAT = 1
 MANIFEST = "_manifest.jsonl"
 _LOCK = "_lock"
+_OF_JOBS = {
+    "images": "source of images",
+    "fdr": "false-discovery rate",
+    "max_pixels": "limit of pixels",
+    "rejected": "use of rejected files",
+    "version": "version of normgate",
+}
+"""What the keys of a job are called, where that is not their name."""
 _BESIDE = (MANIFEST, _LOCK, "_paths-*")
 _FILES = (*_BESIDE, "part-[0-9]*.parquet", ".*.partial")
 
@@ -299,8 +307,8 @@ class Parts:
 
     def _difference(self, header: Mapping[str, Any]) -> str:
         theirs, ours = header.get("job") or {}, self._job or {}
-        names = [key for key in {**ours, **theirs} if theirs.get(key) != ours.get(key)]
-        return f"another {', '.join(names)}" if names and ours else "images that cannot be told from others"
+        names = [_OF_JOBS.get(key, key) for key in {**ours, **theirs} if theirs.get(key) != ours.get(key)]
+        return f"another {', another '.join(names)}" if names and ours else "images that cannot be told from others"
 
     def _rows(self, name: str) -> int:
         try:
@@ -349,6 +357,13 @@ class Parts:
             file.write(json.dumps(line).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
+
+
+def is_being_carried(target: Path) -> bool:
+    """Whether a run has written this output and was stopped before all rejected files were copied or moved."""
+    with contextlib.suppress(OSError):
+        return b'\n{"published": ' in (target.with_name(f"{target.name}.run") / MANIFEST).read_bytes()
+    return False
 
 
 def _is_ours(path: Path, manifest: bytes) -> bool:

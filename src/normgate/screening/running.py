@@ -22,12 +22,12 @@ from normgate.data.loading import count
 from normgate.data.parquet import ParquetImages
 from normgate.data.sources import open_source
 from normgate.errors import NormgateWarning
-from normgate.files import check_output
+from normgate.files import OutputError, check_output
 from normgate.judging import check_runtime, choose_judge
 from normgate.progress import silent
 from normgate.runtime import PortableGate
 from normgate.screening.judged import judged
-from normgate.screening.parts import Parts, foreign
+from normgate.screening.parts import Parts, foreign, is_being_carried
 from normgate.screening.ray_engine import check_ray, judged_by_ray
 from normgate.screening.summary import OtherJobError, ScreeningError, Shift, Summary
 from normgate.screening.tables import SCHEMA, decided, read_tables
@@ -109,10 +109,17 @@ def screen(
         OutputError: the output exists or cannot be written.
     """
     started = time.perf_counter()
+    if isinstance(gate, str | Path):
+        raise ScreeningError(f"screen() takes a gate, and not its place: normgate.judging.load_judge({str(gate)!r})")
     target = Path(output)
     if target.suffix.lower() in _OTHER_TABLES:
         raise ScreeningError(
             f"verdicts are written as Parquet, not {target.suffix}: name the output {target.stem}.parquet"
+        )
+    if not overwrite and target.exists() and is_being_carried(target):
+        raise OutputError(
+            f"{target} is written, but its run was stopped while it copied or moved the rejected files; to go on with "
+            "them pass --overwrite (overwrite=True), too"
         )
     check_output(target, overwrite=overwrite, foreign=None if _is_one_file(target) else foreign)
     if fdr is not None:
