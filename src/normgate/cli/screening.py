@@ -94,8 +94,7 @@ def screen(
 ) -> None:
     """Judge images: one verdict for a single file, a Parquet table for anything else.
 
-    A run that was stopped at any moment goes on where it was when the same command is given again; if it was copying or
-    moving rejected files, with --overwrite.
+    A run that was stopped goes on when the same command is given again; with --overwrite, if its table is there.
     """
     from normgate import console, tables
     from normgate.data.kinds import kind_of
