@@ -266,6 +266,7 @@ def test_files_of_strangers_are_refused(tmp_path: Path) -> None:
         {"classes": list(CLASSES[:2])},
         {"classes": "".join(CLASSES)[:3]},
         {"classes": [1, 2, 3]},
+        {"classes": [*CLASSES[:2], "\ud800"]},
         {"score": 3},
         {"score": "\ud800"},
         {"calibration_scores": [10**400] * 300},

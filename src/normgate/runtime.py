@@ -122,7 +122,7 @@ class PortableGate:
             if outputs[0].shape[1] != len(names):
                 raise ValueError(f"{len(names)} classes for {outputs[0].shape[1]} outputs")
             classes = tuple(names)
-            about["score"].encode()  # or no table could hold it
+            "".join((about["score"], *names)).encode()  # or no table could hold them
             tuning = about["tuning_scores"]
             return cls(
                 session,

@@ -263,7 +263,7 @@ def test_what_is_no_gate_at_all(tmp_path: Path) -> None:
     with pytest.raises(GateFolderError, match=r"holds no gate\.json"):
         Gate.load(tmp_path)
     (tmp_path / "gate.onnx").touch()
-    with pytest.raises(GateFolderError, match=r"is no gate: it is a file; .*PortableGate"):
+    with pytest.raises(GateFolderError, match=r"is an exported gate, which is screened with and served"):
         Gate.load(tmp_path / "gate.onnx")
 
 

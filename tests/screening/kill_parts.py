@@ -41,8 +41,9 @@ def run(target: Path, judged: Path, cut: float | None, then: str | None) -> None
             parts.write(rows(ids), b"x" * len(ids))
         parts.close()
         assert b"".join(parts.paths()) == b"x" * len(IDS)
-        parts.publish(cut, then=then)
+        parts.publish(cut, keep=then is not None)
         if then is not None:
+            parts.carry(then, cut)
             assert parts.folder.exists()
             assert parts.published == {"published": then, "cut": cut}
             with judged.with_name("carried").open("a") as file:

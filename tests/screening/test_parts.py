@@ -27,7 +27,7 @@ import normgate
 from normgate import Gate
 from normgate.carrying import CarryingError
 from normgate.data.folders import PathList
-from normgate.data.sources import Record
+from normgate.data.sources import Record, Records, load, open_source
 from normgate.errors import NormgateWarning, UnreadableWarning
 from normgate.files import OutputError
 from normgate.judging import Chosen, choose_judge
@@ -260,7 +260,7 @@ def test_stopped_while_rejected_files_are_carried(
     """At every rename and removal of it; the rows of what has been moved stay."""
     (incoming / "29 link.png").symlink_to("29.png")
     before = {path.name: path.read_bytes() for path in incoming.iterdir()}
-    renamed, unlinked = Path.rename, Path.unlink
+    renamed, unlinked, linked = Path.rename, Path.unlink, Path.hardlink_to
     stop = steps = 0
 
     def step() -> None:
@@ -276,6 +276,11 @@ def test_stopped_while_rejected_files_are_carried(
             step()
         return renamed(self, place)
 
+    def link(self: Path, partial: Path) -> None:
+        if tmp_path / "out" in self.parents:
+            step()
+        linked(self, partial)
+
     def unlink(self: Path, missing_ok: bool = False) -> None:
         if self.parent == incoming:
             step()
@@ -288,6 +293,7 @@ def test_stopped_while_rejected_files_are_carried(
         with monkeypatch.context() as patch:
             patch.setattr(Path, "rename", rename)
             patch.setattr(Path, "unlink", unlink)
+            patch.setattr(Path, "hardlink_to", link)
             again = notes = None
             try:
                 screen(gate(), incoming, tmp_path / name, **options)
@@ -295,7 +301,7 @@ def test_stopped_while_rejected_files_are_carried(
                 notes = stopped.__notes__
         if notes is not None:
             assert "goes on with the rejected files that are left" in notes[0]
-            with pytest.raises(OutputError, match="stopped while it copied or moved the rejected files; to go on"):
+            with pytest.raises(OutputError, match="stopped while it copied or moved the rejected files"):
                 screen(gate(), incoming, tmp_path / name, **options)
             again = screen(gate(), incoming, tmp_path / name, overwrite=True, **options)
         rejected = set(normgate.screening.rejected_ids(tmp_path / name))
@@ -358,14 +364,15 @@ def names_below(folder: Path) -> set[str]:
     return {path.name for path in folder.rglob("*.png")}
 
 
-@pytest.mark.parametrize("piped", [False, True])
+@pytest.mark.parametrize("kind", ["all of them", "those that are left", "a pipe"])
 def test_lists_of_paths_go_on_with_their_rejected_files(
-    piped: bool, incoming: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, incoming: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     every = sorted(map(str, incoming.iterdir()))
 
     def paths() -> Any:
-        return PathList(path for path in every if Path(path).exists()) if piped else every
+        left = (path for path in every if Path(path).exists())
+        return every if kind == "all of them" else PathList(left) if kind == "a pipe" else list(left)
 
     out, target = tmp_path / "out", tmp_path / "v.parquet"
     stopped_while_moving(paths(), target, monkeypatch, out, fdr=0.9)
@@ -383,7 +390,7 @@ def test_another_job_does_not_take_the_place_of_one_that_has_moved_files(
     stopped_while_moving(incoming, target, monkeypatch, out)
     for options in ({"max_pixels": 10**6}, {"fdr": 0.5}, {"rejected": None, "rejected_to": None}):
         given = {"rejected": "move", "rejected_to": out, "overwrite": True, **options}
-        with pytest.raises(ScreeningError, match="whose rows would be lost"):
+        with pytest.raises(ScreeningError, match="would be lost from"):
             screen(gate(), incoming, target, **given)
     assert len(ids(target)) == 30
     # A copy has taken nothing away.
@@ -435,6 +442,62 @@ def test_a_run_that_is_over_leaves_the_next_one_alone(tmp_path: Path) -> None:
 
     screen(gate(), random_records(30, 4), target, written=another)
     assert list((tmp_path / "v.parquet.run").glob("part-*"))
+
+
+def test_files_of_images_that_cannot_be_told_from_others_are_not_lost_either(
+    incoming: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def images() -> Records:
+        return load(open_source(incoming, labelled=False))
+
+    out, target = tmp_path / "out", tmp_path / "v.parquet"
+    stopped_while_moving(images(), target, monkeypatch, out)
+    for again in (images(), incoming):
+        with pytest.raises(ScreeningError, match=r"choose another output\. Without that folder the rows"):
+            screen(gate(), again, target, rejected="move", rejected_to=out, overwrite=True)
+    assert len(ids(target)) == 30
+    other = screen(gate(), images(), tmp_path / "w.parquet", rejected="move", rejected_to=out)
+    assert other.images == 28
+    assert names_below(out) == {
+        *normgate.screening.rejected_ids(target),
+        *normgate.screening.rejected_ids(tmp_path / "w.parquet"),
+    }
+
+
+def test_what_could_not_be_moved_can_be_copied(incoming: Path, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    rejected = next(v.id for v in gate()(incoming) if not v.accepted)
+    (incoming / rejected).rename(tmp_path / "photos" / rejected)
+    (incoming / "link").symlink_to(tmp_path / "photos")
+    target = tmp_path / "v.parquet"
+    with pytest.raises(CarryingError, match="copy them instead"):
+        screen(gate(), incoming, target, rejected="move", rejected_to=tmp_path / "out")
+    screen(gate(), incoming, target, rejected="copy", rejected_to=tmp_path / "out", overwrite=True)
+    assert (tmp_path / "out" / "link" / rejected).exists()
+
+
+def test_links_to_links_and_to_nothing(incoming: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rejected = sorted(v.id for v in gate()(incoming) if not v.accepted)
+    content = (incoming / rejected[0]).read_bytes()
+    (incoming / "chain a.png").symlink_to(rejected[0])
+    (incoming / "chain b.png").symlink_to("chain a.png")
+    (tmp_path / "elsewhere.png").write_bytes(content)
+    (incoming / "lost.png").symlink_to(tmp_path / "elsewhere.png")
+    (incoming / "rejected").mkdir()
+    (incoming / "rejected" / "0.png").write_bytes(content)
+    out, target = tmp_path / "out", tmp_path / "v.parquet"
+    # Links are brought without a rename: it stops at the first file.
+    stopped_while_moving(incoming, target, monkeypatch, out, files=0)
+    assert (out / "lost.png").exists()
+    (out / "lost.png").unlink()
+    (incoming / "lost.png").symlink_to(tmp_path / "nowhere.png")
+    with pytest.warns(UnreadableWarning, match=r"1 rejected files are no longer .*lost\.png"):
+        again = screen(gate(), incoming, target, rejected="move", rejected_to=out, overwrite=True)
+    assert again.rejected == len(rejected) + 4
+    left = {"chain a.png", "chain b.png", "0.png", *rejected}
+    assert {path.name for path in out.rglob("*.png")} == left
+    assert (out / "chain b.png").read_bytes() == (out / "rejected" / "0.png").read_bytes() == content
+    assert not names_below(incoming) & left
 
 
 def test_a_torn_list_of_files_is_damage(incoming: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -566,23 +629,22 @@ def test_a_signal_while_it_begins_leaves_nothing(tmp_path: Path) -> None:
 def test_lists_of_paths_are_told_apart(incoming: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(incoming)
     names = [path.name for path in sorted(incoming.iterdir())]
-    for first, second, said in (
-        (names[:25], names[20:], "another source of images"),
-        (iter(names[:25]), iter(names[20:]), "holds verdicts on 16 images that are not among these paths"),
-    ):
+    for number, (first, second) in enumerate(((names[:25], names[20:]), (iter(names[:25]), iter(names[20:])))):
+        target = tmp_path / f"{number}.parquet"
         judged_by(CountingJudge(gate(), after=18), monkeypatch)
         with pytest.raises(RuntimeError) as stopped:
-            screen(gate(), PathList(first), tmp_path / "v.parquet", overwrite=True)
-        kept = f"the verdicts so far are kept in {tmp_path / 'v.parquet.run'}; the same command goes on with them"
+            screen(gate(), PathList(first), target)
+        kept = f"the verdicts so far are kept in {target}.run; the same command goes on with them"
         assert stopped.value.__notes__ == [kept]
-        judged_by(CountingJudge(gate()), monkeypatch)
-        with pytest.raises(ScreeningError, match=said) as refused:
-            screen(gate(), PathList(second), tmp_path / "v.parquet")
+        judged_by(judge := CountingJudge(gate()), monkeypatch)
+        with pytest.raises(ScreeningError, match="holds verdicts on 16 images that are not among these") as refused:
+            screen(gate(), PathList(second), target)
+        assert len(judge.ids) == (0 if number == 0 else 10)  # of a pipe it is not known before
         assert not hasattr(refused.value, "__notes__")
-        assert not (tmp_path / "v.parquet").exists()
+        assert not target.exists()
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ScreeningError, match="another source of images"):  # the same names mean other files here
-        screen(gate(), PathList(iter(names)), tmp_path / "v.parquet")
+        screen(gate(), PathList(iter(names)), target)
 
 
 def test_tables_that_were_written_anew_are_another_job(

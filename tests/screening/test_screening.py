@@ -331,6 +331,25 @@ def test_what_others_write_while_files_are_carried_is_never_lost(
     assert (out / first).exists()
 
 
+def test_a_file_that_comes_while_another_is_copied_is_not_replaced(
+    gate: Gate, incoming: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    screen(gate, incoming, tmp_path / "v.parquet")
+    rejected = next(rejected_ids(tmp_path / "v.parquet"))
+    place, copied = tmp_path / "out" / rejected, shutil.copy2
+
+    def copy2(source: Path, partial: Path) -> None:
+        copied(source, partial)
+        if source.name == place.name:
+            place.write_bytes(b"of somebody")
+
+    monkeypatch.setattr("normgate.carrying.shutil.copy2", copy2)
+    with pytest.raises(CarryingError, match="File exists"):
+        screen(gate, incoming, tmp_path / "w.parquet", rejected="copy", rejected_to=tmp_path / "out")
+    assert place.read_bytes() == b"of somebody"
+    assert not list(place.parent.glob(".*"))
+
+
 def test_images_are_never_replaced_by_their_verdicts(gate: Gate, incoming: Path, tmp_path: Path) -> None:
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     pq.write_table(pa.table({"image": pa.array([{"bytes": b"no image", "path": "x"}], kind)}), tmp_path / "t.parquet")

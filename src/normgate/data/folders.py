@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Sequence, Sized
+from collections.abc import Sized
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -130,12 +129,16 @@ class PathList:
 
     def __init__(self, paths: Iterable[str | os.PathLike[str]]) -> None:
         self.paths = paths
-        self.place = f"paths in {utf8_name(Path.cwd())}"
-        if isinstance(paths, Sequence):
-            names = b"\0".join(map(os.fsencode, paths))
-            self.place += f" {hashlib.blake2b(names, digest_size=16).hexdigest()}"
         self.classes: tuple[str, ...] | None = None
         self.skipped = 0
+
+    @property
+    def place(self) -> str | None:
+        """What the paths are relative to, since not all of them may be known; None in a folder that is gone."""
+        try:
+            return f"paths in {utf8_name(Path.cwd())}"
+        except OSError:
+            return None
 
     def __iter__(self) -> Iterator[Record]:
         """In the order given."""

@@ -142,7 +142,8 @@ def _is_labelled(source: Source, classes: Sequence[str]) -> bool:
 def _by_folder(images: Features, classes: Sequence[str]) -> torch.Tensor | None:
     """Labels of images that all lie in folders of classes; None where one does not."""
     numbers = {name: number for number, name in enumerate(classes)}
-    folders = [first if slash else None for first, slash, _ in (image.partition("/") for image in images.ids)]
+    found = (image.partition("/") for image in images.ids)
+    folders = [first if slash and "#" not in rest else None for first, slash, rest in found]  # but for rows of tables
     if not folders or not numbers.keys() >= set(folders):
         return None
     return torch.tensor([numbers[folder] for folder in folders if folder is not None])

@@ -97,6 +97,7 @@ class Parts:
         self._pending: list[pa.Table] = []
         self._paths: list[bytes] = []
         self.published: dict[str, Any] | None = None
+        self._is_out = False  # the output is there, and the folder, too
         self._over = False  # the folder is no longer this run's
         self._lock = FileLock(self.folder / _LOCK)
 
@@ -126,7 +127,7 @@ class Parts:
                 if kind is not None and not issubclass(kind, OutputError) and self._pending:
                     with contextlib.suppress(OutputError):
                         self._finish_part()
-                if not self._names or (self.published is not None and self._job is None):
+                if not self._names:
                     shutil.rmtree(self.folder, ignore_errors=True)
                 elif error is not None and not isinstance(error, OtherJobError):
                     error.add_note(self._how_to_go_on())
@@ -165,41 +166,50 @@ class Parts:
             if (notes := self._notes_of(name)).exists():
                 yield notes.read_bytes()
 
-    def publish(self, cut: float | None, *, then: Action | None = None) -> None:
+    def publish(self, cut: float | None, *, keep: bool = False) -> None:
         """Put the verdicts in the output's place.
 
         Args:
             cut: reject anew, where p-values are up to this; None leaves the decisions.
-            then: what is still to be done with the rejected files: until `end`, the same job goes on.
+            keep: something is still to be done with them: until `end`, the same job goes on.
 
         Raises:
             OutputError: they cannot be written.
         """
         check_output(self.target, overwrite=self._overwrite, foreign=None if self._one_file else foreign)
-        if then is None:
+        if not keep:
             self._append(self._complete())
         # What is written is written in the folder, so that a kill leaves nothing beside the output but the folder.
         if self._one_file:
             with self._whole(self.target) as partial:
                 write_tables((decided(table, cut) for table in self.tables()), partial, self._schema)
                 check_output(self.target, overwrite=self._overwrite)  # what has come since is somebody's
-            if then is None:
+            if not keep:
                 self._over = True
-                shutil.rmtree(self.folder)
+                with explained(self.folder):
+                    shutil.rmtree(self.folder)
         else:
             for name in () if cut is None else self._names:
                 parts = [decided(table, cut) for table in read_tables(self.folder / name)]
                 self._write_part(name, pa.concat_tables(parts))
             with explained(self.target):
-                if then is None:
+                if not keep:
                     replace_folder(self.folder, self.target)
                     self._over = True
                     for file in (self.target / _LOCK, *self.target.glob("_paths-*")):
                         file.unlink(missing_ok=True)
                 else:
                     self._publish_copies()
-        if then is not None and self.published is None:
-            published = {"published": then, "cut": cut}
+        self._is_out = keep
+
+    def carry(self, action: Action, cut: float | None) -> None:
+        """Note that files are carried off from now on: what is decided on them stays.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        if self.published is None:
+            published = {"published": action, "cut": cut}
             self._append(published)
             self.published = published
 
@@ -227,7 +237,9 @@ class Parts:
         replace_folder(partial, self.target)
 
     def _how_to_go_on(self) -> str:
-        if self.published is not None:
+        if self._is_out and self._job is None:
+            return f"{self.target} is written; the rejected files that are left are where they were"
+        if self._is_out or self.published is not None:
             return (
                 f"{self.target} is written; the same command with --overwrite (overwrite=True) judges nothing again "
                 "and goes on with the rejected files that are left"
@@ -256,10 +268,11 @@ class Parts:
                 self._names = list(dict.fromkeys(line["part"] for line in lines if "part" in line))
                 self.published = published
         elif published is not None and published["published"] == "move":
+            own = "" if lines[0].get("job") is None else ", or let its own command go on, with --overwrite"
             raise OtherJobError(
                 f"{self.folder} is of a run of another job ({self._difference(lines[0])}) that was stopped while it "
-                f"moved rejected files away, whose rows would be lost in {self.target}: let its own command go on, "
-                "with --overwrite, or remove the folder"
+                f"moved rejected files away: choose another output{own}. Without that folder the rows of what was "
+                f"moved would be lost from {self.target}"
             )
         elif lines and lines[0].get("job") is not None and not self._overwrite:
             raise OtherJobError(

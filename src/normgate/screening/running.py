@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import collections
 import itertools
 import time
 import warnings
+from collections.abc import Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from normgate.judging import Chosen, Judge, Runtime
     from normgate.monitor import ShiftAlarm
     from normgate.progress import Progress
+    from normgate.screening.finished import Finished
 
 Engine: TypeAlias = Literal["local", "ray"]
 PART_ROWS = 8192
@@ -118,8 +121,8 @@ def screen(
         )
     if not overwrite and target.exists() and is_being_carried(target):
         raise OutputError(
-            f"{target} is written, but its run was stopped while it copied or moved the rejected files; to go on with "
-            "them pass --overwrite (overwrite=True), too"
+            f"{target} is written, but its run was stopped while it copied or moved the rejected files; the same "
+            "command with --overwrite (overwrite=True) goes on with them"
         )
     check_output(target, overwrite=overwrite, foreign=None if _is_one_file(target) else foreign)
     if fdr is not None:
@@ -149,6 +152,9 @@ def screen(
         finished = parts.finished()
         options: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "max_pixels": max_pixels}
         if parts.published is None:
+            if isinstance(source, PathList) and isinstance(source.paths, Sized):
+                collections.deque(finished.remaining(source), maxlen=0)
+                _check_same_paths(source, finished, parts)  # and not only once all are judged
             batches = (
                 judged(chosen.judge, finished.remaining(source), **options)
                 if engine == "local"
@@ -157,18 +163,13 @@ def screen(
             for payloads, table in batches:
                 parts.write(table, b"" if carrier is None else carrier.noted(payloads))
                 progress("screening", parts.rows, total)
-            if isinstance(source, PathList) and finished.unseen:
-                raise OtherJobError(
-                    f"{parts.folder} holds verdicts on {finished.unseen} images that are not among these paths; remove "
-                    "it, or choose another output"
-                )
+            _check_same_paths(source, finished, parts)
             parts.close()
             cut = None if fdr is None else _cut(gate, fdr, parts.tables())
         else:  # what is left are files to carry off, and what was decided on them stays
             _say_unjudged(sum(1 for _ in finished.remaining(source)))
             cut = parts.published["cut"]
-        to_carry = [] if carrier is None else _rejected_names(parts, cut)
-        parts.publish(cut, then=rejected)
+        parts.publish(cut, keep=carrier is not None)
         counts, first_errors = _counted(target)
         summary = Summary(
             **counts,
@@ -186,8 +187,10 @@ def screen(
         )
         if written is not None:
             written(summary)
-        if carrier is not None:
-            carrier.carry(to_carry)
+        if carrier is not None and rejected is not None:
+            carrier.check(_rejected_names(parts, cut))
+            parts.carry(rejected, cut)
+            carrier.carry()
             parts.end()
     return summary
 
@@ -241,6 +244,15 @@ def _rejected_names(parts: Parts, cut: float | None) -> list[Path]:
         return [name for name, passed in zip(names_of(parts.paths()), accepted, strict=True) if passed is False]
     except ValueError as error:
         raise ScreeningError(f"{parts.folder} is damaged ({error}); remove it to begin anew") from error
+
+
+def _check_same_paths(source: Source, finished: Finished, parts: Parts) -> None:
+    """Refuse to mix lists of paths, of which one is not told from another before it is run through."""
+    if isinstance(source, PathList) and finished.unseen:
+        raise OtherJobError(
+            f"{parts.folder} holds verdicts on {finished.unseen} images that are not among these paths; remove it, or "
+            "choose another output"
+        )
 
 
 def _say_unjudged(images: int) -> None:
