@@ -140,7 +140,7 @@ class GateGraph(nn.Module):
 
 
 def _about(gate: Gate) -> dict[str, Any]:
-    calibration = gate.calibration
+    calibration, tuning_scores = gate.calibration, gate.tuning_scores
     return {
         "format": FORMAT,
         "version": __version__,
@@ -150,7 +150,7 @@ def _about(gate: Gate) -> dict[str, Any]:
         "false_alarm_rate": calibration.alpha,
         "calibration_scores": calibration.scores.tolist(),
         "predicted": None if calibration.predicted is None else calibration.predicted.tolist(),
-        "tuning_scores": None if gate.tuning_scores is None else gate.tuning_scores.tolist(),
+        "tuning_scores": None if tuning_scores is None else tuning_scores.tolist(),
         "caveats": gate.caveats,
     }
 

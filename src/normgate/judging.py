@@ -21,7 +21,7 @@ from normgate.gate import Gate
 from normgate.gate.folder import describe
 from normgate.identity import IdentityError, network_digest
 from normgate.normalization import unwrap
-from normgate.runtime import FORMAT, PortableGate, RuntimeFileError, load_onnxruntime
+from normgate.runtime import FORMAT, PortableGate, RuntimeFileError, is_exported, load_onnxruntime
 
 Judge: TypeAlias = Gate | PortableGate
 """Whatever gives verdicts on loaded images."""
@@ -73,11 +73,6 @@ def load_judge(path: str | os.PathLike[str], *, device: str | None = None, threa
     if device not in (None, "cpu"):
         raise JudgingError(f"{path} is judged by ONNX Runtime on the CPU, not on {device}; leave out --device")
     return PortableGate.load(path, threads=threads)
-
-
-def is_exported(path: str | os.PathLike[str]) -> bool:
-    """Whether this is the file of an exported gate, by its name."""
-    return Path(path).suffix.lower() == ".onnx" and not Path(path).is_dir()
 
 
 def check_runtime(runtime: str, *, exported: bool = False) -> None:

@@ -36,9 +36,14 @@ FORMAT = 2
 KEY = "normgate"
 """Under which the metadata holds everything of ours, as JSON."""
 MOST_BYTES = 2**31
-OUTPUTS = ("logits", "score", "p_value", "accepted")
-_KINDS = [("tensor(float)", 2), ("tensor(double)", 1), ("tensor(double)", 1), ("tensor(bool)", 1)]
-"""Of the outputs: type and number of axes."""
+_KINDS = {
+    "logits": ("tensor(float)", 2),
+    "score": ("tensor(double)", 1),
+    "p_value": ("tensor(double)", 1),
+    "accepted": ("tensor(bool)", 1),
+}
+"""Type and number of axes of the outputs, in their order."""
+OUTPUTS = tuple(_KINDS)
 OLDEST_ONNXRUNTIME = (1, 24)
 """ONNX Runtime before it takes weights from any file that a graph names."""
 
@@ -112,10 +117,8 @@ class PortableGate:
             if pixels.type != "tensor(uint8)" or tuple(pixels.shape[1:]) != (*preprocessing.size, 3):
                 raise ValueError("its input is not what its preprocessing makes")
             outputs = session.get_outputs()
-            if [output.name for output in outputs] != list(OUTPUTS):
+            if [(output.name, (output.type, len(output.shape))) for output in outputs] != list(_KINDS.items()):
                 raise ValueError("its outputs are others")
-            if [(output.type, len(output.shape)) for output in outputs] != _KINDS:
-                raise ValueError("its outputs are of other kinds")
             names = about["classes"]
             if not isinstance(names, list) or {type(name) for name in names} != {str}:
                 raise TypeError("classes is no list of names")
@@ -236,6 +239,11 @@ def _calibration(about: dict[str, Any], classes: tuple[str, ...]) -> Calibration
         None if predicted is None else np.array(predicted),
         None if predicted is None else classes,
     )
+
+
+def is_exported(path: str | os.PathLike[str]) -> bool:
+    """Whether this is the place of an exported gate, by its name."""
+    return Path(path).suffix.lower() == ".onnx" and not Path(path).is_dir()
 
 
 def load_onnxruntime() -> ModuleType:

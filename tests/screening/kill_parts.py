@@ -43,7 +43,7 @@ def run(target: Path, judged: Path, cut: float | None, then: str | None) -> None
         assert b"".join(parts.paths()) == b"x" * len(IDS)
         parts.publish(cut, keep=then is not None)
         if then is not None:
-            parts.carry(then, cut)
+            parts.begin_carrying(then, cut)
             assert parts.folder.exists()
             assert parts.published == {"published": then, "cut": cut}
             with judged.with_name("carried").open("a") as file:

@@ -43,10 +43,11 @@ def check_order(command: str, gate: Path, data: str) -> None:
     Raises:
         NormgateError: they have.
     """
+    from normgate.runtime import is_exported
 
     def is_gate(place: str | Path) -> bool:
-        is_exported = command == "screen" and str(place).lower().endswith(".onnx") and os.path.isfile(place)  # noqa: PTH113 (any text)
-        return is_exported or os.path.isfile(os.path.join(place, "gate.json"))  # noqa: PTH113, PTH118
+        file = place if command == "screen" and is_exported(place) else os.path.join(place, "gate.json")  # noqa: PTH118 (any text)
+        return os.path.isfile(file)  # noqa: PTH113
 
     if is_gate(data) and not is_gate(gate):
         again = shlex.join(["normgate", command, data, str(gate)])

@@ -100,7 +100,8 @@ def screen(
     from normgate.data.kinds import kind_of
     from normgate.errors import NormgateError
     from normgate.gate import Gate
-    from normgate.judging import check_runtime, choose_judge, is_exported, load_judge
+    from normgate.judging import check_runtime, choose_judge, load_judge
+    from normgate.runtime import is_exported
     from normgate.screening import check_engine, rejected_ids
     from normgate.screening import screen as run
 

@@ -43,6 +43,10 @@ class Finished:
                 yield record
         self.unseen = int(left.sum())
 
+    def count_remaining(self, records: Iterable[Record]) -> int:
+        """How many records are not among them."""
+        return sum(1 for _ in self.remaining(records))
+
     def _place(self, name: str) -> int | None:
         wanted = np.bytes_(_digest(name))
         place = int(np.searchsorted(self._digests, wanted)) if len(self._digests) else 0

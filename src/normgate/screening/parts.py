@@ -202,8 +202,8 @@ class Parts:
                     self._publish_copies()
         self._is_out = keep
 
-    def carry(self, action: Action, cut: float | None) -> None:
-        """Note that files are carried off from now on: what is decided on them stays.
+    def begin_carrying(self, action: Action, cut: float | None) -> None:
+        """Note that rejected files are carried off from now on: what was decided on them stays.
 
         Raises:
             OutputError: it cannot be written.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import itertools
 import time
 import warnings
@@ -153,7 +152,7 @@ def screen(
         options: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "max_pixels": max_pixels}
         if parts.published is None:
             if isinstance(source, PathList) and isinstance(source.paths, Sized):
-                collections.deque(finished.remaining(source), maxlen=0)
+                finished.count_remaining(source)
                 _check_same_paths(source, finished, parts)  # and not only once all are judged
             batches = (
                 judged(chosen.judge, finished.remaining(source), **options)
@@ -167,7 +166,7 @@ def screen(
             parts.close()
             cut = None if fdr is None else _cut(gate, fdr, parts.tables())
         else:  # what is left are files to carry off, and what was decided on them stays
-            _say_unjudged(sum(1 for _ in finished.remaining(source)))
+            _say_unjudged(finished.count_remaining(source))
             cut = parts.published["cut"]
         parts.publish(cut, keep=carrier is not None)
         counts, first_errors = _counted(target)
@@ -189,7 +188,7 @@ def screen(
             written(summary)
         if carrier is not None and rejected is not None:
             carrier.check(_rejected_names(parts, cut))
-            parts.carry(rejected, cut)
+            parts.begin_carrying(rejected, cut)
             carrier.carry()
             parts.end()
     return summary
@@ -243,7 +242,10 @@ def _rejected_names(parts: Parts, cut: float | None) -> list[Path]:
     try:
         return [name for name, passed in zip(names_of(parts.paths()), accepted, strict=True) if passed is False]
     except ValueError as error:
-        raise ScreeningError(f"{parts.folder} is damaged ({error}); remove it to begin anew") from error
+        raise ScreeningError(
+            f"{parts.folder} is damaged ({error}), so that no rejected file can be carried off; {parts.target} says "
+            "which they are. Choose another output for the next run, or remove the folder"
+        ) from error
 
 
 def _check_same_paths(source: Source, finished: Finished, parts: Parts) -> None:
