@@ -148,6 +148,31 @@ def test_exit_codes(gate: Path, class_folders: Path, tmp_path: Path, capsys: pyt
     assert (run("screen", gate, class_folders, "-o", tmp_path / "d.parquet", "--fail-on-reject") == 4) == (rejected > 0)
 
 
+def test_an_image_elsewhere_has_a_verdict_as_one_here_has(
+    gate: Path,
+    class_folders: Path,
+    tmp_path: Path,
+    memory: Callable[[dict[str, bytes]], str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    image = next((class_folders / "cat").glob("*.png"))
+    place = memory({"x.png": image.read_bytes(), "broken.png": b"no image", "y.parquet": b""})
+    verdicts = []
+    for where in (image, image.as_uri(), f"{place}/x.png"):
+        assert run("screen", gate, where, "--json") == 0
+        verdicts.append(json.loads(capsys.readouterr().out))
+    assert [verdict.pop("id") for verdict in verdicts] == [str(image), str(image), f"{place}/x.png"]
+    assert verdicts[0] == verdicts[1] == verdicts[2]
+    for where, said in (("broken.png", "not an image"), ("gone.png", "there is no such file")):
+        assert run("screen", gate, f"{place}/{where}") == 1
+        assert said in capsys.readouterr().err
+    for where, said in (("*.png", "-o verdicts.parquet"), ("", "-o verdicts.parquet"), ("y.parquet", "Parquet")):
+        assert run("screen", gate, f"{place}/{where}") == 2
+        assert said in capsys.readouterr().err
+    assert run("screen", gate, f"{place}/x.png", "-o", tmp_path / "v.parquet") == 0
+    assert pq.read_table(tmp_path / "v.parquet")["id"].to_pylist() == ["x.png"]
+
+
 def test_what_is_left_out_is_said(class_folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     quick = ["--alpha", "0.2", "--width", "2", "--model-arg", "layers=[1,1,1,1]", "--epochs", "1", "--batch-size", "8"]
     for number in range(12):

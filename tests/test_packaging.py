@@ -8,8 +8,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-UNTESTED = {"s3fs", "gcsfs"}
-"""They want a bucket, or stand-ins for one."""
+UNTESTED = {"gcsfs"}
+"""It wants a bucket."""
 
 
 def test_every_bound_is_a_version_that_is_tested() -> None:

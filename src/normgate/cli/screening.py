@@ -97,7 +97,6 @@ def screen(
     A run that was stopped goes on when the same command is given again; with --overwrite, if its table is there.
     """
     from normgate import console, tables
-    from normgate.data.kinds import kind_of
     from normgate.errors import NormgateError
     from normgate.gate import Gate
     from normgate.judging import check_runtime, choose_judge, load_judge
@@ -118,7 +117,7 @@ def screen(
         raise NormgateError("--copy-rejected and --move-rejected exclude each other")
     of_many = (fdr, copy_rejected, move_rejected, report, shift_alarm)
     about_many = list_rejected or any(value is not None for value in of_many)
-    one = os.path.isfile(incoming) and kind_of(incoming) not in ("tables", "shards")  # noqa: PTH113 (any text)
+    one = _is_one_image(incoming)
     if output is None and one and not about_many:
         loaded = load_judge(gate, device=device)
         # To export a graph takes longer than to judge one image.
@@ -188,6 +187,17 @@ def screen(
         raise typer.Exit(DATA_FAILED)
     if fail_on_reject and summary.rejected:
         raise typer.Exit(REJECTED)
+
+
+def _is_one_image(place: str) -> bool:
+    """Whether a place is one file, here or elsewhere, that has a verdict and no table of verdicts."""
+    from normgate.data import addresses, patterns
+    from normgate.data.kinds import kind_of
+
+    if not addresses.is_address(place):
+        path = addresses.local_path(place)
+        return os.path.isfile(path) and kind_of(path) not in ("tables", "shards")  # noqa: PTH113 (any text)
+    return kind_of(addresses.find(place).name) == "images" and not patterns.is_pattern(place, "*[")
 
 
 @contextlib.contextmanager
