@@ -155,39 +155,10 @@ def _assemble(
 ) -> Gate:
     network = description["network"]
     backbone = None if network["backbone"] is None else Backbone.from_dict(network["backbone"])
-    if model is None:
-        if backbone is None:
-            raise GateFolderError(
-                f"{path} holds the weights of a {network['class']} that timm cannot rebuild; make that network and "
-                "pass it: gate = Gate.load(path, model=network). In Python everything can be done with it; the command "
-                "line screens with and serves what 'from normgate.export import export; export(gate, \"gate.onnx\")' "
-                "writes"
-            )
-        _check_size(backbone, path / "network.safetensors")
-        model = backbone.build()
-    # The gate says how its features are normalised, not the network that was passed.
-    if is_normalized(model):
-        remove_l2norm(model)
-    if network["temperature"] is not None:
-        l2norm(model, head=network["head"], temperature=network["temperature"])
-    weights = load_file(path / "network.safetensors")
-    _take_precision(unwrap(model), weights)
-    try:
-        unwrap(model).load_state_dict(weights)
-    except RuntimeError as error:
-        raise GateFolderError(f"the weights in {path} do not fit the network: {error}") from error
-    model.eval()
     magnitude = network["magnitude"]
-    preprocessing = Preprocessing.from_dict(description["preprocessing"])
-    if lost := preprocessing.to_dict().keys() - description["preprocessing"].keys():
-        # Written by people it may be short; a gate's says everything.
-        raise GateFolderError(
-            f"{path} is damaged: its preprocessing lacks {', '.join(sorted(lost))}. "
-            "Copy the gate anew, or make it again"
-        )
     extractor = FeatureExtractor(
-        model,
-        preprocessing,
+        _network(path, network, backbone, model),
+        _preprocessing(path, description["preprocessing"]),
         head=network["head"],
         magnitude=MagnitudeSpec.from_dict(magnitude) if magnitude is not None else None,
         search=False,
@@ -223,6 +194,45 @@ def _assemble(
         provenance=provenance,
         trained_on_probes=families(description.get("trained_on_probes", [])),
     )
+
+
+def _network(
+    path: Path, description: Mapping[str, Any], backbone: Backbone | None, model: nn.Module | None
+) -> nn.Module:
+    """The network with its weights, in the precision that these have, ready to judge."""
+    if model is None:
+        if backbone is None:
+            raise GateFolderError(
+                f"{path} holds the weights of a {description['class']} that timm cannot rebuild; make that network and "
+                "pass it: gate = Gate.load(path, model=network). In Python everything can be done with it; the command "
+                "line screens with and serves what 'from normgate.export import export; export(gate, \"gate.onnx\")' "
+                "writes"
+            )
+        _check_size(backbone, path / "network.safetensors")
+        model = backbone.build()
+    # The gate says how its features are normalised, not the network that was passed.
+    if is_normalized(model):
+        remove_l2norm(model)
+    if description["temperature"] is not None:
+        l2norm(model, head=description["head"], temperature=description["temperature"])
+    weights = load_file(path / "network.safetensors")
+    _take_precision(unwrap(model), weights)
+    try:
+        unwrap(model).load_state_dict(weights)
+    except RuntimeError as error:
+        raise GateFolderError(f"the weights in {path} do not fit the network: {error}") from error
+    return model.eval()
+
+
+def _preprocessing(path: Path, description: Mapping[str, Any]) -> Preprocessing:
+    preprocessing = Preprocessing.from_dict(description)
+    if lost := preprocessing.to_dict().keys() - description.keys():
+        # Written by people it may be short; a gate's says everything.
+        raise GateFolderError(
+            f"{path} is damaged: its preprocessing lacks {', '.join(sorted(lost))}. "
+            "Copy the gate anew, or make it again"
+        )
+    return preprocessing
 
 
 def _take_precision(network: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
