@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 
 import normgate.data
@@ -263,3 +264,20 @@ def test_folders_are_opened_without_torch_pyarrow_or_fsspec(tree):
     )
     done = subprocess.run([sys.executable, "-c", code, tree], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "3"
+
+
+@pytest.mark.parametrize("labelled", [False, True])
+def test_tensors_may_have_been_prepared(labelled):
+    for tensor in (torch.zeros(2, 3, 8, 8), (torch.zeros(2, 3, 8, 8), [0, 1])):
+        with pytest.raises(SourceError, match=r"pass uint8 arrays .* images.permute\(0, 2, 3, 1\).numpy\(\)"):
+            open_source(tensor, labelled=labelled)
+
+
+def test_grey_images_with_labels(noise):
+    images = noise(4, 8, 8)
+    for labels in ([0, 1, 0, 1], np.array([0, 1, 0, 1]), ("a", "b", "a", "b"), torch.tensor([0, 1, 0, 1])):
+        records = load(open_source((images, labels), labelled=True))
+        assert len(records) == 4
+        assert decode(records[1].payload).convert("L").tobytes() == images[1].tobytes()
+    for other in (noise(8, 8, 3), noise(8, 8), Image.fromarray(noise(8, 8, 3))):
+        assert len(load(open_source((noise(9, 8, 3), other), labelled=False))) == 2

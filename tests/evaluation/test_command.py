@@ -87,12 +87,14 @@ def test_mistakes_name_the_fix_before_any_work(
     (tmp_path / "file").write_text("")
     pq.write_table(pa.table({"image": [(class_folders / "cat" / "00.png").read_bytes()]}), tmp_path / "t.parquet")
     for arguments, said in (
-        (["-o", tmp_path / "r.xlsx"], ".json, .csv or .md"),
-        (["-o", tmp_path / "file"], ".json, .csv or .md"),
+        (["-o", tmp_path / "r.xlsx"], ".json, .csv, .md or .tex"),
+        (["-o", tmp_path / "file"], ".json, .csv, .md or .tex"),
         (["--per-image", tmp_path / "i.xlsx"], ".parquet or .csv"),
         ([gates[1], "--per-image", tmp_path / "i.csv"], "leave out --per-image"),
         (["--per-image", tmp_path / "r.csv", "-o", tmp_path / "r.csv"], "two outputs have the same name"),
         (["--score", "knn:5"], "knn:k=5"),
+        (["--score", "knn,norm"], "repeat it: --score knn --score norm"),
+        (["--score", "auto"], "'evaluate' compares those that it is given"),
         (["--score", "knn:n=5"], "knn has no setting 'n'; it has k"),
         (["--group", "far"], "NAME=SET,SET"),
         (["--group", "far=dogs"], "a list of: cats"),

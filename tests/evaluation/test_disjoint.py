@@ -25,6 +25,14 @@ def test_each_set_is_compared_with_those_of_the_gate_and_with_the_known_images()
     sets = {"id": [b"a", b"c", b"c", b"x"], "far": [b"x", b"b"], "near": [b"y"]}
     assert shared_images(seen, sets) == {"id": {"train": 1, "calibration": 2}, "far": {"train": 1, "id": 1}}
     assert shared_images({}, {"id": [b"a"]}) == {}
+    assert shared_images({}, {"id": [b"a"], "far": [b"x", b"x"], "near": [b"y", b"x"]}) == {"near": {"far": 1}}
+
+
+def test_unknown_images_of_two_sets_are_pointed_out(gate: Gate) -> None:
+    sets = {"odd": random_records(10, 8), "odder": Records([*random_records(5, 7), *random_records(10, 8)[:3]])}
+    with pytest.warns(NormgateWarning, match="odder: 3 are odd images, too; a mean of such sets counts them twice"):
+        found = evaluate(gate, random_records(20, 9), sets, scores="energy")
+    assert found.shared == {"odder": {"odd": 3}}
 
 
 @pytest.mark.parametrize("cached", [False, True])

@@ -15,7 +15,8 @@ import pytest
 import torch
 from pyarrow import csv as arrow_csv
 
-from normgate import NormgateWarning, metrics
+import normgate
+from normgate import NormgateWarning, metrics, scores
 from normgate.evaluation import Evaluation, EvaluationError, evaluate_features, over_seeds
 from normgate.features import Features
 from normgate.files import OutputError
@@ -52,6 +53,8 @@ def test_curves() -> None:
         found.risk_coverage("norm", "both", "flat")
     with pytest.raises(EvaluationError, match="dice was not computed; choose from: norm, energy, knn"):
         found.risk_coverage("dice", "wrong")
+    with pytest.raises(EvaluationError, match="errors are 'wrong', 'outliers' or 'both', not 'outlier'"):
+        found.risk_coverage("norm", "outlier", "odd")
     with pytest.raises(EvaluationError, match="no labels"):
         evaluation(labelled=False).risk_coverage("norm", "both", "odd")
 
@@ -119,9 +122,27 @@ def test_markdown_says_how_outliers_are_weighted(tmp_path: Path) -> None:
     assert "aurc_both" not in (tmp_path / "unlabelled.md").read_text()
 
 
+def test_latex_has_the_tables_of_markdown(tmp_path: Path) -> None:
+    for name, found in (("one", evaluation()), ("seeds", over_seeds([evaluation(1), evaluation(2)]))):
+        for suffix in (".md", ".tex"):
+            found.save(tmp_path / f"{name}{suffix}")
+        tex, md = ((tmp_path / f"{name}{suffix}").read_text() for suffix in (".tex", ".md"))
+        plain = tex.replace(r"\_", "_").replace("--", "–").replace(r"\%", "%")
+        rows = [line.removesuffix(r" \\").split(" & ") for line in plain.splitlines() if line.endswith(r"\\")]
+        table = [
+            line.strip("| ").split(" | ") for line in md.splitlines() if line.startswith("|") and "---" not in line
+        ]
+        assert rows == table
+        assert tex.count(r"\begin{table}") == tex.count(r"\bottomrule") == md.count("\n## ")
+        assert r"\begin{tabular}{lrrr}" in tex
+    features = {"id": random_features(20, 1), "a&b_c\\%": random_features(20, 2)}
+    evaluate_features(None, features, scores="norm").save(tmp_path / "odd.tex")
+    assert r"score & a\&b\_c\textbackslash{}\% \\" in (tmp_path / "odd.tex").read_text()
+
+
 @pytest.mark.parametrize("name", ["results", "results.xlsx"])
 def test_another_suffix_names_those_there_are(tmp_path: Path, name: str) -> None:
-    with pytest.raises(EvaluationError, match=r"\.json, \.csv or \.md"):
+    with pytest.raises(EvaluationError, match=r"\.json, \.csv, \.md or \.tex"):
         evaluation().save(tmp_path / name)
 
 
@@ -149,6 +170,8 @@ def test_mean_min_and_max_over_seeds(tmp_path: Path) -> None:
     assert float(rows["knn", "set", "odd", "auroc"]["max"]) == spread.max
     assert spread.std == pytest.approx(np.std(values, ddof=1))
     assert float(rows["knn", "set", "odd", "auroc"]["std"]) == spread.std
+    assert float(rows["norm", "set", "id", "aurc_wrong"]["min"]) == summary.aurc_wrong["norm"].min
+    assert repr(summary) == "<SeedSummary: 3 scores of 3 evaluations>"
     assert over_seeds(runs[:1]).metrics["knn"]["odd"]["auroc"].std is None
     cell = f"{100 * spread.mean:.1f} ({100 * spread.min:.1f}–{100 * spread.max:.1f})"
     assert cell in summary.table()
@@ -215,6 +238,56 @@ def test_seeds_of_other_images() -> None:
         over_seeds([of(known, odd), of(known.select(range(7)), odd)])
     with pytest.raises(EvaluationError, match="10 images of odd in one evaluation and 10 in another are not the same"):
         over_seeds([of(known, odd), of(known, random_features(20, 2).select(range(10, 20)))])
+
+
+def test_seeds_of_other_images_in_memory_which_have_numbers_for_names() -> None:
+    def of(digest: bytes) -> Evaluation:
+        known = dataclasses.replace(random_features(2, 1), digests=(b"a", digest))
+        return evaluate_features(None, {"id": known, "odd": random_features(10, 2)}, scores="norm")
+
+    assert of(b"b").contents == of(b"b").contents != of(b"c").contents
+    assert of(b"b").contents.keys() == {"id"}
+    over_seeds([of(b"b"), of(b"b")])
+    with pytest.raises(EvaluationError, match="not the same images"):
+        over_seeds([of(b"b"), of(b"c")])
+
+
+def test_seeds_of_other_scores(tmp_path: Path) -> None:
+    def of(*scores: str) -> Evaluation:
+        return evaluate_features(None, {"id": random_features(20, 1), "odd": random_features(10, 2)}, scores=scores)
+
+    summary = over_seeds([of("norm", "energy"), of("msp", "norm")])
+    assert summary.left_out == ("energy", "msp")
+    summary.save(tmp_path / "s.md")
+    assert "left out, since not every evaluation has them: energy, msp" in (tmp_path / "s.md").read_text()
+    with pytest.raises(EvaluationError, match="no score that every evaluation has"):
+        over_seeds([of("energy"), of("msp")])
+
+
+def test_how_the_scores_were_made_is_said() -> None:
+    found = evaluate_features(
+        None, {"id": random_features(20, 1)}, scores=["norm", "knn"], train=random_features(30, 7)
+    )
+    assert found.fitted == {"train": 30}
+    assert found.settings["knn"] == scores.create("knn").settings
+    assert found.to_dict()["version"] == normgate.__version__
+
+
+def test_features_of_another_network_are_refused() -> None:
+    known, odd = random_features(20, 1), random_features(20, 2)
+    others = (
+        dataclasses.replace(odd, weight=odd.weight + 1),
+        dataclasses.replace(odd, temperature=odd.temperature / 2),
+        dataclasses.replace(odd, m=odd.z[:, :3]),
+        dataclasses.replace(odd, z=odd.z[:, :3], weight=odd.weight[:, :3]),
+    )
+    for other in others:
+        with pytest.raises(EvaluationError, match="the features of odd are another network's than those of id"):
+            evaluate_features(None, {"id": known, "odd": other}, scores="norm")
+    with pytest.raises(EvaluationError, match="the features of train are another network's"):
+        evaluate_features(None, {"id": known, "odd": odd}, scores="knn", train=others[0])
+    with pytest.raises(EvaluationError, match="odd has no images"):
+        evaluate_features(None, {"id": known, "odd": odd.select([])}, scores="norm")
 
 
 def test_names_do_not_break_tables() -> None:

@@ -193,6 +193,9 @@ def test_arguments_that_do_not_go_together() -> None:
         (made, {"preprocessing": Preprocessing((8, 8))}, "preprocessing= describe"),
         (made, {"head": "fc", "classes": CLASSES}, "classes=, head= describe"),
         (small_network(), {}, "needs preprocessing="),
+        ("gates/x", {}, r"takes a gate or a network, and not str: normgate.Gate.load\('gates/x'\)"),
+        ({}, {}, "takes a gate or a network, and not dict$"),
+        (made, {"groups": ["odd"]}, "groups= names its sets, .* and is no list"),
         (made, {"groups": {"far": ["od"]}}, "'far' names od; a group is a list of: odd"),
         (made, {"groups": {"far": []}}, "'far' names no set"),
         (made, {"groups": {"far": "odd"}}, "'far' names no set"),
@@ -200,6 +203,9 @@ def test_arguments_that_do_not_go_together() -> None:
     ):
         with pytest.raises(EvaluationError, match=said):
             evaluate(network, known, odd, **options)
+    for name in ("", 1):
+        with pytest.raises(EvaluationError, match=f"{name!r} is no name of a set"):
+            evaluate(made, known, {name: odd["odd"]})
     with pytest.raises(scores.ScoreError, match="did you mean 'norm'"):
         evaluate(made, known, odd, scores="nrm")
     with pytest.raises(FeatureError, match="3 outputs, and 2 different classes"):

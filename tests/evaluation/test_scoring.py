@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -65,6 +66,45 @@ def test_two_scores_need_two_names() -> None:
     wide = dataclasses.replace(scores.create("knn", k=5), name="knn_5")
     values, _ = computed(chosen([wide, "knn"], own), FEATURES, train=TRAIN, tuning=None, own=own)
     assert set(values) == {"knn_5", "knn"}
+
+
+@pytest.mark.parametrize(
+    ("fitted", "scored", "said"),
+    [
+        ({"mean": torch.zeros(1)}, torch.zeros(10), r"of 40 images a tensor of shape \(10,\)"),
+        ({"mean": torch.zeros(1)}, torch.zeros(40, 1), r"of 40 images a tensor of shape \(40, 1\)"),
+        ({"mean": torch.zeros(1)}, np.zeros(40), "of 40 images a ndarray"),
+        (None, torch.zeros(40), "has learned a NoneType; _fit and _scale return tensors by name"),
+        ({"mean": [0.0]}, torch.zeros(40), "has learned a dict"),
+    ],
+)
+def test_a_score_of_ones_own_that_gives_something_else_is_told(fitted: Any, scored: Any, said: str) -> None:
+    @dataclasses.dataclass
+    class Own(FirstNumber):
+        def _fit(self, features: Features) -> dict[str, torch.Tensor]:
+            return fitted
+
+        def _score(self, features: Features) -> torch.Tensor:
+            return scored
+
+    with pytest.raises(EvaluationError, match=f"own cannot be had: own .*{said}"):
+        evaluate_features(None, FEATURES, scores=Own("own"), train=TRAIN)
+    found = evaluate_features(None, FEATURES, scores=["all", Own("own")], train=TRAIN)
+    assert "own" in found.refused
+    assert "norm" in found.metrics
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (None, "scores= takes names and scores, or 'all', and not None"),
+        ([FirstNumber], r"make one: FirstNumber\('name'\)"),
+        ([lambda features: features.z], "a score is a subclass of Score"),
+    ],
+)
+def test_what_is_no_score(given: Any, said: str) -> None:
+    with pytest.raises(EvaluationError, match=said):
+        evaluate_features(None, FEATURES, scores=given)
 
 
 def test_what_cannot_be_had_says_why() -> None:

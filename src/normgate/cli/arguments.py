@@ -115,9 +115,17 @@ def score_of(text: str, *, own_name: bool = False) -> str | Score:
         own_name: whether a score with settings is to be called what was written, so that there may be several.
 
     Raises:
-        NormgateError: settings are not NAME=JSON, or the score does not take them.
+        NormgateError: there are several, settings are not NAME=JSON, or the score does not take them.
     """
     name, colon, settings = text.partition(":")
+    if "," in name:
+        repeated = " ".join(f"--score {part}" for part in text.split(","))
+        raise NormgateError(f"--score takes one score{f'; repeat it: {repeated}' if own_name else ''}")
+    if own_name and name == "auto":
+        raise NormgateError(
+            "probes choose a score in 'train' and 'calibrate' (--score auto); 'evaluate' compares those that it is "
+            "given with the gate's own, and all of them without --score"
+        )
     if not colon:
         return text
     from normgate import scores

@@ -62,7 +62,7 @@ def evaluate(
     ] = 4.0,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Keep no features for the next run.")] = False,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Also write the results, as .json, .csv or .md.")
+        Path | None, typer.Option("-o", "--output", help="Also write the results, as .json, .csv, .md or .tex.")
     ] = None,
     per_image: Annotated[
         Path | None,

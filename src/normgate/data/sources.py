@@ -132,8 +132,8 @@ def open_source(
             - the address of any of these: `s3://`, `gs://`, `hf://`, `https://` and whatever else fsspec opens;
             - `torchvision:CIFAR10?root=DIR&train=false` (`&download=true` to fetch it);
             - a sequence of paths or addresses, encoded bytes, Pillow images or uint8 arrays, one of the latter three,
-              or one uint8 array (N, H, W, C); with labels, `(images, labels)` or, where some images belong together (of
-              a person, a scene), `(images, labels, groups)`;
+              or one uint8 array (N, H, W, C); with labels, `(images, labels)`, where (N, H, W) are grey ones, or, where
+              some images belong together (of a person, a scene), `(images, labels, groups)`;
             - a data set that gives `(image, label)` by index;
             - a source, which is returned as it is.
         labelled: whether labels are needed. If not, they are not looked at.
@@ -190,6 +190,11 @@ def _open_objects(data: Any, labelled: bool) -> Source:
         data = [bytes(data)]
     if isinstance(data, Image.Image) or (isinstance(data, np.ndarray) and data.ndim < 4):
         data = [data]
+    if any(type(part).__module__ == "torch" for part in (data, *(data[:1] if isinstance(data, tuple) else ()))):
+        raise SourceError(
+            "a tensor of images may have been prepared for a network or not: pass uint8 arrays of N × H × W × C, as in "
+            "images.permute(0, 2, 3, 1).numpy()"
+        )
     if _is_labelled(data):
         images, labels, *groups = data
         return ImageList(images, labels if labelled else None, *groups)
@@ -211,8 +216,10 @@ def _is_labelled(data: Any) -> bool:
     """Whether it is (images, labels) or (images, labels, groups), and not a tuple of images."""
     if not isinstance(data, tuple) or len(data) not in (2, 3):
         return False
-    images = data[0]
-    return images.ndim == 4 if isinstance(images, np.ndarray) else isinstance(images, list | tuple)
+    images, labels = data[:2]
+    if isinstance(images, np.ndarray):  # (N, H, W) are grey images, if what follows is no image
+        return images.ndim == 4 or (images.ndim == 3 and not isinstance(labels, Image.Image) and np.ndim(labels) == 1)
+    return isinstance(images, list | tuple)
 
 
 def _check_classes(source: Source, least: int) -> None:

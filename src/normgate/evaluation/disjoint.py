@@ -8,6 +8,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 
+_KNOWN = ("train", "tuning", "calibration", "id")
+
+
 def shared_images(
     seen: Mapping[str, Sequence[bytes]], sets: Mapping[str, Sequence[bytes]]
 ) -> dict[str, dict[str, int]]:
@@ -15,21 +18,33 @@ def shared_images(
 
     Args:
         seen: fingerprints of train, tuning and calibration images.
-        sets: fingerprints of the evaluated images; the known ones are `id`, and unknown ones are compared with them.
+        sets: fingerprints of the evaluated images; the known ones are `id`, with which unknown ones are compared, as
+            they are with the unknown sets before them.
     """
     found: dict[str, dict[str, int]] = {}
+    before: dict[str, Sequence[bytes]] = {}
     for name, own in sets.items():
-        others = {**seen, **({} if name == "id" else {"id": sets.get("id", ())})}
+        others = {**before, **seen, **({} if name == "id" else {"id": sets.get("id", ())})}
         counts = {other: sum(map(set(theirs).__contains__, own)) for other, theirs in others.items()}
         if any(counts.values()):
             found[name] = {other: count for other, count in counts.items() if count}
+        before[name] = own
     return found
 
 
 def shared_lines(shared: Mapping[str, Mapping[str, int]]) -> list[str]:
-    """The same in words, a line a set."""
-    return [
-        f"{name}: {' and '.join(f'{count} are {other} images' for other, count in others.items())}, too; figures of "
-        "them say nothing of new images: take them out"
-        for name, others in shared.items()
-    ]
+    """The same in words, a line a set and reason."""
+    lines = []
+    for name, others in shared.items():
+        counts = [f"{count} are {other} images" for other, count in others.items() if other in _KNOWN]
+        if counts:
+            lines.append(
+                f"{name}: {' and '.join(counts)}, too; figures of them say nothing of new images: take them out"
+            )
+        counts = [f"{count} are {other} images" for other, count in others.items() if other not in _KNOWN]
+        if counts:
+            lines.append(
+                f"{name}: {' and '.join(counts)}, too; a mean of such sets counts them twice, and its interval takes "
+                "them for other images: leave them in one set"
+            )
+    return lines

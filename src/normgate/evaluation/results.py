@@ -6,7 +6,7 @@ import dataclasses
 import functools
 from typing import TYPE_CHECKING, Any, Literal
 
-from normgate import metrics
+from normgate import __version__, metrics
 from normgate.errors import NormgateError
 from normgate.evaluation.comparison import Comparison, compared
 from normgate.evaluation.figures import COVERAGES, DEFINITIONS
@@ -62,7 +62,7 @@ class Evaluation:
         refused: scores that were not computed, with the reason.
         errors: `(set, id, message)` of each image that could not be read.
         shared: `shared[set][other]`, number of images of a set that are in one of the gate's sets, too, or of an OoD
-            set that are in the ID set: figures of them say nothing of new images.
+            set that are in the ID set: figures of them say nothing of new images; or in an OoD set before it.
         seconds: wall-clock time.
         ids: names of the images, by set.
         values: `values[score][set]`, the score of each image, (N,) float64; the gate's score is always among them.
@@ -70,6 +70,12 @@ class Evaluation:
         features: of the images, by set, where they were to be kept; a report is made from them.
         gate: what the gate is: `version` of normgate, `score` with its settings, and how it was trained (`run`), where
             normgate did; None without a gate.
+        settings: of each score.
+        fitted: numbers of images that scores were fitted to, `train` and `tuning`, where there were any; the gate's own
+            score is as the gate has it.
+        contents: by set, a digest of what its images show, whatever their order and names; only of sets whose images
+            were read.
+        version: of normgate.
     """
 
     gate_score: str | None
@@ -90,6 +96,10 @@ class Evaluation:
     wrong: np.ndarray | None
     features: dict[str, Features] | None = None
     gate: dict[str, Any] | None = None
+    settings: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    fitted: dict[str, int] = dataclasses.field(default_factory=dict)
+    contents: dict[str, str] = dataclasses.field(default_factory=dict)
+    version: str = __version__
 
     def __repr__(self) -> str:
         """On one line; `table` shows the figures."""
@@ -137,8 +147,11 @@ class Evaluation:
             ood: name of an OoD set, but for "wrong".
 
         Raises:
-            EvaluationError: there is no such score or set, or predictions cannot be wrong for want of labels.
+            EvaluationError: there is no such score, set or kind of errors, or predictions cannot be wrong for want of
+                labels.
         """
+        if errors not in ("wrong", "outliers", "both"):
+            raise EvaluationError(f"errors are 'wrong', 'outliers' or 'both', not {errors!r}")
         values = self.values[self._known(score)]
         if errors != "outliers" and self.wrong is None:
             raise EvaluationError("the ID images have no labels, so no prediction is known to be wrong")
@@ -172,7 +185,7 @@ class Evaluation:
         return markdown_table(self, metric)
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-        """Write everything as .json, the metrics as .csv (a row a score and set), or tables as .md.
+        """Write everything as .json, the metrics as .csv (a row a score and set), or tables as .md or .tex.
 
         Raises:
             EvaluationError: another suffix.

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
 
 from normgate import __version__, metrics
 from normgate.calibration import false_alarm_band
@@ -33,8 +37,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import numpy as np
-    import torch
-    from torch import nn
 
     from normgate.data.preprocessing import Preprocessing
     from normgate.data.sources import Data, Source
@@ -102,6 +104,11 @@ def evaluate(
     names: tuple[str, ...] | None
     if not isinstance(ood, Mapping):
         raise EvaluationError(f"ood= names its sets, as in {{'near': images}}, and is no {type(ood).__name__}")
+    if nameless := [name for name in ood if not isinstance(name, str) or not name]:
+        raise EvaluationError(f"{nameless[0]!r} is no name of a set; call it something")
+    if not isinstance(gate, Gate | nn.Module):
+        how = f": normgate.Gate.load({str(gate)!r})" if isinstance(gate, str | Path) else ""
+        raise EvaluationError(f"evaluate() takes a gate or a network, and not {type(gate).__name__}{how}")
     if "id" in ood:
         raise EvaluationError("'id' is the name of the known test images; call that OoD set something else")
     _checked_groups(groups, list(ood))
@@ -190,7 +197,8 @@ def evaluate_features(
         progress: told how far it is.
 
     Raises:
-        EvaluationError: there is no set `id`; otherwise as `evaluate`.
+        EvaluationError: there is no set `id`, a set is empty, or sets are of different networks; otherwise as
+            `evaluate`.
         ScoreError: there is no score of that name.
     """
     started = time.perf_counter() if started is None else started
@@ -201,6 +209,8 @@ def evaluate_features(
     if gate is not None:
         train = gate.kept.get("train") if train is None else train
         tuning = gate.kept.get("tuning") if tuning is None else tuning
+    fitted = {name: part for name, part in (("train", train), ("tuning", tuning)) if part is not None}
+    _check_one_network({**features, **fitted})
     wanted = chosen(scores, own)
     extra = [] if own is None or own in wanted else [own]
     values, refused = computed([*wanted, *extra], features, train=train, tuning=tuning, own=own, progress=progress)
@@ -230,7 +240,28 @@ def evaluate_features(
         wrong=wrong,
         features=dict(features) if keep_features else None,
         gate=None if gate is None else _described(gate),
+        settings={score.name: score.settings for score in wanted if score.name in values},
+        fitted={name: len(part) for name, part in fitted.items()},
+        contents={name: _content(part.digests) for name, part in features.items() if part.digests is not None},
     )
+
+
+def _check_one_network(features: Mapping[str, Features]) -> None:
+    """Refuse features that no score may look at together, and sets of no image."""
+    known = features["id"]
+    for name, part in features.items():
+        if len(part) == 0:
+            raise EvaluationError(f"{name} has no images")
+        same = torch.equal(part.weight, known.weight) and part.temperature == known.temperature
+        if not same or part.magnitude.shape[1] != known.magnitude.shape[1]:
+            raise EvaluationError(
+                f"the features of {name} are another network's than those of id: their heads, which Features has as "
+                "weight and temperature, are not the same"
+            )
+
+
+def _content(digests: Sequence[bytes]) -> str:
+    return hashlib.blake2b(b"".join(sorted(digests)), digest_size=16).hexdigest()
 
 
 def _described(gate: Gate) -> dict[str, Any]:
@@ -281,6 +312,8 @@ def _outcome(
 def _checked_groups(groups: Mapping[str, Sequence[str]] | None, sets: Sequence[str]) -> dict[str, tuple[str, ...]]:
     if groups is None:
         groups = {"mean": tuple(sets)} if sets else {}
+    if not isinstance(groups, Mapping):
+        raise EvaluationError(f"groups= names its sets, as in {{'far': ['digits']}}, and is no {type(groups).__name__}")
     if taken := [mean_name(group) for group in groups if mean_name(group) in sets]:
         raise EvaluationError(f"{taken[0]!r} is the name of a mean over sets; call that OoD set something else")
     for group, names in groups.items():

@@ -31,9 +31,12 @@ def chosen(scores: str | Score | Sequence[str | Score], own: Score | None) -> li
 
     Raises:
         ScoreError: there is no score of that name.
-        EvaluationError: two scores have the same name.
+        EvaluationError: two scores have the same name, or something is no score.
     """
-    wanted = [scores] if isinstance(scores, str | Score) else list(scores)
+    try:
+        wanted = [scores] if isinstance(scores, str | Score) else list(scores)
+    except TypeError as error:
+        raise EvaluationError(f"scores= takes names and scores, or 'all', and not {scores!r}") from error
     if wants_all(scores):
         wanted = [*registry.names(), *(item for item in wanted if isinstance(item, Score))]
         if own is not None and own.name not in wanted:
@@ -95,5 +98,8 @@ def computed(
 def _resolved(item: str | Score, own: Score | None) -> Score:
     if isinstance(item, str):
         return own if own is not None and item == own.name else registry.create(item)
+    if not isinstance(item, Score):
+        how = f"make one: {item.__name__}('name')" if isinstance(item, type) else "a score is a subclass of Score"
+        raise EvaluationError(f"{item!r} is neither the name of a score nor a score; {how}")
     same = own is not None and type(item) is type(own) and (item.name, item.settings) == (own.name, own.settings)
     return own if same and own is not None else copy.copy(item)

@@ -37,7 +37,7 @@ class Spread:
         return cls(sum(listed) / len(listed), min(listed), max(listed), std)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class SeedSummary:
     """Figures over seeds; every one of them is a `Spread`.
 
@@ -63,6 +63,16 @@ class SeedSummary:
     false_alarms: Spread | None
     rejected: dict[str, Spread]
 
+    def __repr__(self) -> str:
+        """On one line; `table` shows the figures."""
+        return f"<SeedSummary: {len(self.metrics)} scores of {len(self.evaluations)} evaluations>"
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Scores that only some of the evaluations have."""
+        names = {name: None for evaluation in self.evaluations for name in evaluation.metrics}
+        return tuple(name for name in names if name not in self.metrics)
+
     @property
     def sets(self) -> tuple[str, ...]:
         """Names of the OoD sets."""
@@ -85,12 +95,12 @@ class SeedSummary:
 
     def table(self, metric: str = "auroc") -> str:
         """A metric in points, mean (smallest–largest), a row a score and a column a set or mean, as Markdown."""
-        from normgate.evaluation.writing import seeds_table
+        from normgate.evaluation.writing import markdown_table
 
-        return seeds_table(self, metric)
+        return markdown_table(self, metric)
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-        """Write everything as .json, the spreads as .csv (a row a score, set and metric), or tables as .md.
+        """Write everything as .json, the spreads as .csv (a row a score, set and metric), or tables as .md or .tex.
 
         Raises:
             EvaluationError: another suffix.
@@ -119,7 +129,7 @@ def over_seeds(evaluations: Sequence[Evaluation]) -> SeedSummary:
                 f"evaluations of {', '.join(first.images)} and of {', '.join(other.images)} have no common mean; "
                 "evaluate every gate on the same sets and groups"
             )
-        if differing := [name for name in first.ids if other.ids[name] != first.ids[name]]:
+        if differing := [name for name in first.ids if not _same_images(first, other, name)]:
             name = differing[0]
             raise EvaluationError(
                 f"{first.images[name]} images of {name} in one evaluation and {other.images[name]} in another are not "
@@ -127,6 +137,8 @@ def over_seeds(evaluations: Sequence[Evaluation]) -> SeedSummary:
             )
     _warn_of_other_gates([evaluation.gate for evaluation in evaluations])
     shared = [score for score in first.metrics if all(score in other.metrics for other in evaluations)]
+    if not shared:
+        raise EvaluationError("there is no score that every evaluation has; evaluate every gate with the same scores")
     outcomes = [evaluation.outcome for evaluation in evaluations if evaluation.outcome is not None]
     own = {evaluation.gate_score for evaluation in evaluations}
     return SeedSummary(
@@ -150,6 +162,12 @@ def over_seeds(evaluations: Sequence[Evaluation]) -> SeedSummary:
         false_alarms=_spread([outcome.realised for outcome in outcomes] or [None]),
         rejected={name: Spread.of(outcome.rejected[name] for outcome in outcomes) for name in first.sets if outcomes},
     )
+
+
+def _same_images(one: Evaluation, other: Evaluation, name: str) -> bool:
+    """By their names and, where it is known, by what they show: images in memory have numbers for names."""
+    contents = [evaluation.contents[name] for evaluation in (one, other) if name in evaluation.contents]
+    return one.ids[name] == other.ids[name] and len(set(contents)) <= 1
 
 
 def _warn_of_other_gates(gates: Sequence[dict[str, Any] | None]) -> None:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 from normgate.evaluation.results import Evaluation
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from normgate.evaluation.seeds import SeedSummary, Spread
 
 
@@ -64,10 +66,14 @@ def summary_lines(results: Evaluation | SeedSummary) -> list[str]:
         )
         lines.append(f"false alarms: promised {outcome.promised:.2%}, happened {outcome.realised:.2%}{band}")
         lines += [f"rejected of {name}: {share:.2%}" for name, share in outcome.rejected.items()]
+    return lines + _refused_lines(results.refused)
+
+
+def _refused_lines(refused: Mapping[str, str]) -> list[str]:
     by_reason: dict[str, list[str]] = {}
-    for name, reason in results.refused.items():
+    for name, reason in refused.items():
         by_reason.setdefault(reason.removeprefix(f"{name} "), []).append(name)
-    return lines + [f"left out: {', '.join(names)}: {reason}" for reason, names in by_reason.items()]
+    return [f"left out: {', '.join(names)}: {reason}" for reason, names in by_reason.items()]
 
 
 def _seed_lines(summary: SeedSummary) -> list[str]:
@@ -75,4 +81,8 @@ def _seed_lines(summary: SeedSummary) -> list[str]:
     for what, spread in (("accuracy", summary.accuracy), ("false alarms", summary.false_alarms)):
         if spread is not None:
             lines.append(f"{what} {spread_text(spread)} %")
-    return lines + [f"rejected of {name}: {spread_text(spread)} %" for name, spread in summary.rejected.items()]
+    lines += [f"rejected of {name}: {spread_text(spread)} %" for name, spread in summary.rejected.items()]
+    if summary.left_out:
+        lines.append(f"left out, since not every evaluation has them: {', '.join(summary.left_out)}")
+    refused = summary.evaluations[0].refused
+    return lines + _refused_lines({name: why for name, why in refused.items() if name not in summary.left_out})

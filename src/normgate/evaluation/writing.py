@@ -1,4 +1,4 @@
-"""Results as files: JSON with everything, tidy CSV, and Markdown to read."""
+"""Results as files: JSON with everything, tidy CSV, and tables in Markdown and LaTeX."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable
 
-    from normgate.evaluation.seeds import SeedSummary
+    from normgate.evaluation.seeds import SeedSummary, Spread
 
 
 def save(results: Evaluation | SeedSummary, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
@@ -74,9 +74,9 @@ def writer(path: Path) -> Callable[[Evaluation | SeedSummary], str]:
     Raises:
         EvaluationError: no format has that suffix.
     """
-    writers = {".json": _json, ".csv": _csv, ".md": _markdown}
+    writers = {".json": _json, ".csv": _csv, ".md": _markdown, ".tex": _latex}
     if path.suffix.lower() not in writers:
-        raise EvaluationError(f"{path} does not say in what format; name the results .json, .csv or .md")
+        raise EvaluationError(f"{path} does not say in what format; name the results .json, .csv, .md or .tex")
     return writers[path.suffix.lower()]
 
 
@@ -85,45 +85,56 @@ def rows(results: Evaluation | SeedSummary) -> list[dict[str, Any]]:
     return _set_rows(results) if isinstance(results, Evaluation) else _seed_rows(results)
 
 
-def markdown_table(evaluation: Evaluation, metric: str) -> str:
+def markdown_table(results: Evaluation | SeedSummary, metric: str) -> str:
     """See `Evaluation.table`."""
-
-    def cell(found: Any) -> str:
-        return auroc_text(found) if metric == "auroc" else points(getattr(found, metric))
-
-    return _table(evaluation, metric, cell, lambda score: points(evaluation.aurc_wrong.get(score)))
+    head, *body = _cells(results, metric)
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *body]
+    return "\n".join("| " + " | ".join(map(_escaped, line)) + " |" for line in lines)
 
 
-def seeds_table(summary: SeedSummary, metric: str) -> str:
-    """See `SeedSummary.table`."""
-    return _table(
-        summary,
-        metric,
-        lambda found: spread_text(found.get(metric)),
-        lambda score: spread_text(summary.aurc_wrong.get(score)),
-    )
+def _latex_table(results: Evaluation | SeedSummary, metric: str) -> str:
+    head, *body = ([cell.translate(_LATEX) for cell in line] for line in _cells(results, metric))
+    lines = [" & ".join(" ".join(cell.splitlines()) for cell in line) + r" \\" for line in (head, *body)]
+    begin = rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}"
+    return "\n".join([begin, r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule", r"\end{tabular}"])
 
 
-def _table(
-    results: Evaluation | SeedSummary,
-    metric: str,
-    cell: Callable[[Any], str],
-    id_cell: Callable[[str], str],
-) -> str:
-    """A row a score and a column a set or mean; one column for the metric that is of the ID images alone."""
+def _cells(results: Evaluation | SeedSummary, metric: str) -> list[list[str]]:
+    """A head, and a row a score with a column a set or mean; one column for the metric of the ID images alone."""
     if metric not in DEFINITIONS:
         raise EvaluationError(f"there is no metric {metric!r}; choose from: {', '.join(DEFINITIONS)}")
     names = ["id"] if metric == "aurc_wrong" else columns(results)
-    lines = [["score", *names], ["---", *["---:"] * len(names)]]
+    lines = [["score", *names]]
     for score in results.ranking:
-        cells = [id_cell(score)] if metric == "aurc_wrong" else [cell(found) for found in row(results, score)]
-        lines.append([score + (" (gate)" if score == results.gate_score else ""), *cells])
-    return "\n".join("| " + " | ".join(map(_escaped, line)) + " |" for line in lines)
+        if metric == "aurc_wrong":
+            figures = [_text(results.aurc_wrong.get(score))]
+        elif isinstance(results, Evaluation):
+            found = row(results, score)
+            figures = [auroc_text(part) if metric == "auroc" else points(getattr(part, metric)) for part in found]
+        else:
+            figures = [spread_text(part.get(metric)) for part in row(results, score)]
+        lines.append([score + (" (gate)" if score == results.gate_score else ""), *figures])
+    return lines
+
+
+def _text(value: float | Spread | None) -> str:
+    return points(value) if value is None or isinstance(value, float) else spread_text(value)
 
 
 def _escaped(cell: str) -> str:
     """What Markdown shows as this text in a table, whatever a set is called."""
     return " ".join(cell.replace("\\", "\\\\").replace("|", "\\|").splitlines())
+
+
+_LATEX = str.maketrans(
+    {
+        **{letter: f"\\{letter}" for letter in "&%$#_{}"},
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "–": "--",
+    }
+)
 
 
 def _json(results: Evaluation | SeedSummary) -> str:
@@ -146,13 +157,30 @@ def _markdown(results: Evaluation | SeedSummary) -> str:
     if isinstance(results, Evaluation):
         lines += shared_lines(results.shared)
     parts = ["# Evaluation", "\n".join(f"- {line}" for line in lines)]
-    seeds = not isinstance(results, Evaluation)
-    for metric, definition in DEFINITIONS.items():
-        if not results.sets or (metric in ("aurc_wrong", "aurc_both") and not results.aurc_wrong):
-            continue
-        how = ", mean (smallest–largest)" if seeds else " with 95 % intervals" if metric == "auroc" else ""
-        parts += [f"## {metric}", f"In points{how}: {definition}.", results.table(metric)]
+    for metric in _shown(results):
+        parts += [f"## {metric}", f"In points{_how(results, metric)}: {DEFINITIONS[metric]}.", results.table(metric)]
     return "\n\n".join(parts) + "\n"
+
+
+def _latex(results: Evaluation | SeedSummary) -> str:
+    parts = [r"% \usepackage{booktabs}"]
+    for metric in _shown(results):
+        said = f"{metric} in points{_how(results, metric)}: {DEFINITIONS[metric]}.".translate(_LATEX)
+        caption = rf"\caption{{{said}}}"
+        parts += ["\n".join([r"\begin{table}", caption, _latex_table(results, metric), r"\end{table}"])]
+    return "\n\n".join(parts) + "\n"
+
+
+def _shown(results: Evaluation | SeedSummary) -> list[str]:
+    """Metrics that there are tables of."""
+    labelled = ("aurc_wrong", "aurc_both")
+    return [metric for metric in DEFINITIONS if results.sets and (metric not in labelled or results.aurc_wrong)]
+
+
+def _how(results: Evaluation | SeedSummary, metric: str) -> str:
+    if not isinstance(results, Evaluation):
+        return ", mean (smallest–largest)"
+    return " with 95 % intervals" if metric == "auroc" else ""
 
 
 def _set_rows(evaluation: Evaluation) -> list[dict[str, Any]]:
@@ -178,10 +206,14 @@ def _set_rows(evaluation: Evaluation) -> list[dict[str, Any]]:
 
 
 def _seed_rows(summary: SeedSummary) -> list[dict[str, Any]]:
+    wrong = {score: {"id": {"aurc_wrong": spread}} for score, spread in summary.aurc_wrong.items()}
     return [
         {"score": score, "set": name, "kind": kind, "metric": metric, **vars(spread)}
         for score in summary.metrics
-        for kind, parts in (("set", summary.metrics[score]), ("mean", summary.means[score]))
+        for kind, parts in (
+            ("set", summary.metrics[score] | wrong.get(score, {})),
+            ("mean", summary.means[score]),
+        )
         for name, by_metric in parts.items()
         for metric, spread in by_metric.items()
     ]

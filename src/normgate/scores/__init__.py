@@ -1,6 +1,7 @@
 """Scores: one score, one file; the registry below names them all.
 
-To add one: write its file, add its line to `_REGISTRY`, and a test.
+To add one: write its file, add its line to `_REGISTRY`, and a test. Of a score of your own, a subclass of `Score`,
+`normgate.evaluate` takes objects.
 """
 
 from __future__ import annotations

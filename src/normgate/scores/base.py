@@ -72,10 +72,15 @@ class Score(abc.ABC):
             raise ScoreError(f"{self.name} is fitted to labelled training images; pass these with their labels")
         _check_finite(features.z, "features", Score.remedy)
         with _float32():
-            self.state = {key: value.contiguous() for key, value in self._fit(features).items()}
+            self.state = self._learned(self._fit(features))
             if self.needs_tuning and tuning is not None:
-                self.state |= self._scale(tuning)
+                self.state |= self._learned(self._scale(tuning))
         return self
+
+    def _learned(self, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        if not (isinstance(state, dict) and all(isinstance(value, torch.Tensor) for value in state.values())):
+            raise ScoreError(f"{self.name} has learned {_kind(state)}; _fit and _scale return tensors by name")
+        return {key: value.contiguous() for key, value in state.items()}
 
     @property
     def least_rows(self) -> int:
@@ -104,7 +109,7 @@ class Score(abc.ABC):
             Scores of shape (N,), float64.
 
         Raises:
-            ScoreError: the score was not fitted, or a score is not a number.
+            ScoreError: the score was not fitted, does not give one number an image, or one is not a number.
         """
         scores = self.unchecked(features)
         _check_finite(scores, f"{self.name} scores", self.remedy)
@@ -115,7 +120,13 @@ class Score(abc.ABC):
         if self.needs_fit and not self.state:
             raise ScoreError(f"{self.name} has not been fitted; call fit(training_features) first")
         with torch.inference_mode(), _float32():
-            return self._score(features).double()
+            found = self._score(features)
+        if not isinstance(found, torch.Tensor) or found.shape != (len(features),):
+            raise ScoreError(
+                f"{self.name} does not give one number an image: of {len(features)} images {_kind(found)}; _score "
+                "returns a tensor of shape (N,)"
+            )
+        return found.double()
 
     def traced(self, features: Features) -> torch.Tensor:
         """The score in operations that take a whole batch of any size, for an exported graph; (N,) float64."""
@@ -165,6 +176,11 @@ def _float32() -> Iterator[None]:
     """Products are taken in float32 at least, whatever is allowed around."""
     with full_precision(), torch.autocast("cpu", enabled=False):
         yield
+
+
+def _kind(value: object) -> str:
+    """What something is that should have been tensors."""
+    return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else f"a {type(value).__name__}"
 
 
 def _check_finite(values: torch.Tensor, what: str, remedy: str) -> None:

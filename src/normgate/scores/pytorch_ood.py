@@ -65,7 +65,7 @@ def adapt(detector: object, *, name: str | None = None, space: Space | None = No
 
     Args:
         detector: unfitted; made with `encoder=None` or `model=None`, since features and logits are given. A head that
-            it asks for takes what `space` says.
+            it asks for takes what `space` says: of z, the weights are `features.weight / features.temperature`.
         name: of the score; `pytorch_ood.<class>` where None.
         space: what the detector is given. None: `z` where it takes features, `logits` (in trained form) where it takes
             logits.
