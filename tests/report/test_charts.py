@@ -25,6 +25,12 @@ def points(chart: Any) -> list[dict[str, Any]]:
     return [row for rows in chart.to_dict()["datasets"].values() for row in rows]
 
 
+def ticks_of(svg: str, title: str) -> list[str]:
+    """The labels of the axis that has this title."""
+    labels = svg[svg.index(f"X-axis titled '{title}'") :].split("role-axis-label")[1].split("role-axis-domain")[0]
+    return re.findall(r"<text[^>]*>([^<]*)</text>", labels)
+
+
 def every() -> dict[str, Any]:
     domain = charts.score_domain(SCORES["known"], SCORES.values())
     found = type("Found", (), {"auroc": 0.9, "auroc_low": 0.8, "auroc_high": 0.95})
@@ -36,6 +42,9 @@ def every() -> dict[str, Any]:
         ),
         "risk": charts.risk_coverage({HOSTILE: (np.array([0.5, 1]), np.array([0.1, 0.2]))}, PALETTE, width=200),
         "scores": charts.scores({HOSTILE: found, "norm": found}, "norm", title="AUROC", width=200),
+        "scores_by_group": charts.scores_by_group(
+            [(HOSTILE, {"norm": found}), ("far", {HOSTILE: found})], "norm", width=300
+        ),
         "probes": charts.probes({HOSTILE: {"noise": 0.4}, "norm": {"noise": 0.9}}, "norm", width=300),
         "norms": charts.norms({HOSTILE: SPREAD, "known": SPREAD}, PALETTE, title="norm", width=200),
         "collapse": charts.collapse({HOSTILE: rows, "plain": rows}, {"nc1": "NC1"}, width=200),
@@ -112,6 +121,29 @@ def test_labels_are_each_another_and_no_word_of_the_chart_library() -> None:
     # A number only where a label is taken, and then one that is free.
     assert charts._labels(["svhn test", "svhn"])["svhn"] == "svhn "
     assert len(set(charts._labels(["a (2)", " (2)", "a", "a ", "caf\udce9", "caf\udce8"]).values())) == 6
+
+
+@pytest.mark.parametrize("epochs", [range(1, 2), range(1, 3), range(1, 5), range(19, 21), range(3, 40), range(1, 301)])
+@pytest.mark.parametrize("width", [150, 420, 620])
+def test_epochs_are_whole(epochs: range, width: int) -> None:
+    """Also where only the last epochs have the measure."""
+    early = [{"epoch": epoch} for epoch in range(1, epochs.start)]
+    rows = early + [{"epoch": epoch, "nc1": 1 / epoch} for epoch in epochs]
+    ticks = ticks_of(drawing.svg(charts.collapse({"a": rows}, {"nc1": "NC1"}, width=width)), "epoch")
+    assert len(set(ticks)) == len(ticks)
+    assert set(map(str, epochs)) == set(ticks) or len(ticks) >= 2
+    if len(epochs) < 4:
+        assert ticks == [str(epoch) for epoch in epochs]
+
+
+def test_labels_at_the_left_of_a_file_have_room_for_a_wider_font() -> None:
+    """A page lets them grow beyond the drawing instead, and a PDF holds its font."""
+    origins = {}
+    for name in ("norm", "relative_mahalanobis_raw"):
+        chart = charts.probes({name: {"noise": 0.4}}, "other", width=300)
+        origins[name] = [drawing.placed(svg)[0] for svg in (drawing.svg(chart), drawing.file(chart, ".svg").decode())]
+    assert origins["relative_mahalanobis_raw"][1] >= 1.15 * origins["relative_mahalanobis_raw"][0]
+    assert origins["norm"][1] - origins["norm"][0] < 15
 
 
 def test_infinite_scores_end_the_curve_at_the_corner() -> None:

@@ -17,6 +17,7 @@ import normgate
 from normgate import Evaluation, Gate
 from normgate.collapse.norms import norms_of
 from normgate.data.sources import Records, open_source
+from normgate.evaluation import over_seeds
 from normgate.files import OutputError
 from normgate.neighbours import NeighbourError
 from normgate.report import ReportError, checks, evaluation_report, figures, save_figures, screening_report, sections
@@ -263,6 +264,84 @@ def test_figures(tmp_path: Path) -> None:
         save_figures(gate(), evaluated(gate()), tmp_path / "figures", overwrite=True)
     with pytest.raises(ReportError, match=r"\.svg or \.pdf, not \.bmp"):
         save_figures(gate(), evaluated(gate()), tmp_path / "other", formats=[".bmp"])
+
+
+@functools.cache
+def grouped() -> Evaluation:
+    """Of a near and a far group, on which scores come in another order."""
+    return normgate.evaluate(
+        gate(),
+        random_records(50, 5),
+        {"near": random_records(40, 8), "flat": ODD[9:], "dark": ODD[:9]},
+        groups={"near & co": ["near"], "far": ["flat", "dark"]},
+        keep_features=True,
+    )
+
+
+def test_every_group_has_its_false_positives() -> None:
+    evaluation = grouped()
+    found = sections.comparison(figures.comparison_charts(evaluation), evaluation)
+    assert found is not None
+    table, means = found["table"], evaluation.means
+    assert table["columns"] == ["score", "near", "flat", "dark", "mean far", "FPR near & co", "FPR far"]
+    for score, row in zip(evaluation.ranking, table["rows"], strict=True):
+        expected = [100 * means[score][group].fpr_at_id_tpr95 for group in ("near & co", "far")]
+        assert row["cells"][-2:] == [f"{value:.1f}" for value in expected]
+    assert any(row["cells"][-1] != row["cells"][-2] for row in table["rows"])
+    assert "Groups: near & co: near; far: mean of flat, dark." in found["lines"]
+    assert any("fpr_at_id_tpr95" in line and "mean of the sets of each group" in line for line in found["lines"])
+    assert table["caption"].endswith("best mean of all sets first")
+
+
+def test_every_group_is_drawn_best_first_and_the_best_of_each_is_said() -> None:
+    evaluation = grouped()
+    drawn = figures.comparison_charts(evaluation)
+    best = []
+    for width in (150, 620):
+        panels = drawn["scores"](width).to_dict()["concat"]
+        assert [panel["title"]["text"].strip() for panel in panels] == ["near & co: near", "far: mean of flat, dark"]
+        data = drawn["scores"](width).to_dict()["datasets"]
+        for panel, group in zip(panels, evaluation.groups, strict=True):
+            (rows,) = {layer.get("data", panel.get("data"))["name"] for layer in panel["layer"]}
+            shown = {row["score"].removesuffix(" ◂ gate"): row["auroc"] for row in data[rows]}
+            assert list(shown.values()) == sorted(shown.values(), reverse=True)
+            assert shown == {name: 100 * means[group].auroc for name, means in evaluation.means.items()}
+            best.append(next(iter(shown)))
+    found = sections.comparison(drawn, evaluation)
+    assert found is not None
+    assert best[0] != best[1]  # or the order of all sets would do
+    assert f"the best is {best[0]} on near & co, {best[1]} on far." in found["said"]
+
+
+def test_without_groups_there_is_one_chart_of_the_mean() -> None:
+    evaluation = evaluated(gate())
+    drawn = figures.comparison_charts(evaluation)
+    found = sections.comparison(drawn, evaluation)
+    assert found is not None
+    assert "concat" not in drawn["scores"](300).to_dict()
+    assert found["table"]["columns"] == ["score", "flat", "fpr_at_id_tpr95"]
+    assert f"the best is {evaluation.ranking[0]}. The table" in found["said"]
+    assert not any(line.startswith("Groups") for line in found["lines"])
+    none = normgate.evaluate(gate(), random_records(50, 5), {"flat": ODD}, scores=["norm"], groups={})
+    assert figures.comparison_charts(none) == {}
+
+
+def test_what_is_no_gate_or_no_single_evaluation_is_told(tmp_path: Path) -> None:
+    evaluation = evaluated(gate())
+    bare = dataclasses.replace(evaluation, gate_score=None, outcome=None, gate=None)
+    seeds = over_seeds([evaluation, evaluation])
+    for said, made, given in (
+        (r"need the gate that was evaluated, and not NoneType; Gate\.calibrate", None, bare),
+        (r"need the gate that was evaluated, and not str: normgate\.Gate\.load\('g'\)", "g", evaluation),
+        ("of one Evaluation, and not of a SeedSummary; draw each of its evaluations", None, seeds),
+        ("of one Evaluation, and not of a SeedSummary; draw each of its evaluations", gate(), seeds),
+        ("of another gate, or of a network without one", gate(), bare),
+    ):
+        with pytest.raises(ReportError, match=said):
+            evaluation_report(tmp_path / "r.html", made, given, IMAGES)
+        with pytest.raises(ReportError, match=said):
+            save_figures(made, given, tmp_path / "figures")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,8 @@ BINS = 60
 CURVE_POINTS = 200
 NARROW = 270
 """Below this width a plot has fewer labels."""
+LEAST_PANEL, PANEL_GAP = 200, 30
+"""Width of a panel beside another, and what lies between them: labels may have a wider font than was measured."""
 LARGEST_SPAN = 3.0
 """How many widths of the known scores beyond them scores are drawn one by one; the rest is in the end bars."""
 
@@ -165,7 +167,9 @@ def risk_coverage(
     return found
 
 
-def scores(metrics: Mapping[str, OodMetrics | Any], own: str | None, *, title: str, width: int) -> alt.TopLevelMixin:
+def scores(
+    metrics: Mapping[str, OodMetrics | Any], own: str | None, *, title: str, width: int, room: int | None = None
+) -> alt.TopLevelMixin:
     """AUROC of each score with its 95 % interval, in points, best first.
 
     Args:
@@ -173,6 +177,7 @@ def scores(metrics: Mapping[str, OodMetrics | Any], own: str | None, *, title: s
         own: the gate's score, which is marked.
         title: of the axis.
         width: of the plot.
+        room: of the labels; None for what a plot of this width has.
     """
     rows = [
         {
@@ -185,13 +190,33 @@ def scores(metrics: Mapping[str, OodMetrics | Any], own: str | None, *, title: s
         for name, found in metrics.items()
     ]
     base = alt.Chart(_data(rows)).encode(
-        y=alt.Y("score:N", sort=None, title=None, axis=alt.Axis(labelLimit=_label_room(width))),
+        y=alt.Y("score:N", sort=None, title=None, axis=alt.Axis(labelLimit=room or _label_room(width))),
         color=alt.Color("own:N", scale=alt.Scale(domain=[True, False], range=[UNKNOWN[0], KNOWN]), legend=None),
     )
-    x = alt.X("low:Q", title=title, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=width // 60))
+    x = alt.X("low:Q", title=title, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=max(3, width // 60)))
     interval = base.mark_rule(strokeWidth=2).encode(x=x, x2="high:Q")
     dot = base.mark_point(filled=True, size=50, opacity=1).encode(x="auroc:Q")
     return alt.layer(interval, dot).properties(width=width, height=alt.Step(16))
+
+
+def scores_by_group(
+    groups: Sequence[tuple[str, Mapping[str, OodMetrics | Any]]], own: str | None, *, width: int
+) -> alt.TopLevelMixin:
+    """A panel of `scores` a group of sets, two beside each other where there is room.
+
+    Args:
+        groups: what stands above a panel, and its metrics by score, best first.
+        own: the gate's score, which is marked.
+        width: of a plot that had the room to itself.
+    """
+    beside, room = width >= NARROW, _label_room(width)
+    inner = max(LEAST_PANEL, (width - room - PANEL_GAP) // 2) if beside else width
+    panels: list[Any] = []
+    for said, metrics in groups:
+        title = alt.Title(_labels([said])[said], anchor="start", fontSize=12, fontWeight="normal", limit=room + inner)
+        panel = scores(metrics, own, title="AUROC in points", width=inner, room=room)
+        panels.append(panel.properties(title=title))
+    return alt.concat(*panels, columns=2 if beside else 1, spacing=PANEL_GAP)
 
 
 def probes(auroc: Mapping[str, Mapping[str, float]], own: str, *, width: int) -> alt.TopLevelMixin:
@@ -266,17 +291,20 @@ def collapse(
     palette = colours([next(iter(logs))], list(logs)[1:])
     panels, labels = [], _labels(logs)
     for column, said in measures.items():
-        rows = [
+        rows: list[dict[str, Any]] = [
             {"run": labels[run], "epoch": row["epoch"], "value": row[column]}
             for run, log in logs.items()
             for row in log
             if row.get(column) is not None
         ]
+        epochs = {row["epoch"] for row in rows}
+        # No more ticks than epochs from end to end, or there would be halves, which Vega's tickMinStep lets through.
+        ticks = max(1, min(width // 40, int(max(epochs) - min(epochs)))) if epochs else 1
         panels.append(
             alt.Chart(_data(rows))
             .mark_line(strokeWidth=1.8)
             .encode(
-                x=alt.X("epoch:Q", title="epoch", axis=alt.Axis(tickMinStep=1, format="d")),
+                x=alt.X("epoch:Q", title="epoch", axis=alt.Axis(tickCount=ticks, format="d")),
                 y=alt.Y("value:Q", title=said),
                 color=_colour(list(logs), palette, width, "run"),
             )

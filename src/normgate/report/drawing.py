@@ -31,6 +31,8 @@ _THEME: dict[str, Any] = {
 }
 # The page's own colours, light or dark, in the place of those of paper.
 _INKS = {INK: "currentColor", MUTED: "var(--muted)", GRID: "var(--grid)"}
+_PADDING = 5
+"""Around a drawing, as Vega has it."""
 _ORIGIN = re.compile(r'<g [^>]*transform="translate\((\d+(?:\.\d+)?),')
 _WIDTH = re.compile(r'<svg [^>]*?width="(\d+(?:\.\d+)?)"')
 
@@ -75,5 +77,9 @@ def file(chart: alt.TopLevelMixin, suffix: str) -> bytes:
     """
     found = {**specification(chart), "background": "white"}
     if suffix == ".pdf":
-        return bytes(vl_convert.vegalite_to_pdf(found))
-    return str(vl_convert.vegalite_to_svg(found)).encode("utf-8")
+        return bytes(vl_convert.vegalite_to_pdf(found))  # it holds the font that was measured
+    # An SVG names its fonts, and what a viewer has in the place of Arial is up to a fifth wider: labels at the left
+    # would grow beyond the edge.
+    origin, _ = placed(str(vl_convert.vegalite_to_svg(found)))
+    padding = {"left": _PADDING + origin / 5, **dict.fromkeys(("top", "right", "bottom"), _PADDING)}
+    return str(vl_convert.vegalite_to_svg({**found, "padding": padding})).encode("utf-8")

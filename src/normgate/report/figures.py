@@ -14,7 +14,6 @@ from normgate.collapse.confounders import image_statistics
 from normgate.collapse.norms import norms_of
 from normgate.data.decoding import DEFAULT_MAX_PIXELS
 from normgate.data.loading import load_batches
-from normgate.evaluation.words import mean_name
 from normgate.files import whole_file, whole_folder
 from normgate.gate.geometry import gate_geometry
 from normgate.report import charts
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     import altair as alt
 
     from normgate.data.sources import Record
-    from normgate.evaluation import Evaluation
+    from normgate.evaluation import Evaluation, MeanMetrics
     from normgate.features import Features
     from normgate.gate import Gate
     from normgate.report.scored import ScoredSet
@@ -67,7 +66,8 @@ def save_figures(
         The names of the files.
 
     Raises:
-        ReportError: a library is missing, no features were kept, or there is no such format.
+        ReportError: a library is missing, that is not the gate or no single evaluation, no features were kept, or there
+            is no such format.
         OutputError: the folder exists and `overwrite` is not set, holds something else, or cannot be written.
     """
     check_installed()
@@ -199,13 +199,35 @@ def curve_charts(gate: Gate, evaluation: Evaluation, sets: Sequence[ScoredSet]) 
 
 
 def comparison_charts(evaluation: Evaluation) -> dict[str, Chart]:
-    """`scores`: the AUROC of each, as the mean of the first group of sets."""
-    if not evaluation.sets or not evaluation.means:
+    """`scores`: the AUROC of each as the mean over the sets, a panel a group of them."""
+    means, own = best_first(evaluation), evaluation.gate_score
+    if not means:
         return {}
-    group = next(iter(evaluation.groups))
-    means = {score: evaluation.means[score][group] for score in evaluation.ranking}
-    title = f"AUROC in points, {mean_name(group)} of sets"
-    return {"scores": lambda width: charts.scores(means, evaluation.gate_score, title=title, width=width)}
+    if is_grouped(evaluation):
+        panels = [(in_words(group, evaluation.groups[group]), found) for group, found in means.items()]
+        return {"scores": lambda width: charts.scores_by_group(panels, own, width=width)}
+    (found,) = means.values()
+    return {"scores": lambda width: charts.scores(found, own, title="AUROC in points, mean of sets", width=width)}
+
+
+def is_grouped(evaluation: Evaluation) -> bool:
+    """Whether its groups of sets were named, and are not simply all sets."""
+    return evaluation.groups != {"mean": evaluation.sets}
+
+
+def best_first(evaluation: Evaluation) -> dict[str, dict[str, MeanMetrics]]:
+    """By group of sets, the means of each score, best first; a group may have another order than all sets have."""
+
+    def of(group: str) -> dict[str, MeanMetrics]:
+        means = {score: evaluation.means[score][group] for score in evaluation.ranking}
+        return dict(sorted(means.items(), key=lambda item: item[1].auroc, reverse=True))
+
+    return {group: of(group) for group in evaluation.groups} if evaluation.means else {}
+
+
+def in_words(group: str, names: Sequence[str]) -> str:
+    """What a group's figures are of."""
+    return f"{group}: {'mean of ' if len(names) > 1 else ''}{', '.join(names)}"
 
 
 def probe_charts(gate: Gate) -> dict[str, Chart]:

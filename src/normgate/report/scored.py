@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow.parquet as pq
 
+from normgate.evaluation import Evaluation, SeedSummary
+from normgate.gate import Gate
 from normgate.report.errors import ReportError
 from normgate.verdicts import Verdicts
 
 if TYPE_CHECKING:
     from collections.abc import Container
-    from pathlib import Path
     from typing import Literal
-
-    from normgate.evaluation import Evaluation
-    from normgate.gate import Gate
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -51,8 +50,19 @@ def of_evaluation(gate: Gate, evaluation: Evaluation) -> list[ScoredSet]:
     """The sets of an evaluation, the known images first.
 
     Raises:
-        ReportError: the evaluation has kept no features.
+        ReportError: that is no gate or no single evaluation, or the evaluation is of another gate or has kept no
+            features.
     """
+    if not isinstance(evaluation, Evaluation):
+        how = "; draw each of its evaluations beside its own gate" if isinstance(evaluation, SeedSummary) else ""
+        raise ReportError(f"a report and figures are of one Evaluation, and not of a {type(evaluation).__name__}{how}")
+    if not isinstance(gate, Gate):
+        how = "; Gate.calibrate makes a gate of a bare network: evaluate that"
+        if isinstance(gate, str | Path):
+            how = f": normgate.Gate.load({str(gate)!r})"
+        raise ReportError(f"a report and figures need the gate that was evaluated, and not {type(gate).__name__}{how}")
+    if evaluation.gate_score != gate.score.name:
+        raise ReportError("this is the evaluation of another gate, or of a network without one")
     if evaluation.features is None:
         raise ReportError("a report needs the features of the evaluation; pass keep_features=True to evaluate")
     sets = []

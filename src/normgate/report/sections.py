@@ -12,7 +12,7 @@ from normgate.evaluation.figures import DEFINITIONS
 from normgate.evaluation.words import auroc_text, columns, points, row
 from normgate.report import drawing
 from normgate.report.checks import SQUARE
-from normgate.report.figures import SQUARE_WIDTH, WIDE_WIDTH
+from normgate.report.figures import SQUARE_WIDTH, WIDE_WIDTH, best_first, in_words, is_grouped
 from normgate.scores import described
 
 if TYPE_CHECKING:
@@ -202,21 +202,29 @@ def comparison(charts: Mapping[str, Chart], evaluation: Evaluation) -> dict[str,
     """Every score on every set."""
     if "scores" not in charts:
         return None
-    first = next(iter(evaluation.groups))
+    means, grouped = best_first(evaluation), is_grouped(evaluation)
     rows = []
     for score in evaluation.ranking:
         cells = [auroc_text(part) for part in row(evaluation, score)]
         own = score == evaluation.gate_score
-        fpr = points(evaluation.means[score][first].fpr_at_id_tpr95)
-        rows.append({"own": own, "cells": [score + (" (gate)" if own else ""), *cells, fpr]})
-    best = evaluation.ranking[0]
-    lines = [f"AUROC: {DEFINITIONS['auroc']}.", f"fpr_at_id_tpr95: {DEFINITIONS['fpr_at_id_tpr95']}; mean of the sets."]
+        fprs = [points(evaluation.means[score][group].fpr_at_id_tpr95) for group in means]
+        rows.append({"own": own, "cells": [score + (" (gate)" if own else ""), *cells, *fprs]})
+    fpr = f"{DEFINITIONS['fpr_at_id_tpr95']}; mean of the sets"
+    fpr_columns = [f"FPR {group}" if grouped else "fpr_at_id_tpr95" for group in means]
+    lines = [f"AUROC: {DEFINITIONS['auroc']}."]
+    if grouped:
+        of = "; ".join(in_words(group, evaluation.groups[group]) for group in means)
+        lines += [f"FPR (fpr_at_id_tpr95): {fpr} of each group.", f"Groups: {of}."]
+    else:
+        lines.append(f"fpr_at_id_tpr95: {fpr}.")
+    best = [next(iter(found)) + (f" on {group}" if grouped else "") for group, found in means.items()]
     lines += [f"{name} was left out: {reason}" for name, reason in evaluation.refused.items()]
+    said = f"AUROC by score; the best is {', '.join(best)}. The table below has all figures."
     return {
-        **drawn("scores", charts["scores"], f"AUROC by score; the best is {best}. The table below has all figures."),
+        **drawn("scores", charts["scores"], said),
         "table": {
-            "caption": "AUROC in points with 95 % intervals, best mean first",
-            "columns": ["score", *columns(evaluation), "fpr_at_id_tpr95"],
+            "caption": f"AUROC in points with 95 % intervals, best mean{' of all sets' if grouped else ''} first",
+            "columns": ["score", *columns(evaluation), *fpr_columns],
             "rows": rows,
         },
         "lines": lines,

@@ -59,15 +59,14 @@ def evaluation_report(
         progress: told how far it is.
 
     Raises:
-        ReportError: a library is missing, features were not kept, or a set's images are missing.
+        ReportError: a library is missing, that is not the gate or no single evaluation, features were not kept, or a
+            set's images are missing.
         NeighbourError: `neighbours` are not the images that the gate was trained on.
         OutputError: the file exists and `overwrite` is not set, or cannot be written.
     """
     check_report(path, overwrite=overwrite)
     from normgate.report import figures, sections
 
-    if evaluation.gate_score != gate.score.name:
-        raise ReportError("this is the evaluation of another gate, or of a network without one")
     sets = of_evaluation(gate, evaluation)
     if missing := [name for name in evaluation.images if name not in images]:
         raise ReportError(f"the images of {', '.join(missing)} are needed for the report")
