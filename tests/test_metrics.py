@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import itertools
 import math
 from dataclasses import astuple
@@ -13,6 +14,7 @@ import pytest
 import scipy.optimize
 import scipy.stats
 import sklearn.metrics
+import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -33,7 +35,7 @@ from normgate.metrics import (
     paired_mean_difference,
     risk_coverage,
 )
-from normgate.metrics.intervals import delong_variance
+from normgate.metrics.intervals import bounded_limits, bounded_p_value, delong_variance
 
 TIED = st.lists(st.integers(-4, 4).map(float), min_size=1, max_size=30)
 FREE = st.lists(st.floats(allow_nan=False, width=32), min_size=1, max_size=30)
@@ -197,12 +199,127 @@ class TestErrors:
     def test_refuses_impossible_arguments(self) -> None:
         with pytest.raises(MetricError, match="positive is 'id' or 'ood'"):
             average_precision([1.0], [0.0], positive="ID")  # type: ignore[arg-type]
-        for tpr in (0.0, 95, math.nan):
-            with pytest.raises(MetricError, match="true-positive rate"):
-                fpr_at_id_tpr([1.0], [0.0], tpr)
-        for level in (0.0, 1.0, 95):
-            with pytest.raises(MetricError, match="confidence level"):
-                ood_metrics([1.0], [0.0], level)
+        for positive in (None, ["id"], np.array(["id", "ood"])):
+            with pytest.raises(MetricError, match="positive is 'id' or 'ood'"):
+                average_precision([1.0], [0.0], positive=positive)  # type: ignore[arg-type]
+        for tpr in (0.0, 95, math.nan, "0.95", None, [0.95], np.array([0.95]), 0.95j):
+            for rate in (fpr_at_id_tpr, fpr_at_ood_tpr):
+                with pytest.raises(MetricError, match="tpr, a true-positive rate"):
+                    rate([1.0], [0.0], tpr)  # type: ignore[arg-type]
+        for level in (0.0, 1.0, 95, 1 - 1e-16, 1e-17, math.nan, "a", None, [0.95]):
+            for interval in (
+                lambda level: ood_metrics([1.0], [0.0], level),
+                lambda level: auroc_interval([1.0], [0.0], level),
+                lambda level: mean_auroc([1.0], {"x": [0.0]}, level),
+                lambda level: paired_auroc_difference([1.0], [0.0], [1.0], [0.0], level),
+            ):
+                with pytest.raises(MetricError, match="level, a confidence level"):
+                    interval(level)
+
+    def test_numbers_of_numpy_are_numbers(self) -> None:
+        ids, oods = np.arange(20.0) + 5, np.arange(20.0)
+        assert fpr_at_id_tpr(ids, oods, np.float32(0.5)) == fpr_at_id_tpr(ids, oods, 0.5)
+        assert fpr_at_id_tpr(ids, oods, 1) == fpr_at_id_tpr(ids, oods, 1.0)
+        assert auroc_interval(ids, oods, np.float64(0.9)) == auroc_interval(ids, oods, 0.9)
+
+    @pytest.mark.parametrize("sets", [[[0.0], [1.0]], [], [0.0, 1.0], np.zeros(2), None, "ab"])
+    def test_sets_have_names(self, sets: Any) -> None:
+        with pytest.raises(MetricError, match="ood_scores holds the scores of OoD sets by name: pass a dict"):
+            mean_auroc([1.0], sets)
+        with pytest.raises(MetricError, match="ood_a holds the scores"):
+            paired_mean_difference([1.0], sets, [1.0], {"x": [0.0]})
+        with pytest.raises(MetricError, match="ood_b holds the scores"):
+            paired_mean_difference([1.0], {"x": [0.0]}, [1.0], sets)
+
+    def test_a_paired_mean_names_its_own_arguments(self) -> None:
+        with pytest.raises(MetricError, match="id_b has 1 NaN"):
+            paired_mean_difference([1.0], {"x": [0.0]}, [math.nan], {"x": [0.0]})
+        with pytest.raises(MetricError, match=r"ood_a\['x'\] has 1 NaN"):
+            paired_mean_difference([1.0], {"x": [math.nan]}, [1.0], {"x": [0.0]})
+        with pytest.raises(MetricError, match="of the sets 1, score b of 2"):
+            paired_mean_difference([1.0], {1: [0.0]}, [1.0], {2: [0.0]})  # type: ignore[dict-item]
+
+
+class TestKindsOfNumbers:
+    """What is not an array of floats is taken as it is or refused, and never changed."""
+
+    def test_tensors_as_they_come_from_a_network(self) -> None:
+        ids, oods = torch.tensor([1.0, 2.5, 3.0]), torch.tensor([0.5, 2.5])
+        expected = ood_metrics(ids.numpy(), oods.numpy())
+        assert ood_metrics(ids.requires_grad_(), oods.requires_grad_()) == expected
+        for kind in (torch.float64, torch.float16, torch.bfloat16, torch.float8_e4m3fn):
+            assert ood_metrics(ids.to(kind), oods.to(kind)) == expected
+            assert paired_auroc_difference(ids.to(kind), oods.to(kind), ids, oods).difference == 0.0
+        assert auroc(torch.tensor([1, 2, 3]), torch.tensor([2], dtype=torch.int8)) == 0.5
+        weights = torch.tensor([1.0, 2.0, 1.0], requires_grad=True)
+        assert aurc(ids, torch.tensor([True, False, False]), weights) == aurc(
+            [1, 2.5, 3], [True, False, False], [1, 2, 1]
+        )
+
+    def test_bfloat16_is_exact(self) -> None:
+        values = torch.arange(-(2**15), 2**15, dtype=torch.int16).view(torch.bfloat16)
+        values = values[values.isfinite()]
+        assert auroc(values, values.double()) == 0.5
+        curve = risk_coverage(values, np.ones(len(values), dtype=bool))
+        assert curve.thresholds.tolist() == sorted(set(values.tolist()), reverse=True)
+
+    @pytest.mark.parametrize(
+        ("scores", "message"),
+        [
+            ("ab", "ood_scores holds text: convert it"),
+            (["1", "2"], "ood_scores holds text"),
+            ([b"1"], "ood_scores holds text"),
+            (np.array(["1", 2.0], dtype=object), "ood_scores holds a value of type str"),
+            ([1.0, "2"], "ood_scores holds text"),
+            ([[1.0], [1.0, 2.0]], "ood_scores is no array: pass a flat list"),
+            ([torch.ones(1, requires_grad=True)[0]], "ood_scores is no array"),
+            (torch.ones(2).to_sparse(), "ood_scores is no array: .* dense tensor"),
+            ({"a": 1.0}, "ood_scores holds a value of type dict"),
+            (3.0, "ood_scores is one score an image: pass a 1-D array, not a single value"),
+            (None, "ood_scores is one score an image"),
+            ([1 + 2j], "ood_scores holds complex numbers"),
+            (torch.tensor([1 + 2j]), "ood_scores holds complex numbers"),
+            (np.array([1j], dtype=object), "ood_scores holds a value of type complex"),
+            (np.array(["2020-01-01"], dtype="M8[D]"), "ood_scores holds dates"),
+            (np.array([1], dtype="m8[s]"), "ood_scores holds durations"),
+            ([dt.datetime(2020, 1, 1)], "ood_scores holds a value of type datetime"),
+            (np.zeros(1, dtype="i4,i4"), "ood_scores holds .*: pass one number an image"),
+            ([2**53 + 1], r"ood_scores has integers beyond 2\*\*53"),
+            ([1, -(2**53) - 1], r"ood_scores has integers beyond 2\*\*53"),
+            (np.array([2**64 - 1], dtype=np.uint64), r"ood_scores has integers beyond 2\*\*53"),
+            (np.array([-(2**63)]), r"ood_scores has integers beyond 2\*\*53"),
+            ([10**30, 1], r"ood_scores has integers beyond 2\*\*53"),
+            ([10**400, 1], r"ood_scores has integers beyond 2\*\*53"),
+            (np.ma.array([1.0, 2.0, 3.0], mask=[0, 1, 0]), "ood_scores masks 1 of 3 values"),
+        ],
+    )
+    @pytest.mark.filterwarnings("error")
+    def test_what_would_be_changed_is_refused(self, scores: Any, message: str) -> None:
+        for metric in (auroc, average_precision, fpr_at_id_tpr, fpr_at_ood_tpr, ood_metrics, auroc_interval):
+            with pytest.raises(MetricError, match=message):
+                metric([1.0], scores)
+
+    def test_what_is_exact_is_taken(self) -> None:
+        assert auroc([2**53], [2**53 - 1]) == 1.0
+        assert auroc(np.array([-(2**53)]), np.array([1 - 2**53])) == 0.0
+        assert auroc(np.uint64([2, 3]), np.int8([2])) == 0.75
+        assert auroc([True, False], np.array([True])) == 0.25
+        assert auroc(range(3), np.array([1, 0.5], dtype=object)) == auroc([0.0, 1, 2], [1, 0.5])
+        assert auroc(np.ma.array([1.0, 2.0]), np.ma.array([1.0], mask=[0])) == 0.75
+        one = np.longdouble(1)
+        assert auroc([one + np.finfo(np.longdouble).eps], [one]) == 1.0
+
+    def test_so_are_flags_and_weights(self) -> None:
+        with pytest.raises(MetricError, match="wrong masks 1 of 2 values"):
+            aurc([1.0, 2.0], np.ma.array([True, False], mask=[1, 0]))
+        with pytest.raises(MetricError, match="wrong is no array"):
+            aurc([1.0, 2.0], [[True], [True, False]])
+        with pytest.raises(MetricError, match="weights holds complex numbers"):
+            aurc([1.0, 2.0], [True, False], [1.0, 1j])
+        with pytest.raises(MetricError, match="weights holds text"):
+            aurc([1.0, 2.0], [True, False], ["a", "b"])
+        with pytest.raises(MetricError, match="id_wrong is a 1-D array of bool"):
+            open_set_risk_coverage([1.0], [2.0], "a")
 
 
 def brute_placements(ids: np.ndarray, oods: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -259,6 +376,7 @@ class TestInterval:
         expected = float(brute_covariance(ids[None], oods[None])[0, 0])
         ones = np.ones(m, dtype=np.int64), np.ones(n, dtype=np.int64)
         assert delong_variance(*brute_placements(ids, oods), *ones).value == pytest.approx(expected, abs=1e-15)
+        assert delong_variance(*brute_placements(ids, oods), *ones).known <= (min(m, n) >= 10)
         # On the logit scale it is symmetric, and as wide as that variance and Student's t make it; where that hangs
         # on few images, at least as wide.
         estimate = auroc_interval(ids, oods)
@@ -294,7 +412,7 @@ class TestInterval:
         mirrored = auroc_interval(np.arange(50), np.arange(50) + 100)
         assert mirrored == pytest.approx((0.0, 0.0, 1 - estimate.low), abs=1e-15)
 
-    @pytest.mark.parametrize(("m", "n"), [(50, 50), (1, 1), (1, 40), (300, 20)])
+    @pytest.mark.parametrize(("m", "n"), [(50, 50), (10, 10), (10, 40), (300, 20)])
     @pytest.mark.parametrize("level", [0.9, 0.95, 0.99])
     def test_separated_sets_get_the_score_interval(self, m: int, n: int, level: float) -> None:
         low = score_low(1.0, m, n, level)
@@ -323,6 +441,38 @@ class TestInterval:
         assert low < high
         assert low < value or value == 0
         assert high > value or value == 1
+
+    @pytest.mark.parametrize(("m", "n"), [(1, 1), (1, 400), (5, 400), (400, 9), (9, 9)])
+    @pytest.mark.parametrize("level", [0.9, 0.95, 0.99])
+    def test_few_separated_images_get_the_binomial_limit(self, m: int, n: int, level: float) -> None:
+        low = ((1 - level) / 2) ** (1 / min(m, n))  # Clopper and Pearson's
+        assert auroc_interval(np.ones(m), np.zeros(n), level) == pytest.approx((1.0, low, 1.0), abs=1e-12)
+        assert auroc_interval(np.zeros(m), np.ones(n), level) == pytest.approx((0.0, 0.0, 1 - low), abs=1e-12)
+
+    @pytest.mark.parametrize("images", [1, 2, 3, 5, 9])
+    @pytest.mark.parametrize("level", [0.5, 0.95])
+    def test_the_limits_of_few_images_hold_for_every_binomial(self, images: int, level: float) -> None:
+        # Of all values in [0, 1], zeros and ones are spread the most. Coverage is exact here, a sum of few terms.
+        limits = [bounded_limits(hits / images, images, level) for hits in range(images + 1)]
+        for share in np.linspace(0, 1, 501):
+            inside = [hits for hits, (low, high) in enumerate(limits) if low <= share <= high]
+            assert scipy.stats.binom.pmf(inside, images, share).sum() >= level
+
+    @pytest.mark.parametrize("auc", [0.5, 0.8, 0.95])
+    @pytest.mark.parametrize("n", [1, 2, 3, 5])
+    def test_coverage_with_few_images(self, auc: float, n: int) -> None:
+        rng = np.random.default_rng(0)
+        shift = math.sqrt(2) * NormalDist().inv_cdf(auc)
+        for swapped in (False, True):
+            normal = two_kinds = 0
+            for _ in range(200):
+                ids, oods = rng.normal(shift, 1, 400), rng.normal(size=n)
+                apart = np.where(rng.random(n) < auc, -99.0, 99.0)  # such outliers rank last or first of all
+                pairs = [(-oods, -ids), (-apart, -ids)] if swapped else [(ids, oods), (ids, apart)]
+                (_, low, high), (_, low_apart, high_apart) = (auroc_interval(*pair) for pair in pairs)
+                normal += low <= auc <= high
+                two_kinds += low_apart <= auc <= high_apart
+            assert min(normal, two_kinds) >= 190
 
     @pytest.mark.parametrize(
         ("ids", "oods"), [([2.0], [1.0]), ([1.0], [1.0]), ([1.0], [0.0, 2.0]), ([0.0, 2.0], [1.0])]
@@ -434,6 +584,45 @@ class TestPairedDifference:
         assert many.low > 0.8
         assert many.p_value < 1e-6
 
+    def test_one_image_proves_nothing(self) -> None:
+        scores = np.arange(400.0)
+        for found in (
+            paired_auroc_difference(scores, [-1.0], scores, [500.0]),
+            paired_auroc_difference([500.0], scores, [-1.0], scores),
+        ):
+            assert found == pytest.approx((1.0, -0.95, 1.0, 1.0))
+        assert paired_auroc_difference(scores, [7.5], scores, [7.5]).low < -0.9
+
+    @pytest.mark.parametrize("n", range(1, 10))
+    def test_few_images_prove_what_a_coin_would(self, n: int) -> None:
+        found = paired_auroc_difference(np.arange(400.0), np.full(n, -1.0), np.arange(400.0), np.full(n, 500.0))
+        assert found.p_value == pytest.approx(2 * 0.5**n)  # so many heads or tails
+        assert found.low == pytest.approx(2 * 0.025 ** (1 / n) - 1)
+        assert (found.low > 0) == (found.p_value < 0.05)
+
+    @pytest.mark.parametrize("level", [0.5, 0.9, 0.95, 0.99])
+    def test_limits_and_p_value_of_few_images_agree(self, level: float) -> None:
+        for images, mean in itertools.product(range(1, 10), np.linspace(0, 1, 61).tolist()):
+            low, high = bounded_limits(mean, images, level)
+            assert 0 <= low <= mean <= high <= 1
+            assert (low <= 0.5 <= high) == (bounded_p_value(mean, images) >= 1 - level)
+
+    @pytest.mark.parametrize("n", [1, 2, 3, 5, 9, 10])
+    @pytest.mark.parametrize("scores", ["normal", "two kinds", "opposed"])
+    def test_false_alarms_with_few_images(self, n: int, scores: str) -> None:
+        rng = np.random.default_rng(0)
+        left_out = alarms = 0
+        for _ in range(200):
+            ids, oods = rng.normal(size=(2, 400)), rng.normal(size=(2, n))
+            if scores != "normal":
+                oods = 99.0 * np.sign(oods)
+            if scores == "opposed":
+                oods[1] = -oods[0]
+            found = paired_auroc_difference(ids[0], oods[0], ids[1], oods[1])
+            left_out += not found.low <= 0 <= found.high
+            alarms += found.p_value < 0.05
+        assert max(left_out, alarms) <= 18  # of 200; 10 are allowed on average
+
     def test_false_alarms_and_power(self) -> None:
         rng = np.random.default_rng(0)
 
@@ -498,6 +687,12 @@ class TestPairedMean:
 
         assert 0.03 < np.mean([p_value() < 0.05 for _ in range(1000)]) < 0.07
 
+    def test_holds_where_one_set_is_small(self) -> None:
+        rng = np.random.default_rng(0)
+        ids = rng.normal(size=(2, 50))
+        a, b = {"x": np.full(50, -9.0), "y": [-9.0]}, {"x": np.full(50, 9.0), "y": [9.0]}
+        assert paired_mean_difference(ids[0], a, ids[1], b) == pytest.approx((1.0, -0.95, 1.0, 1.0))
+
     def test_needs_the_same_images(self) -> None:
         with pytest.raises(MetricError, match="the same images"):
             paired_mean_difference([1.0], {"x": [0.0]}, [1.0], {"x": [0.0, 1.0]})
@@ -519,6 +714,10 @@ class TestMean:
 
     def test_is_the_mean_over_sets_and_not_over_images(self) -> None:
         assert mean_auroc([1.0, 1.0], {"small": [0.0], "large": [2.0] * 99}).value == 0.5
+
+    def test_few_images_in_every_set_tell_no_more_than_their_limits(self) -> None:
+        mean = mean_auroc(np.arange(400.0), {"x": [-1.0] * 3, "y": [-2.0] * 5})
+        assert mean == pytest.approx((1.0, (0.025 ** (1 / 3) + 0.025 ** (1 / 5)) / 2, 1.0))
 
     def test_the_same_set_twice_tells_no_more(self) -> None:
         rng = np.random.default_rng(0)
@@ -601,6 +800,11 @@ class TestSelective:
         accepted = scores >= np.sort(scores)[::-1][taken - 1]
         assert curve.at([taken / len(scores)]) == (pytest.approx(wrong[accepted].mean()),)
         assert curve.at([1e-9, 1.0]) == (curve.risk[0], curve.risk[-1])
+
+    @pytest.mark.parametrize("coverages", [["a"], 0.5, None, [2.0], [-0.1], [math.nan], [[0.5]], [95]])
+    def test_coverages_are_shares(self, coverages: Any) -> None:
+        with pytest.raises(MetricError, match="coverages"):
+            risk_coverage([1.0, 2.0], [True, False]).at(coverages)
 
     def test_oracles(self) -> None:
         assert aurc([3.0, 2.0, 1.0], [False, False, True]) == pytest.approx(1 / 9)

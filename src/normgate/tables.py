@@ -264,7 +264,7 @@ def print_evaluation(evaluation: Evaluation) -> None:
         _print_scores(evaluation, title, _auroc, _differences(evaluation))
         if evaluation.gate_score in evaluation.metrics:
             _print_details(evaluation, evaluation.gate_score)
-        out.print("every metric of every score: -o results.csv, .json or .md", style="dim")
+        out.print("every metric of every score: -o results.csv, .json, .md or .tex", style="dim")
     for line in summary_lines(evaluation):
         out.print(printable(line), soft_wrap=True)
     _print_unread(evaluation.errors)

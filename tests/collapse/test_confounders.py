@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 import scipy.ndimage
 import scipy.stats
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from normgate.collapse import CollapseError, image_statistics, norm_correlations
+from normgate.metrics import MetricError
 
 
 def noise(count: int, height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -92,3 +94,19 @@ def test_correlations_of_known_value():
 def test_what_does_not_fit_is_refused(norms, values, message):
     with pytest.raises(CollapseError, match=message):
         norm_correlations(norms, {"contrast": values})
+
+
+def test_numbers_are_not_changed():
+    norms = torch.tensor([1.0, 2, 4], requires_grad=True)
+    assert norm_correlations(norms, {"contrast": norms.bfloat16()})["contrast"].pearson == pytest.approx(1)
+    with pytest.raises(MetricError, match="contrast holds complex numbers"):
+        norm_correlations(norms, {"contrast": [1.0, 2.0, 1j]})
+    with pytest.raises(MetricError, match="norms holds text"):
+        norm_correlations("abc", {"contrast": [1.0, 2.0, 3.0]})
+
+
+def test_other_containers_are_refused():
+    with pytest.raises(CollapseError, match="statistics are values by name: pass a dict"):
+        norm_correlations([1.0, 2.0], [[1.0, 2.0]])
+    with pytest.raises(CollapseError, match="in an array, not list"):
+        image_statistics([[0]])

@@ -225,3 +225,9 @@ def test_features_are_not_changed():
     neural_collapse(features)
     assert torch.equal(features.z, before[0])
     assert torch.equal(features.weight, before[1])
+
+
+@pytest.mark.parametrize("space", ["x", "Z", "", None, ["z"], np.array(["z", "u"])])
+def test_a_space_is_z_or_u(space):
+    with pytest.raises(CollapseError, match="space is 'z', raw features, or 'u', directions, not"):
+        neural_collapse(random_classes(), space)

@@ -41,3 +41,8 @@ def test_what_cannot_be_measured_is_named():
     features.z[3] = torch.inf
     with pytest.raises(CollapseError, match="NaN or infinite"):
         norm_statistics(features)
+
+
+def test_a_quantile_that_is_not_kept_is_refused():
+    with pytest.raises(CollapseError, match=r"quantiles are kept at 0\.0, 0\.05, .*, not at 0\.9"):
+        norm_statistics(random_classes()).quantile(0.9)

@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import scipy.stats
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LinearRegression
@@ -145,3 +146,13 @@ def test_what_does_not_fit_is_refused():
         separation([], [], [1.0], [1.0])
     with pytest.raises(MetricError, match="NaN"):
         separation([1.0, np.nan], [1.0, 2], [1.0], [1.0])
+
+
+def test_scores_of_a_network_are_taken_as_they_come():
+    parts = samples(0, 1, 1)
+    tensors = [torch.tensor(part, requires_grad=True) for part in parts]
+    assert separation(*tensors) == separation(*parts)
+    with pytest.raises(MetricError, match="ood_direction holds text"):
+        separation([1.0], [1.0], [1.0], ["1"])
+    with pytest.raises(MetricError, match="id_magnitude is no array"):
+        separation([[1.0], [1.0, 2.0]], [1.0], [1.0], [1.0])

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from collapse_oracles import collapsed, features_of, random_classes
-from normgate.collapse import explain, geometry
+from normgate.collapse import CollapseError, explain, geometry
 
 
 def said(features, classes=None, **more) -> str:
@@ -126,3 +126,9 @@ def test_collapse_is_told_by_degrees():
 def test_every_line_is_a_sentence(normalized):
     sentences = explain(geometry(random_classes(normalized=normalized)))
     assert all(sentence[0].isupper() and sentence.endswith(".") for sentence in sentences)
+
+
+@pytest.mark.parametrize("classes", [[], ["cat"], ["a", "b", "c", "d", "e"]])
+def test_every_class_has_a_name(classes):
+    with pytest.raises(CollapseError, match=f"one name for each of the 4 classes, in order, not {len(classes)}"):
+        said(random_classes(), classes)

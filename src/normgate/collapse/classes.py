@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 import numpy as np
 import torch
@@ -89,7 +89,13 @@ def lengths_of(vectors: torch.Tensor) -> Floats:
 
 
 def values_in(features: Features, space: Space) -> Floats:
-    """A float64 copy of the features, raw (`z`) or as directions (`u`; a zero feature stays zero), (N, D)."""
+    """A float64 copy of the features, raw (`z`) or as directions (`u`; a zero feature stays zero), (N, D).
+
+    Raises:
+        CollapseError: there is no such space.
+    """
+    if not isinstance(space, str) or space not in get_args(Space):
+        raise CollapseError(f"space is 'z', raw features, or 'u', directions, not {space!r}")
     values = features.z.numpy().astype(np.float64)
     if space == "u":
         norms = lengths_of(features.z)[:, None]

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from normgate.collapse.classes import CollapseError
+from normgate.metrics.ties import real_numbers
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from numpy.typing import ArrayLike, NDArray
 
     from normgate.collapse.classes import Floats
@@ -50,6 +50,8 @@ def image_statistics(pixels: NDArray[np.uint8]) -> dict[str, Floats]:
     Raises:
         CollapseError: these are no such pixels.
     """
+    if not isinstance(pixels, np.ndarray):
+        raise CollapseError(f"image statistics need (N, H, W, 3) uint8 pixels in an array, not {type(pixels).__name__}")
     if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] != 3 or 0 in pixels.shape[1:]:
         raise CollapseError(f"image statistics need (N, H, W, 3) uint8 pixels, not {pixels.shape} {pixels.dtype}")
     statistics = {name: np.empty(len(pixels)) for name in ("brightness", "contrast", "high_frequency")}
@@ -71,11 +73,14 @@ def norm_correlations(norms: ArrayLike, statistics: Mapping[str, ArrayLike]) -> 
 
     Raises:
         CollapseError: lengths differ, or a value is not finite.
+        MetricError: these are no real numbers.
     """
-    x = np.asarray(norms, dtype=np.float64)
+    if not isinstance(statistics, Mapping):
+        raise CollapseError(f"statistics are values by name: pass a dict of arrays, not a {type(statistics).__name__}")
+    x = real_numbers(norms, "norms").astype(np.float64)
     correlations = {}
     for name, values in statistics.items():
-        y = np.asarray(values, dtype=np.float64)
+        y = real_numbers(values, name).astype(np.float64)
         if x.ndim != 1 or x.shape != y.shape or len(x) == 0:
             raise CollapseError(f"{name} needs one value for each norm: there are {y.shape} for {x.shape}")
         if not (np.isfinite(x).all() and np.isfinite(y).all()):

@@ -64,7 +64,7 @@ def neural_collapse(features: Features, space: Space = "z") -> NeuralCollapse:
         space: `z` for raw features, `u` for directions.
 
     Raises:
-        CollapseError: there are no labels, or fewer than two classes have images.
+        CollapseError: there is no such space, there are no labels, or fewer than two classes have images.
     """
     classes = ClassMeans.of(values_in(features, space), labels_of(features))
     weight = features.weight.numpy().astype(np.float64)

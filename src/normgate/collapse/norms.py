@@ -35,7 +35,13 @@ class NormStatistics:
     quantiles: tuple[float, ...]
 
     def quantile(self, q: float) -> float:
-        """One of the quantiles by its place, such as 0.5 for the median."""
+        """One of the quantiles by its place, such as 0.5 for the median.
+
+        Raises:
+            CollapseError: it is not one of `QUANTILES`.
+        """
+        if q not in QUANTILES:
+            raise CollapseError(f"quantiles are kept at {', '.join(map(str, QUANTILES))}, not at {q!r}")
         return self.quantiles[QUANTILES.index(q)]
 
     def to_dict(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from normgate.collapse.classes import CollapseError
 from normgate.metrics import auroc
+from normgate.metrics.ties import check_scores
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -64,15 +65,16 @@ def separation(
 
     Raises:
         CollapseError: the two scores of a set are of different lengths.
-        MetricError: a set is empty, or a score is NaN.
+        MetricError: a set is empty, or a score is NaN or no real number.
     """
-    magnitudes, directions = (id_magnitude, ood_magnitude), (id_direction, ood_direction)
-    if [np.shape(part) for part in magnitudes] != [np.shape(part) for part in directions]:
+    magnitudes = check_scores(id_magnitude, "id_magnitude"), check_scores(ood_magnitude, "ood_magnitude")
+    directions = check_scores(id_direction, "id_direction"), check_scores(ood_direction, "ood_direction")
+    n_id, n_ood = map(len, magnitudes)
+    if [n_id, n_ood] != [*map(len, directions)]:
         raise CollapseError(
             "an image has one norm and one direction score: pass arrays of the same length for each set"
         )
     aurocs = auroc(*magnitudes), auroc(*directions)
-    n_id, n_ood = len(np.asarray(id_magnitude)), len(np.asarray(ood_magnitude))
     known = np.repeat([0.5, -0.5], [n_id, n_ood])
     weights = np.repeat([0.5 / n_id, 0.5 / n_ood], [n_id, n_ood])
     ranks = np.stack([_mixture_ranks(*magnitudes), _mixture_ranks(*directions)], axis=1)

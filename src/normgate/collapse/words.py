@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from normgate.collapse.classes import CollapseError
 from normgate.metrics import BLIND, INVERTED
 from normgate.scores.norm import MIN_VARIATION
 
@@ -43,7 +44,12 @@ def explain(geometry: Geometry, classes: Sequence[str] | None = None) -> list[st
     Args:
         geometry: the numbers.
         classes: names of the classes; numbers stand in for them.
+
+    Raises:
+        CollapseError: there is not one name a class.
     """
+    if classes is not None and len(classes) != geometry.classes:
+        raise CollapseError(f"pass one name for each of the {geometry.classes} classes, in order, not {len(classes)}")
     names = [str(label) for label in range(geometry.classes)] if classes is None else list(classes)
     return [
         _verdict(geometry),

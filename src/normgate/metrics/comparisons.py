@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from normgate.metrics.intervals import (
+    FEWEST_IMAGES,
     Estimate,
     Variance,
+    bounded_limits,
+    bounded_p_value,
     delong_variance,
     group_auroc_interval,
     normal_quantile,
@@ -19,7 +23,7 @@ from normgate.metrics.intervals import (
 from normgate.metrics.ties import Floats, MetricError, TieGroups, check_scores
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import ArrayLike
 
@@ -44,6 +48,10 @@ def paired_auroc_difference(
     correlation say (Zou & Donner, 2008), as if the two were independent where that correlation is not known: near 1 a
     difference can be much larger than it looks, and hardly smaller. The p-value follows from the interval's width at
     this level.
+
+    With fewer than 10 images in a set nothing is known of that variance. Limits and p-value are then Hoeffding's for a
+    mean of differences from −1 to 1 (`bounded_limits`), which hold for any scores and any number of images: one image
+    proves nothing (p = 1), and 5 or fewer never make p as small as 0.05, whatever they show.
 
     Simulated coverage at 95 % (400 draws of correlated normal scores a case): 94 to 100 % for 10:10 to 300:300, 58:12,
     and 1000:10 to 1000:300 and the other way round, AUROC 0.7 to 0.995, correlations 0.5 to 0.99. So it is too wide
@@ -74,7 +82,8 @@ def paired_mean_difference(
     """Mean AUROC over OoD sets of score a − that of score b on the same images: see `paired_auroc_difference`.
 
     An ID image counts once for all sets, with the mean of its differences of placements; the OoD sets are independent
-    of each other: var = S(mean over sets of ΔV₁₀)/m + Σ S(ΔV₀₁)/(n S²) for S sets.
+    of each other: var = S(mean over sets of ΔV₁₀)/m + Σ S(ΔV₀₁)/(n S²) for S sets. A single set of fewer than 10
+    images makes the interval as wide as if all were that small: leave it out of the mean.
 
     Args:
         id_a: (m,) score a of the ID images.
@@ -87,12 +96,20 @@ def paired_mean_difference(
         MetricError: there is no OoD set, an array is empty or holds NaN, or the two scores are not of as many images.
     """
     same = "a paired difference needs two scores of the same images: "
+    _check_sets(ood_a, "ood_a")
+    _check_sets(ood_b, "ood_b")
     if ood_a.keys() != ood_b.keys():
-        raise MetricError(f"{same}score a is of the sets {', '.join(ood_a)}, score b of {', '.join(ood_b)}")
-    a, b = _Sets.of(id_a, ood_a, level), _Sets.of(id_b, {name: ood_b[name] for name in ood_a}, level)
+        names = (", ".join(map(str, sets)) for sets in (ood_a, ood_b))
+        raise MetricError(f"{same}score a is of the sets {next(names)}, score b of {next(names)}")
+    a = _Sets.of(id_a, ood_a, level, "id_a", "ood_a")
+    b = _Sets.of(id_b, {name: ood_b[name] for name in ood_a}, level, "id_b", "ood_b")
     if a.sizes != b.sizes:
         raise MetricError(f"{same}score a is of {a.sizes} ID and OoD images, score b of {b.sizes}")
     difference = a.mean.value - b.mean.value
+    if (fewest := min(a.sizes)) < FEWEST_IMAGES:
+        share = (1 + difference) / 2
+        low, high = (2 * limit - 1 for limit in bounded_limits(share, fewest, level))
+        return AurocDifference(difference, low, high, bounded_p_value(share, fewest))
     z = normal_quantile(level)
     variance = _variance([[mine - theirs for mine, theirs in zip(*pair, strict=True)] for pair in _pairs(a, b)])
     low = high = difference
@@ -119,7 +136,7 @@ def mean_auroc(id_scores: ArrayLike, ood_scores: Mapping[str, ArrayLike], level:
     The sets share their ID images, so their AUROCs rise and fall together. With lower limits lᵢ of the S sets
     and DeLong's correlations rᵢⱼ, the lower limit is mean A − √(ΣΣ rᵢⱼ (Aᵢ − lᵢ)(Aⱼ − lⱼ)) / S (Zou & Donner,
     "Construction of confidence limits about effect measures", 2008); r is 1 where a variance is 0 or hangs on
-    a single image. For one set this is `auroc_interval`.
+    a single image, or a set has fewer than 10. For one set this is `auroc_interval`.
 
     Args:
         id_scores: (m,) scores of ID images.
@@ -129,7 +146,16 @@ def mean_auroc(id_scores: ArrayLike, ood_scores: Mapping[str, ArrayLike], level:
     Raises:
         MetricError: there is no OoD set, or an array is empty or holds NaN.
     """
-    return _Sets.of(id_scores, ood_scores, level).mean
+    _check_sets(ood_scores, "ood_scores")
+    return _Sets.of(id_scores, ood_scores, level, "id_scores", "ood_scores").mean
+
+
+def _check_sets(ood_scores: Mapping[str, ArrayLike], name: str) -> None:
+    if not isinstance(ood_scores, Mapping):
+        kind = type(ood_scores).__name__
+        raise MetricError(f"{name} holds the scores of OoD sets by name: pass a dict {{'name': scores}}, not {kind}")
+    if not ood_scores:
+        raise MetricError("a mean AUROC needs at least one OoD set")
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,11 +170,12 @@ class _Sets:
     mean: Estimate
 
     @classmethod
-    def of(cls, id_scores: ArrayLike, ood_scores: Mapping[str, ArrayLike], level: float) -> _Sets:
-        if not ood_scores:
-            raise MetricError("a mean AUROC needs at least one OoD set")
-        id_values = check_scores(id_scores, "id_scores")
-        sets = [check_scores(scores, f"ood_scores[{name!r}]") for name, scores in ood_scores.items()]
+    def of(
+        cls, id_scores: ArrayLike, ood_scores: Mapping[str, ArrayLike], level: float, id_name: str, ood_name: str
+    ) -> _Sets:
+        """From scores, and what a caller knows these two arguments as."""
+        id_values = check_scores(id_scores, id_name)
+        sets = [check_scores(scores, f"{ood_name}[{name!r}]") for name, scores in ood_scores.items()]
         placements, estimates, variances = [], [], []
         for values in sets:
             groups, id_numbers, ood_numbers = TieGroups.numbered(id_values, values)

@@ -12,6 +12,7 @@ S the sample variances. Sorting finds the placements in O(N log N) (Sun & Xu, 20
 from __future__ import annotations
 
 import math
+from numbers import Real
 from statistics import NormalDist
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -22,6 +23,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import ArrayLike
+
+FEWEST_IMAGES = 10
+"""With fewer in a set, they are too often alike by chance for their variance to tell anything. By simulation with 400
+ID images, the 95 % interval for the difference of two blind independent scores would leave out 0 in 12 to 14 % of draws
+with 2 OoD images, and in half of those with one that is ranked first or last of all; from here on it is 5 %."""
 
 _LEAST_FREEDOM = 3
 """An image that makes up DeLong's variance alone gives it 2 degrees: no t quantile makes up for that."""
@@ -47,7 +53,7 @@ class Variance(NamedTuple):
 
     @property
     def known(self) -> bool:
-        """Whether enough images make it up: not under perfect separation, nor with one image in a set."""
+        """Whether enough images make it up: not under perfect separation, nor in small sets."""
         return self.freedom >= _LEAST_FREEDOM
 
     def is_firm(self, sizes: Sequence[int]) -> bool:
@@ -68,10 +74,16 @@ def auroc_interval(id_scores: ArrayLike, ood_scores: ArrayLike, level: float = 0
     the variance of Hanley & McNeil; where the variance is 0 or hangs on a single image, that takes its place:
     perfectly separated sets get a lower limit below 1.
 
+    With fewer than 10 images in a set all of that is unknown, and the limits are Hoeffding's (`bounded_limits`), which
+    hold for any scores and any number of images. They are wide: 0.48 to 1 where 5 images are perfectly separated, and
+    0.025 to 1 where a single one is.
+
     Simulated coverage at 95 % (2,000 to 3,000 draws of normal scores): 95 to 98 % for sets of equal size (20, 50, 100
     and 1,000 images, AUROC 0.7 to 0.999); 95 to 99.8 % for 2000:20, 20:2000, 2000:50, 500:50 and 5000:300, AUROC 0.9
     to 0.999, also where 1 to 10 % of either set look like the other. So the interval is too wide rather than too narrow
-    where one set is small, AUROC is near 1, and the scores have no such strays.
+    where one set is small, AUROC is near 1, and the scores have no such strays. Strays that are not like the other
+    set but rank beyond all of it are worse: where 2 to 20 % of the OoD images do, against 400 ID images, coverage is 84
+    to 99 % with 10 to 100 of them, and 96 % with 300.
     """
     return group_auroc_interval(TieGroups.of(id_scores, ood_scores), level)
 
@@ -80,6 +92,8 @@ def group_auroc_interval(groups: TieGroups, level: float) -> Estimate:
     """`auroc_interval` of counted scores."""
     m, n, z = groups.n_id, groups.n_ood, normal_quantile(level)
     auroc = group_auroc(groups)
+    if min(m, n) < FEWEST_IMAGES:
+        return Estimate(auroc, *bounded_limits(auroc, min(m, n), level))
     variance = delong_variance(groups.wins / (2 * n), groups.losses / (2 * m), groups.id, groups.ood)
     if variance.known:
         center = math.log(auroc / (1 - auroc))
@@ -108,7 +122,7 @@ def variance_of_means(parts: Sequence[tuple[Floats, Counts, float]]) -> Variance
         parts: of each set its (G,) values, how often each occurs, (G,), and the weight w of their mean.
 
     Returns:
-        The variance; no degrees of freedom where it is 0 or a set has one image.
+        The variance; no degrees of freedom where it is 0 or a set has fewer than `FEWEST_IMAGES`.
     """
     sizes = [int(counts.sum()) for _, counts, _ in parts]
     if min(sizes) == 1:
@@ -120,17 +134,55 @@ def variance_of_means(parts: Sequence[tuple[Floats, Counts, float]]) -> Variance
         fourth = float(counts @ squares**2) / size
         variance += weight**2 * sample / size
         spread += weight**4 * (fourth - sample**2 * (size - 3) / (size - 1)) / size**3
-    if variance == 0:
-        return Variance(0.0, 0.0)
+    if variance == 0 or min(sizes) < FEWEST_IMAGES:
+        return Variance(variance, 0.0)
     most = sum(sizes) - len(sizes)
     return Variance(variance, min(2 * variance**2 / spread, most) if spread > 0 else most)
 
 
 def normal_quantile(level: float) -> float:
     """How many standard errors a central normal interval reaches to either side."""
-    if not 0 < level < 1:
-        raise MetricError(f"a confidence level is strictly between 0 and 1 (0.95 for 95 %), not {level:g}")
+    # Strictly between in floats, too, or the quantile would be 0 or infinite.
+    if not isinstance(level, Real) or not 0.5 < (1 + level) / 2 < 1:
+        raise MetricError(f"level, a confidence level, is strictly between 0 and 1 (0.95 for 95 %), not {level!r}")
     return NormalDist().inv_cdf((1 + level) / 2)
+
+
+def bounded_limits(mean: float, images: int, level: float) -> tuple[float, float]:
+    """Limits in [0, 1] that hold for the mean of any values in [0, 1], however they are spread and however few.
+
+    Hoeffding (1963): with an expectation of θ, a mean of A or beyond has a chance of exp(−k KL(A‖θ)) at most. This
+    holds for the mean of k independent values and, by his section 5, for one over all pairs of an ID and an OoD image,
+    with k the images of the smaller set (or, over several OoD sets, of the smallest of all). So the limits are where
+    k KL(A‖θ) = log(2/(1 − level)).
+
+    Args:
+        mean: A.
+        images: k, the images of the smallest set.
+        level: confidence level, checked.
+    """
+    limit = math.log(2 / (1 - level)) / images
+    return _bounded_low(mean, limit), 1 - _bounded_low(1 - mean, limit)
+
+
+def bounded_p_value(mean: float, images: int) -> float:
+    """Two-sided, for an expectation of ½: 1 − the level whose `bounded_limits` reach ½; 1 where none does."""
+    return min(1.0, 2 * math.exp(-images * _divergence(max(mean, 1 - mean), 0.5)))
+
+
+def _bounded_low(mean: float, limit: float) -> float:
+    outside, inside = 0.0, mean
+    while outside < (theta := (outside + inside) / 2) < inside:
+        if _divergence(mean, theta) > limit:
+            outside = theta
+        else:
+            inside = theta
+    return inside
+
+
+def _divergence(a: float, b: float) -> float:
+    """KL(a‖b) of two coins, in nats."""
+    return sum(p * math.log(p / q) for p, q in ((a, b), (1 - a, 1 - b)) if p > 0)
 
 
 def _student_quantile(z: float, freedom: float) -> float:

@@ -5,6 +5,7 @@ All are exact under ties: images of equal score are accepted or rejected togethe
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -62,12 +63,9 @@ def group_auroc(groups: TieGroups) -> float:
 
 def group_average_precision(groups: TieGroups, positive: Literal["id", "ood"]) -> float:
     """`average_precision` of counted scores."""
-    if positive == "id":
-        found, others = groups.id[::-1], groups.ood[::-1]
-    elif positive == "ood":
-        found, others = groups.ood, groups.id
-    else:
+    if not isinstance(positive, str) or positive not in ("id", "ood"):
         raise MetricError(f"positive is 'id' or 'ood', not {positive!r}")
+    found, others = (groups.id[::-1], groups.ood[::-1]) if positive == "id" else (groups.ood, groups.id)
     true_positives = np.cumsum(found)
     precision = true_positives / (true_positives + np.cumsum(others))
     return float(found @ precision / true_positives[-1])
@@ -85,8 +83,8 @@ def group_fpr_at_ood_tpr(groups: TieGroups, tpr: float) -> float:
 
 def _fpr_at(positives: Counts, negatives: Counts, tpr: float) -> float:
     """The share of negatives taken once whole tie groups, in order, hold a share `tpr` of the positives."""
-    if not 0 < tpr <= 1:
-        raise MetricError(f"a true-positive rate is above 0 and at most 1 (0.95 for 95 %), not {tpr:g}")
+    if not isinstance(tpr, Real) or not 0 < tpr <= 1:
+        raise MetricError(f"tpr, a true-positive rate, is above 0 and at most 1 (0.95 for 95 %), not {tpr!r}")
     found = np.cumsum(positives)
     stop = int(np.argmax(found / found[-1] >= tpr))
     return int(negatives[: stop + 1].sum()) / int(negatives.sum())

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from normgate.metrics.ties import Floats, MetricError, check_scores
+from normgate.metrics.ties import Floats, MetricError, as_array, check_scores, real_numbers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,9 +36,16 @@ class RiskCoverage:
         return f"<RiskCoverage: {len(self.risk)} points, area {self.aurc:.4g}>"
 
     def at(self, coverages: Sequence[float]) -> tuple[float, ...]:
-        """The risk where at least these shares are first accepted; images of equal score are accepted together."""
+        """The risk where at least these shares are first accepted; images of equal score are accepted together.
+
+        Raises:
+            MetricError: they are no shares from 0 to 1.
+        """
         # A coverage is a rounded quotient: 0.3 of the images may come out one rounding short of 0.3.
-        points = np.searchsorted(self.coverage, np.asarray(coverages) * (1 - 1e-12))
+        shares = real_numbers(coverages, "coverages") * (1 - 1e-12)
+        if shares.ndim != 1 or not ((shares >= 0) & (shares <= 1)).all():
+            raise MetricError(f"coverages is a list of shares from 0 to 1 (0.95 for 95 %), not {coverages!r}")
+        points = np.searchsorted(self.coverage, shares)
         return tuple(self.risk[np.minimum(points, len(self.risk) - 1)].tolist())
 
 
@@ -118,7 +125,7 @@ def accuracy_among_accepted(correct: ArrayLike, accepted: ArrayLike) -> float | 
 
 
 def _flags(values: ArrayLike, name: str, count: int | None) -> NDArray[np.bool_]:
-    flags = np.asarray(values)
+    flags = as_array(values, name)
     if flags.dtype != np.bool_ or flags.ndim != 1 or len(flags) == 0:
         raise MetricError(f"{name} is a 1-D array of bool, one an image, not {flags.dtype} of shape {flags.shape}")
     if count is not None and len(flags) != count:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import cached_property
-from typing import Any, TypeAlias
+from numbers import Integral, Real
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,13 +21,74 @@ class MetricError(NormgateError):
     """These arrays have no such metric; the message says which array, and why."""
 
 
+_UNFIT = {
+    "c": "complex numbers, which have no order: pass their real parts or absolute values",
+    "M": "dates: pass numbers, such as the seconds since one of them",
+    "m": "durations: pass numbers, such as their seconds",
+    **dict.fromkeys("UST", "text: convert it to numbers, as by np.asarray(…, dtype=float)"),
+}
+"""By kind of dtype: what it holds, and what to pass."""
+
+_EXACT = 2**53
+"""Up to here, float64 has every integer; further out, different ones would tie."""
+
+
+def as_array(values: ArrayLike, name: str) -> NDArray[Any]:
+    """The same values in NumPy: of a tensor without its gradient, and of its half and smaller floats as float32.
+
+    Raises:
+        MetricError: they are no array, such as lists of different lengths, or some of them are masked.
+    """
+    try:
+        if hasattr(values, "detach"):  # a tensor, told without PyTorch
+            tensor = cast("Any", values).detach().cpu()
+            array = np.asarray(tensor.float() if tensor.is_floating_point() and tensor.itemsize < 4 else tensor)
+        else:
+            array = np.asarray(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise MetricError(
+            f"{name} is no array: pass a flat list, a 1-D array or a dense tensor, one number an image ({error})"
+        ) from error
+    if isinstance(values, np.ma.MaskedArray) and (masked := np.count_nonzero(values.mask)):
+        raise MetricError(f"{name} masks {masked} of {values.size} values: leave those images out and say so")
+    return array
+
+
+def real_numbers(values: ArrayLike, name: str) -> NDArray[np.floating[Any]]:
+    """Numbers of any shape as floats that are as exact: float32 and wider floats as they are, others as float64.
+
+    Raises:
+        MetricError: they are no real numbers, or float64 would round an integer.
+    """
+    array = as_array(values, name)
+    if array.dtype in (np.float32, np.float64, np.longdouble):
+        return array
+    whole = array
+    if array.dtype == object:
+        items = array.ravel().tolist()
+        if strange := [item for item in items if not (item is None or isinstance(item, Real | Decimal))]:
+            kind = type(strange[0]).__name__
+            raise MetricError(f"{name} holds a value of type {kind}, which is no real number: pass one number an image")
+        whole = np.array([int(item) for item in items if isinstance(item, Integral)], dtype=object)
+    elif not np.can_cast(array.dtype, np.float64):
+        raise MetricError(f"{name} holds {_UNFIT.get(array.dtype.kind, f'{array.dtype}: pass one number an image')}")
+    # Narrower integers cannot be as large.
+    if whole.dtype in (np.int64, np.uint64, object) and whole.size and (whole.max() > _EXACT or whole.min() < -_EXACT):
+        fix = "pass smaller numbers, such as ranks over all images"
+        raise MetricError(f"{name} has integers beyond 2**53, which would tie as floats: {fix}")
+    return array.astype(np.float64)
+
+
 def check_scores(scores: ArrayLike, name: str) -> NDArray[np.floating[Any]]:
-    """(N,) floats, at least one and none of them NaN; infinities are ordered like any number."""
-    values = np.asarray(scores)
-    if values.dtype not in (np.float32, np.float64):
-        values = values.astype(np.float64)
+    """(N,) floats, at least one and none of them NaN; infinities are ordered like any number.
+
+    Raises:
+        MetricError: these are no such numbers; see `real_numbers`, too.
+    """
+    values = real_numbers(scores, name)
     if values.ndim != 1:
-        raise MetricError(f"{name} is one score an image: pass a 1-D array, not one of shape {values.shape}")
+        what = f"one of shape {values.shape}" if values.ndim else "a single value"
+        raise MetricError(f"{name} is one score an image: pass a 1-D array, not {what}")
     if len(values) == 0:
         raise MetricError(f"{name} is empty: a metric needs at least one image")
     missing = int(np.isnan(values).sum())
