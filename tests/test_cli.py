@@ -163,10 +163,19 @@ def test_an_image_elsewhere_has_a_verdict_as_one_here_has(
         verdicts.append(json.loads(capsys.readouterr().out))
     assert [verdict.pop("id") for verdict in verdicts] == [str(image), str(image), f"{place}/x.png"]
     assert verdicts[0] == verdicts[1] == verdicts[2]
-    for where, said in (("broken.png", "not an image"), ("gone.png", "there is no such file")):
-        assert run("screen", gate, f"{place}/{where}") == 1
-        assert said in capsys.readouterr().err
-    for where, said in (("*.png", "-o verdicts.parquet"), ("", "-o verdicts.parquet"), ("y.parquet", "Parquet")):
+    assert run("screen", gate, f"{place}/broken.png") == 1
+    assert "not an image" in capsys.readouterr().err
+    for where in ("[a].png", "z.png/[b]*.png"):  # named like patterns, the second in a folder named like an image
+        memory({where: image.read_bytes()})
+        assert run("screen", gate, f"{place}/{where}") == 0
+        assert where in capsys.readouterr().out
+    for where, said in (
+        ("gone.png", "gone.png does not exist"),
+        ("*.png", "-o verdicts.parquet"),
+        ("z.png", "-o verdicts.parquet"),
+        ("", "-o verdicts.parquet"),
+        ("y.parquet", "Parquet"),
+    ):
         assert run("screen", gate, f"{place}/{where}") == 2
         assert said in capsys.readouterr().err
     assert run("screen", gate, f"{place}/x.png", "-o", tmp_path / "v.parquet") == 0

@@ -6,6 +6,7 @@ import datetime as dt
 import itertools
 import math
 from dataclasses import astuple
+from fractions import Fraction
 from statistics import NormalDist
 from typing import Any
 
@@ -584,6 +585,13 @@ class TestPairedDifference:
         assert many.low > 0.8
         assert many.p_value < 1e-6
 
+    @pytest.mark.parametrize("images", [10, 11, 20])
+    def test_images_that_are_all_alike_prove_no_more_than_a_sign_test(self, images: int) -> None:
+        known = np.arange(400.0)
+        found = paired_auroc_difference(known, np.full(images, -1.0), known, np.full(images, 500.0))
+        assert found.difference == 1
+        assert found.p_value == pytest.approx(2 * 0.5**images)
+
     def test_one_image_proves_nothing(self) -> None:
         scores = np.arange(400.0)
         for found in (
@@ -852,3 +860,15 @@ class TestSelective:
             accuracy_among_accepted([True], [True, False])
         with pytest.raises(MetricError, match="accepted is a 1-D array of bool"):
             accuracy_among_accepted([], [])
+
+
+@pytest.mark.parametrize("share", [0.5, np.float32(0.5), np.array(0.5), torch.tensor(0.5), Fraction(1, 2)])
+def test_settings_are_numbers_of_any_kind(share: Any) -> None:
+    known, unknown = np.arange(30.0), np.arange(30.0) - 10
+    assert fpr_at_id_tpr(known, unknown, share) == fpr_at_id_tpr(known, unknown, 0.5)
+    assert auroc_interval(known, unknown, share) == auroc_interval(known, unknown, 0.5)
+
+
+def test_fractions_that_no_float_is_near_to() -> None:
+    with pytest.raises(MetricError, match="id_scores holds what is no float"):
+        auroc([Fraction(10**400)], [1.0])

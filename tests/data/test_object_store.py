@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import pickle
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -38,9 +39,11 @@ def store() -> Iterator[str]:
 @pytest.fixture
 def bucket(store: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Put]:
     """Put objects into an empty bucket, and get its address."""
-    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
-        monkeypatch.delenv(name, raising=False)
+    for name in list(os.environ):  # keys and places of whoever runs this
+        if name.startswith(("AWS_", "FSSPEC_")):
+            monkeypatch.delenv(name)
     settings = {"ENDPOINT_URL": store, "ACCESS_KEY_ID": "a", "SECRET_ACCESS_KEY": "b", "DEFAULT_REGION": "us-east-1"}
+    settings |= dict.fromkeys(("CONFIG_FILE", "SHARED_CREDENTIALS_FILE"), os.devnull)
     for name, value in settings.items():
         monkeypatch.setenv(f"AWS_{name}", value)
     monkeypatch.setattr("normgate.data.patience.time.sleep", lambda _: None)

@@ -128,7 +128,8 @@ def test_latex_has_the_tables_of_markdown(tmp_path: Path) -> None:
             found.save(tmp_path / f"{name}{suffix}")
         tex, md = ((tmp_path / f"{name}{suffix}").read_text() for suffix in (".tex", ".md"))
         plain = tex.replace(r"\_", "_").replace("--", "–").replace(r"\%", "%")
-        rows = [line.removesuffix(r" \\").split(" & ") for line in plain.splitlines() if line.endswith(r"\\")]
+        lines = [line.removeprefix("{}").removesuffix(r" \\") for line in plain.splitlines() if line.endswith(r"\\")]
+        rows = [line.split(" & ") for line in lines]
         table = [
             line.strip("| ").split(" | ") for line in md.splitlines() if line.startswith("|") and "---" not in line
         ]
@@ -137,7 +138,9 @@ def test_latex_has_the_tables_of_markdown(tmp_path: Path) -> None:
         assert r"\begin{tabular}{lrrr}" in tex
     features = {"id": random_features(20, 1), "a&b_c\\%": random_features(20, 2)}
     evaluate_features(None, features, scores="norm").save(tmp_path / "odd.tex")
-    assert r"score & a\&b\_c\textbackslash{}\% \\" in (tmp_path / "odd.tex").read_text()
+    with pytest.raises(EvaluationError, match=r"there is no OoD set; name the results \.json"):
+        evaluate_features(None, {"id": random_features(20, 1)}, scores="norm").save(tmp_path / "none.tex")
+    assert r"{}score & a\&b\_c\textbackslash{}\% \\" in (tmp_path / "odd.tex").read_text()
 
 
 @pytest.mark.parametrize("name", ["results", "results.xlsx"])
@@ -279,6 +282,7 @@ def test_features_of_another_network_are_refused() -> None:
         dataclasses.replace(odd, weight=odd.weight + 1),
         dataclasses.replace(odd, temperature=odd.temperature / 2),
         dataclasses.replace(odd, m=odd.z[:, :3]),
+        dataclasses.replace(odd, bias=torch.ones(3) if odd.bias is None else None),
         dataclasses.replace(odd, z=odd.z[:, :3], weight=odd.weight[:, :3]),
     )
     for other in others:
@@ -286,6 +290,15 @@ def test_features_of_another_network_are_refused() -> None:
             evaluate_features(None, {"id": known, "odd": other}, scores="norm")
     with pytest.raises(EvaluationError, match="the features of train are another network's"):
         evaluate_features(None, {"id": known, "odd": odd}, scores="knn", train=others[0])
+    rounded = dataclasses.replace(odd, weight=odd.weight.bfloat16())
+    evaluate_features(None, {"id": known, "odd": rounded}, scores="norm")
+    broken = [dataclasses.replace(part, weight=part.weight * torch.nan) for part in (known, odd)]
+    evaluate_features(None, dict(zip(("id", "odd"), broken, strict=True)), scores="norm")
+    for name, said in (("train", "a set that gates and scores are made with"), (1, "1 is no name of a set")):
+        with pytest.raises(EvaluationError, match=said):
+            evaluate_features(None, {"id": known, name: odd}, scores="norm")
+    with pytest.raises(EvaluationError, match="gate= is a gate or None, and not str"):
+        evaluate_features("gates/x", {"id": known}, scores="norm")
     with pytest.raises(EvaluationError, match="odd has no images"):
         evaluate_features(None, {"id": known, "odd": odd.select([])}, scores="norm")
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import math
 from typing import Any
 
 import numpy as np
@@ -71,8 +73,9 @@ def test_two_scores_need_two_names() -> None:
 @pytest.mark.parametrize(
     ("fitted", "scored", "said"),
     [
-        ({"mean": torch.zeros(1)}, torch.zeros(10), r"of 40 images a tensor of shape \(10,\)"),
-        ({"mean": torch.zeros(1)}, torch.zeros(40, 1), r"of 40 images a tensor of shape \(40, 1\)"),
+        ({"mean": torch.zeros(1)}, torch.zeros(10), r"of 40 images a float32 tensor of shape \(10,\)"),
+        ({"mean": torch.zeros(1)}, torch.zeros(40, 1), r"of 40 images a float32 tensor of shape \(40, 1\)"),
+        ({"mean": torch.zeros(1)}, torch.zeros(40) * 1j, "of 40 images a complex64 tensor"),
         ({"mean": torch.zeros(1)}, np.zeros(40), "of 40 images a ndarray"),
         (None, torch.zeros(40), "has learned a NoneType; _fit and _scale return tensors by name"),
         ({"mean": [0.0]}, torch.zeros(40), "has learned a dict"),
@@ -98,6 +101,7 @@ def test_a_score_of_ones_own_that_gives_something_else_is_told(fitted: Any, scor
     ("given", "said"),
     [
         (None, "scores= takes names and scores, or 'all', and not None"),
+        (FirstNumber, r"make one: FirstNumber\('name'\)"),
         ([FirstNumber], r"make one: FirstNumber\('name'\)"),
         ([lambda features: features.z], "a score is a subclass of Score"),
     ],
@@ -105,6 +109,25 @@ def test_a_score_of_ones_own_that_gives_something_else_is_told(fitted: Any, scor
 def test_what_is_no_score(given: Any, said: str) -> None:
     with pytest.raises(EvaluationError, match=said):
         evaluate_features(None, FEATURES, scores=given)
+
+
+def test_settings_of_any_kind_are_said_as_json_has_them() -> None:
+    @dataclasses.dataclass
+    class Own(FirstNumber):
+        by: Any = None
+
+    for value, said in (
+        (3, 3),
+        ([1, "a"], [1, "a"]),
+        (np.zeros(3), "ndarray"),
+        (math.inf, "float"),
+        (print, type(print).__name__),
+    ):
+        found = evaluate_features(None, FEATURES, scores=Own("own", by=value), train=TRAIN)
+        assert found.settings["own"] == {"sign": 1.0, "by": said}
+        json.dumps(found.to_dict(), allow_nan=False)
+    long = evaluate_features(None, FEATURES, scores=Own("own", by={str(i): i for i in range(1000)}), train=TRAIN)
+    assert long.settings["own"]["by"] == "dict"
 
 
 def test_what_cannot_be_had_says_why() -> None:

@@ -119,8 +119,8 @@ def score_of(text: str, *, own_name: bool = False) -> str | Score:
     """
     name, colon, settings = text.partition(":")
     if "," in name:
-        repeated = " ".join(f"--score {part}" for part in text.split(","))
-        raise NormgateError(f"--score takes one score{f'; repeat it: {repeated}' if own_name else ''}")
+        repeated = " ".join(f"--score {part}" for part in text.split(",") if part)
+        raise NormgateError(f"--score takes one score{f'; repeat it: {repeated}' if own_name and repeated else ''}")
     if own_name and name == "auto":
         raise NormgateError(
             "probes choose a score in 'train' and 'calibrate' (--score auto); 'evaluate' compares those that it is "

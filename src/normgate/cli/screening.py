@@ -117,8 +117,8 @@ def screen(
         raise NormgateError("--copy-rejected and --move-rejected exclude each other")
     of_many = (fdr, copy_rejected, move_rejected, report, shift_alarm)
     about_many = list_rejected or any(value is not None for value in of_many)
-    one = _is_one_image(incoming)
-    if output is None and one and not about_many:
+    one = output is None and incoming != "-" and _is_one_image(incoming, image_column)
+    if one and not about_many:
         loaded = load_judge(gate, device=device)
         # To export a graph takes longer than to judge one image.
         judge = loaded if runtime == "auto" else choose_judge(loaded, cast("Runtime", runtime)).judge
@@ -189,15 +189,17 @@ def screen(
         raise typer.Exit(REJECTED)
 
 
-def _is_one_image(place: str) -> bool:
+def _is_one_image(place: str, image_column: str) -> bool:
     """Whether a place is one file, here or elsewhere, that has a verdict and no table of verdicts."""
-    from normgate.data import addresses, patterns
+    from normgate.data import addresses
+    from normgate.data.folders import FlatFolder
     from normgate.data.kinds import kind_of
 
-    if not addresses.is_address(place):
-        path = addresses.local_path(place)
-        return os.path.isfile(path) and kind_of(path) not in ("tables", "shards")  # noqa: PTH113 (any text)
-    return kind_of(addresses.find(place).name) == "images" and not patterns.is_pattern(place, "*[")
+    if addresses.is_address(place):
+        found = open_place(place, image_column=image_column)
+        return isinstance(found, FlatFolder) and found.is_one_file
+    path = addresses.local_path(place)
+    return os.path.isfile(path) and kind_of(path) not in ("tables", "shards")  # noqa: PTH113 (any text)
 
 
 @contextlib.contextmanager

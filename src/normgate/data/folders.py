@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from normgate.data.addresses import find, is_address, local_path
 from normgate.data.decoding import ImageError
 from normgate.data.fetching import fetchers
-from normgate.data.listing import Files, Listing, files_at, is_empty, root_here
+from normgate.data.listing import Files, Listing, Named, files_at, is_empty, root_here
 from normgate.data.names import utf8_name
 from normgate.data.patience import shown
 from normgate.data.sources import NoLabelsError, Record, SourceError
@@ -105,6 +105,11 @@ class FlatFolder:
         found = self._files.count()
         self.skipped = self._files.skipped
         return found
+
+    @property
+    def is_one_file(self) -> bool:
+        """Whether it is a single file that was named, and no folder or pattern."""
+        return isinstance(self._files, Named) and self._files.count() == 1
 
     def would_list(self, folder: Path) -> bool:
         """Whether images that are put into a folder would be listed, too."""

@@ -190,10 +190,10 @@ def _open_objects(data: Any, labelled: bool) -> Source:
         data = [bytes(data)]
     if isinstance(data, Image.Image) or (isinstance(data, np.ndarray) and data.ndim < 4):
         data = [data]
-    if any(type(part).__module__ == "torch" for part in (data, *(data[:1] if isinstance(data, tuple) else ()))):
+    if any(hasattr(part, "detach") for part in (data, *(data[:1] if isinstance(data, list | tuple) else ()))):
         raise SourceError(
             "a tensor of images may have been prepared for a network or not: pass uint8 arrays of N × H × W × C, as in "
-            "images.permute(0, 2, 3, 1).numpy()"
+            "images.permute(0, 2, 3, 1).numpy() of N × C × H × W"
         )
     if _is_labelled(data):
         images, labels, *groups = data
@@ -218,7 +218,8 @@ def _is_labelled(data: Any) -> bool:
         return False
     images, labels = data[:2]
     if isinstance(images, np.ndarray):  # (N, H, W) are grey images, if what follows is no image
-        return images.ndim == 4 or (images.ndim == 3 and not isinstance(labels, Image.Image) and np.ndim(labels) == 1)
+        is_flat = isinstance(labels, list | tuple) or getattr(labels, "ndim", None) == 1
+        return images.ndim == 4 or (images.ndim == 3 and is_flat)
     return isinstance(images, list | tuple)
 
 

@@ -8,7 +8,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 
-_KNOWN = ("train", "tuning", "calibration", "id")
+KNOWN = ("train", "tuning", "calibration", "id")
+"""Names that no OoD set has."""
 
 
 def shared_images(
@@ -36,12 +37,12 @@ def shared_lines(shared: Mapping[str, Mapping[str, int]]) -> list[str]:
     """The same in words, a line a set and reason."""
     lines = []
     for name, others in shared.items():
-        counts = [f"{count} are {other} images" for other, count in others.items() if other in _KNOWN]
+        counts = [f"{count} are {other} images" for other, count in others.items() if other in KNOWN]
         if counts:
             lines.append(
                 f"{name}: {' and '.join(counts)}, too; figures of them say nothing of new images: take them out"
             )
-        counts = [f"{count} are {other} images" for other, count in others.items() if other not in _KNOWN]
+        counts = [f"{count} are {other} images" for other, count in others.items() if other not in KNOWN]
         if counts:
             lines.append(
                 f"{name}: {' and '.join(counts)}, too; a mean of such sets counts them twice, and its interval takes "

@@ -70,9 +70,9 @@ class Evaluation:
         features: of the images, by set, where they were to be kept; a report is made from them.
         gate: what the gate is: `version` of normgate, `score` with its settings, and how it was trained (`run`), where
             normgate did; None without a gate.
-        settings: of each score.
-        fitted: numbers of images that scores were fitted to, `train` and `tuning`, where there were any; the gate's own
-            score is as the gate has it.
+        settings: of each score; of what JSON has no form for, the type.
+        fitted: numbers of the images that there were to fit scores to, `train` and `tuning`; the gate's own score is as
+            the gate has it.
         contents: by set, a digest of what its images show, whatever their order and names; only of sets whose images
             were read.
         version: of normgate.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import math
 import time
 import warnings
 from collections.abc import Mapping
@@ -21,7 +23,7 @@ from normgate.data.parquet import ParquetImages
 from normgate.data.sources import NoLabelsError, open_source
 from normgate.errors import NormgateWarning
 from normgate.evaluation.cache import FeatureCache
-from normgate.evaluation.disjoint import shared_images, shared_lines
+from normgate.evaluation.disjoint import KNOWN, shared_images, shared_lines
 from normgate.evaluation.extraction import Reader
 from normgate.evaluation.figures import score_figures
 from normgate.evaluation.results import Evaluation, EvaluationError, GateOutcome
@@ -34,7 +36,7 @@ from normgate.progress import silent
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     import numpy as np
 
@@ -104,13 +106,10 @@ def evaluate(
     names: tuple[str, ...] | None
     if not isinstance(ood, Mapping):
         raise EvaluationError(f"ood= names its sets, as in {{'near': images}}, and is no {type(ood).__name__}")
-    if nameless := [name for name in ood if not isinstance(name, str) or not name]:
-        raise EvaluationError(f"{nameless[0]!r} is no name of a set; call it something")
+    _check_names(ood)
     if not isinstance(gate, Gate | nn.Module):
         how = f": normgate.Gate.load({str(gate)!r})" if isinstance(gate, str | Path) else ""
         raise EvaluationError(f"evaluate() takes a gate or a network, and not {type(gate).__name__}{how}")
-    if "id" in ood:
-        raise EvaluationError("'id' is the name of the known test images; call that OoD set something else")
     _checked_groups(groups, list(ood))
     # What cannot work is said before the images are read.
     chosen(scores, gate.score if isinstance(gate, Gate) else None)
@@ -204,7 +203,10 @@ def evaluate_features(
     started = time.perf_counter() if started is None else started
     if "id" not in features:
         raise EvaluationError(f"the known images are wanted under 'id'; there are only: {', '.join(features)}")
+    if gate is not None and not isinstance(gate, Gate):
+        raise EvaluationError(f"gate= is a gate or None, and not {type(gate).__name__}")
     known = features["id"]
+    _check_names([name for name in features if name != "id"])
     own = None if gate is None else gate.score
     if gate is not None:
         train = gate.kept.get("train") if train is None else train
@@ -240,10 +242,20 @@ def evaluate_features(
         wrong=wrong,
         features=dict(features) if keep_features else None,
         gate=None if gate is None else _described(gate),
-        settings={score.name: score.settings for score in wanted if score.name in values},
+        settings={score.name: _settings(score) for score in wanted if score.name in values},
         fitted={name: len(part) for name, part in fitted.items()},
         contents={name: _content(part.digests) for name, part in features.items() if part.digests is not None},
     )
+
+
+def _check_names(sets: Iterable[str]) -> None:
+    """Refuse names of OoD sets that are none, or are taken."""
+    for name in sets:
+        if not isinstance(name, str) or not name:
+            raise EvaluationError(f"{name!r} is no name of a set; call it something")
+        if name in KNOWN:
+            whose = "the known test images" if name == "id" else "a set that gates and scores are made with"
+            raise EvaluationError(f"{name!r} is the name of {whose}; call that OoD set something else")
 
 
 def _check_one_network(features: Mapping[str, Features]) -> None:
@@ -252,12 +264,39 @@ def _check_one_network(features: Mapping[str, Features]) -> None:
     for name, part in features.items():
         if len(part) == 0:
             raise EvaluationError(f"{name} has no images")
-        same = torch.equal(part.weight, known.weight) and part.temperature == known.temperature
-        if not same or part.magnitude.shape[1] != known.magnitude.shape[1]:
+        tau = abs(math.log(part.temperature / known.temperature)) < _ROUNDED
+        heads = tau and _is_alike(part.weight, known.weight) and _is_alike(part.bias, known.bias)
+        if not heads or part.magnitude.shape[1] != known.magnitude.shape[1]:
             raise EvaluationError(
-                f"the features of {name} are another network's than those of id: their heads, which Features has as "
-                "weight and temperature, are not the same"
+                f"the features of {name} are another network's than those of id: weight, bias or temperature of their "
+                "heads, or the lengths of their magnitude vectors, are not the same"
             )
+
+
+_ROUNDED = 0.02
+"""What a head may differ by, as a share: it may have been rounded to half precision since."""
+
+
+def _is_alike(one: torch.Tensor | None, other: torch.Tensor | None) -> bool:
+    if one is None or other is None or one.shape != other.shape:
+        return one is other
+    room = _ROUNDED * float(other.nan_to_num().abs().max())
+    return torch.allclose(one, other, rtol=0, atol=room, equal_nan=True)
+
+
+def _settings(score: Score) -> dict[str, Any]:
+    """As JSON has them; of what it has not, or what is long, the type."""
+    return {name: value if _is_plain(value) else type(value).__name__ for name, value in score.settings.items()}
+
+
+def _is_plain(value: Any) -> bool:
+    try:
+        return len(json.dumps(value, allow_nan=False)) <= _LONGEST_SETTING
+    except (TypeError, ValueError, RecursionError):
+        return False
+
+
+_LONGEST_SETTING = 1000
 
 
 def _content(digests: Sequence[bytes]) -> str:

@@ -34,7 +34,7 @@ def chosen(scores: str | Score | Sequence[str | Score], own: Score | None) -> li
         EvaluationError: two scores have the same name, or something is no score.
     """
     try:
-        wanted = [scores] if isinstance(scores, str | Score) else list(scores)
+        wanted = [scores] if isinstance(scores, str | Score | type) else list(scores)
     except TypeError as error:
         raise EvaluationError(f"scores= takes names and scores, or 'all', and not {scores!r}") from error
     if wants_all(scores):
@@ -55,7 +55,7 @@ def chosen(scores: str | Score | Sequence[str | Score], own: Score | None) -> li
 
 def wants_all(scores: str | Score | Sequence[str | Score]) -> bool:
     """Whether "all" is among them, so that a score may be missing."""
-    return ALL in ([scores] if isinstance(scores, str | Score) else scores)
+    return ALL in ([scores] if isinstance(scores, str | Score | type) else scores)
 
 
 def computed(

@@ -94,7 +94,8 @@ def markdown_table(results: Evaluation | SeedSummary, metric: str) -> str:
 
 def _latex_table(results: Evaluation | SeedSummary, metric: str) -> str:
     head, *body = ([cell.translate(_LATEX) for cell in line] for line in _cells(results, metric))
-    lines = [" & ".join(" ".join(cell.splitlines()) for cell in line) + r" \\" for line in (head, *body)]
+    # After \\ and \midrule, a bracket or a star would be taken for an argument of theirs.
+    lines = ["{}" + " & ".join(" ".join(cell.splitlines()) for cell in line) + r" \\" for line in (head, *body)]
     begin = rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}"
     return "\n".join([begin, r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule", r"\end{tabular}"])
 
@@ -132,7 +133,11 @@ _LATEX = str.maketrans(
         "\\": r"\textbackslash{}",
         "~": r"\textasciitilde{}",
         "^": r"\textasciicircum{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "|": r"\textbar{}",
         "–": "--",
+        "−": "$-$",
     }
 )
 
@@ -163,11 +168,13 @@ def _markdown(results: Evaluation | SeedSummary) -> str:
 
 
 def _latex(results: Evaluation | SeedSummary) -> str:
+    if not results.sets:
+        raise EvaluationError("a .tex has a table a metric, and there is no OoD set; name the results .json")
     parts = [r"% \usepackage{booktabs}"]
     for metric in _shown(results):
         said = f"{metric} in points{_how(results, metric)}: {DEFINITIONS[metric]}.".translate(_LATEX)
         caption = rf"\caption{{{said}}}"
-        parts += ["\n".join([r"\begin{table}", caption, _latex_table(results, metric), r"\end{table}"])]
+        parts += ["\n".join([r"\begin{table}", r"\centering", caption, _latex_table(results, metric), r"\end{table}"])]
     return "\n\n".join(parts) + "\n"
 
 

@@ -12,12 +12,11 @@ S the sample variances. Sorting finds the placements in O(N log N) (Sun & Xu, 20
 from __future__ import annotations
 
 import math
-from numbers import Real
 from statistics import NormalDist
 from typing import TYPE_CHECKING, NamedTuple
 
 from normgate.metrics.ranking import group_auroc
-from normgate.metrics.ties import Counts, Floats, MetricError, TieGroups
+from normgate.metrics.ties import Counts, Floats, MetricError, TieGroups, number
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -82,7 +81,7 @@ def auroc_interval(id_scores: ArrayLike, ood_scores: ArrayLike, level: float = 0
     and 1,000 images, AUROC 0.7 to 0.999); 95 to 99.8 % for 2000:20, 20:2000, 2000:50, 500:50 and 5000:300, AUROC 0.9
     to 0.999, also where 1 to 10 % of either set look like the other. So the interval is too wide rather than too narrow
     where one set is small, AUROC is near 1, and the scores have no such strays. Strays that are not like the other
-    set but rank beyond all of it are worse: where 2 to 20 % of the OoD images do, against 400 ID images, coverage is 84
+    set but rank beyond all of it are worse: where 2 to 20 % of the OoD images do, against 400 ID images, coverage is 80
     to 99 % with 10 to 100 of them, and 96 % with 300.
     """
     return group_auroc_interval(TieGroups.of(id_scores, ood_scores), level)
@@ -143,9 +142,9 @@ def variance_of_means(parts: Sequence[tuple[Floats, Counts, float]]) -> Variance
 def normal_quantile(level: float) -> float:
     """How many standard errors a central normal interval reaches to either side."""
     # Strictly between in floats, too, or the quantile would be 0 or infinite.
-    if not isinstance(level, Real) or not 0.5 < (1 + level) / 2 < 1:
+    if not 0.5 < (1 + number(level)) / 2 < 1:
         raise MetricError(f"level, a confidence level, is strictly between 0 and 1 (0.95 for 95 %), not {level!r}")
-    return NormalDist().inv_cdf((1 + level) / 2)
+    return NormalDist().inv_cdf((1 + number(level)) / 2)
 
 
 def bounded_limits(mean: float, images: int, level: float) -> tuple[float, float]:

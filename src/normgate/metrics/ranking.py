@@ -5,12 +5,11 @@ All are exact under ties: images of equal score are accepted or rejected togethe
 
 from __future__ import annotations
 
-from numbers import Real
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from normgate.metrics.ties import Counts, MetricError, TieGroups
+from normgate.metrics.ties import Counts, MetricError, TieGroups, number
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -83,8 +82,8 @@ def group_fpr_at_ood_tpr(groups: TieGroups, tpr: float) -> float:
 
 def _fpr_at(positives: Counts, negatives: Counts, tpr: float) -> float:
     """The share of negatives taken once whole tie groups, in order, hold a share `tpr` of the positives."""
-    if not isinstance(tpr, Real) or not 0 < tpr <= 1:
+    if not 0 < number(tpr) <= 1:
         raise MetricError(f"tpr, a true-positive rate, is above 0 and at most 1 (0.95 for 95 %), not {tpr!r}")
     found = np.cumsum(positives)
-    stop = int(np.argmax(found / found[-1] >= tpr))
+    stop = int(np.argmax(found / found[-1] >= number(tpr)))
     return int(negatives[: stop + 1].sum()) / int(negatives.sum())

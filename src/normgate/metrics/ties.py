@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cached_property
@@ -73,10 +74,22 @@ def real_numbers(values: ArrayLike, name: str) -> NDArray[np.floating[Any]]:
     elif not np.can_cast(array.dtype, np.float64):
         raise MetricError(f"{name} holds {_UNFIT.get(array.dtype.kind, f'{array.dtype}: pass one number an image')}")
     # Narrower integers cannot be as large.
-    if whole.dtype in (np.int64, np.uint64, object) and whole.size and (whole.max() > _EXACT or whole.min() < -_EXACT):
+    wide = whole.dtype == object or (whole.dtype.kind in "iu" and whole.itemsize == 8)
+    if wide and whole.size and (whole.max() > _EXACT or whole.min() < -_EXACT):
         fix = "pass smaller numbers, such as ranks over all images"
         raise MetricError(f"{name} has integers beyond 2**53, which would tie as floats: {fix}")
-    return array.astype(np.float64)
+    try:
+        return array.astype(np.float64)
+    except (OverflowError, ValueError) as error:  # a fraction or a decimal that no float is near to
+        raise MetricError(f"{name} holds what is no float ({error}): pass smaller numbers") from error
+
+
+def number(value: Any) -> float:
+    """A setting as a float, be it of NumPy or PyTorch; NaN where it is none."""
+    try:
+        return math.nan if isinstance(value, str | bytes) else float(value)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        return math.nan
 
 
 def check_scores(scores: ArrayLike, name: str) -> NDArray[np.floating[Any]]:

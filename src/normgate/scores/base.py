@@ -121,7 +121,7 @@ class Score(abc.ABC):
             raise ScoreError(f"{self.name} has not been fitted; call fit(training_features) first")
         with torch.inference_mode(), _float32():
             found = self._score(features)
-        if not isinstance(found, torch.Tensor) or found.shape != (len(features),):
+        if not isinstance(found, torch.Tensor) or found.shape != (len(features),) or found.is_complex():
             raise ScoreError(
                 f"{self.name} does not give one number an image: of {len(features)} images {_kind(found)}; _score "
                 "returns a tensor of shape (N,)"
@@ -180,7 +180,9 @@ def _float32() -> Iterator[None]:
 
 def _kind(value: object) -> str:
     """What something is that should have been tensors."""
-    return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else f"a {type(value).__name__}"
+    if isinstance(value, torch.Tensor):
+        return f"a {str(value.dtype).removeprefix('torch.')} tensor of shape {tuple(value.shape)}"
+    return f"a {type(value).__name__}"
 
 
 def _check_finite(values: torch.Tensor, what: str, remedy: str) -> None:
