@@ -10,7 +10,7 @@ import pytest
 from normgate import Gate, evaluate
 from normgate.data.sources import Records
 from normgate.errors import NormgateWarning
-from normgate.evaluation.disjoint import shared_images
+from normgate.evaluation.disjoint import shared_images, shared_lines
 from samples import CLASSES, PREPROCESSING, random_records, small_network
 
 
@@ -26,6 +26,10 @@ def test_each_set_is_compared_with_those_of_the_gate_and_with_the_known_images()
     assert shared_images(seen, sets) == {"id": {"train": 1, "calibration": 2}, "far": {"train": 1, "id": 1}}
     assert shared_images({}, {"id": [b"a"]}) == {}
     assert shared_images({}, {"id": [b"a"], "far": [b"x", b"x"], "near": [b"y", b"x"]}) == {"near": {"far": 1}}
+    seen, sets = {"train": [b"t"]}, {"id": [b"a"], "train": [b"x", b"t"], "near": [b"y", b"x"]}
+    shared = shared_images(seen, sets)
+    assert shared == {"train": {"train": 1}, "near": {"train (OoD)": 1}}
+    assert "a mean of such sets" in shared_lines(shared)[1]
 
 
 def test_unknown_images_of_two_sets_are_pointed_out(gate: Gate) -> None:

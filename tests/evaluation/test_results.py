@@ -294,9 +294,10 @@ def test_features_of_another_network_are_refused() -> None:
     evaluate_features(None, {"id": known, "odd": rounded}, scores="norm")
     broken = [dataclasses.replace(part, weight=part.weight * torch.nan) for part in (known, odd)]
     evaluate_features(None, dict(zip(("id", "odd"), broken, strict=True)), scores="norm")
-    for name, said in (("train", "a set that gates and scores are made with"), (1, "1 is no name of a set")):
-        with pytest.raises(EvaluationError, match=said):
-            evaluate_features(None, {"id": known, name: odd}, scores="norm")
+    with pytest.raises(EvaluationError, match="the features of train are another network's"):
+        evaluate_features(None, {"id": known, "train": others[0]}, scores="knn", train=odd)
+    with pytest.raises(EvaluationError, match="1 is no name of a set"):
+        evaluate_features(None, {"id": known, 1: odd}, scores="norm")
     with pytest.raises(EvaluationError, match="gate= is a gate or None, and not str"):
         evaluate_features("gates/x", {"id": known}, scores="norm")
     with pytest.raises(EvaluationError, match="odd has no images"):

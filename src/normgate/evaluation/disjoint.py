@@ -8,8 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 
-KNOWN = ("train", "tuning", "calibration", "id")
-"""Names that no OoD set has."""
+_KNOWN = ("train", "tuning", "calibration", "id")
 
 
 def shared_images(
@@ -20,7 +19,7 @@ def shared_images(
     Args:
         seen: fingerprints of train, tuning and calibration images.
         sets: fingerprints of the evaluated images; the known ones are `id`, with which unknown ones are compared, as
-            they are with the unknown sets before them.
+            they are with the unknown sets before them; `train (OoD)` is one that is called as known images are.
     """
     found: dict[str, dict[str, int]] = {}
     before: dict[str, Sequence[bytes]] = {}
@@ -29,7 +28,8 @@ def shared_images(
         counts = {other: sum(map(set(theirs).__contains__, own)) for other, theirs in others.items()}
         if any(counts.values()):
             found[name] = {other: count for other, count in counts.items() if count}
-        before[name] = own
+        if name != "id":
+            before[f"{name} (OoD)" if name in _KNOWN else name] = own
     return found
 
 
@@ -37,12 +37,12 @@ def shared_lines(shared: Mapping[str, Mapping[str, int]]) -> list[str]:
     """The same in words, a line a set and reason."""
     lines = []
     for name, others in shared.items():
-        counts = [f"{count} are {other} images" for other, count in others.items() if other in KNOWN]
+        counts = [f"{count} are {other} images" for other, count in others.items() if other in _KNOWN]
         if counts:
             lines.append(
                 f"{name}: {' and '.join(counts)}, too; figures of them say nothing of new images: take them out"
             )
-        counts = [f"{count} are {other} images" for other, count in others.items() if other not in KNOWN]
+        counts = [f"{count} are {other} images" for other, count in others.items() if other not in _KNOWN]
         if counts:
             lines.append(
                 f"{name}: {' and '.join(counts)}, too; a mean of such sets counts them twice, and its interval takes "

@@ -23,7 +23,7 @@ from normgate.data.parquet import ParquetImages
 from normgate.data.sources import NoLabelsError, open_source
 from normgate.errors import NormgateWarning
 from normgate.evaluation.cache import FeatureCache
-from normgate.evaluation.disjoint import KNOWN, shared_images, shared_lines
+from normgate.evaluation.disjoint import shared_images, shared_lines
 from normgate.evaluation.extraction import Reader
 from normgate.evaluation.figures import score_figures
 from normgate.evaluation.results import Evaluation, EvaluationError, GateOutcome
@@ -212,7 +212,7 @@ def evaluate_features(
         train = gate.kept.get("train") if train is None else train
         tuning = gate.kept.get("tuning") if tuning is None else tuning
     fitted = {name: part for name, part in (("train", train), ("tuning", tuning)) if part is not None}
-    _check_one_network({**features, **fitted})
+    _check_one_network(known, [*features.items(), *fitted.items()])
     wanted = chosen(scores, own)
     extra = [] if own is None or own in wanted else [own]
     values, refused = computed([*wanted, *extra], features, train=train, tuning=tuning, own=own, progress=progress)
@@ -249,19 +249,17 @@ def evaluate_features(
 
 
 def _check_names(sets: Iterable[str]) -> None:
-    """Refuse names of OoD sets that are none, or are taken."""
+    """Refuse names of OoD sets that are none, and that of the known images."""
     for name in sets:
         if not isinstance(name, str) or not name:
             raise EvaluationError(f"{name!r} is no name of a set; call it something")
-        if name in KNOWN:
-            whose = "the known test images" if name == "id" else "a set that gates and scores are made with"
-            raise EvaluationError(f"{name!r} is the name of {whose}; call that OoD set something else")
+        if name == "id":
+            raise EvaluationError("'id' is the name of the known test images; call that OoD set something else")
 
 
-def _check_one_network(features: Mapping[str, Features]) -> None:
+def _check_one_network(known: Features, sets: Iterable[tuple[str, Features]]) -> None:
     """Refuse features that no score may look at together, and sets of no image."""
-    known = features["id"]
-    for name, part in features.items():
+    for name, part in sets:
         if len(part) == 0:
             raise EvaluationError(f"{name} has no images")
         tau = abs(math.log(part.temperature / known.temperature)) < _ROUNDED
