@@ -449,6 +449,13 @@ def test_folders_that_were_tampered_with_are_errors(name: str, folder: Path) -> 
         Gate.load(edited(folder, edit), device="cpu")
 
 
+def test_a_score_that_gives_an_image_several_numbers_is_damage(tmp_path: Path) -> None:
+    calibrated(small_network()).recalibrate(score="vim").save(tmp_path / "g")
+    edited(tmp_path / "g", tensor("score.safetensors", "alpha", lambda own: own.expand(3)))
+    with pytest.raises(GateFolderError, match=r"is a damaged gate: .*vim does not give one number an image"):
+        Gate.load(tmp_path / "g", model=small_network())
+
+
 class Touch:
     """An object whose unpickling makes a file."""
 

@@ -68,14 +68,14 @@ class Evaluation:
         values: `values[score][set]`, the score of each image, (N,) float64; the gate's score is always among them.
         wrong: whether the predicted class of each ID image is wrong, (m,) bool; None without labels.
         features: of the images, by set, where they were to be kept; a report is made from them.
-        gate: what the gate is: `version` of normgate, `score` with its settings, and how it was trained (`run`), where
-            normgate did; None without a gate.
+        gate: what the gate is: `score` with its settings, and how it was trained (`run`), where normgate did; None
+            without a gate.
         settings: of each score; of what JSON has no form for, the type.
         fitted: numbers of the images that there were to fit scores to, `train` and `tuning`; the gate's own score is as
             the gate has it.
         contents: by set, a digest of what its images show, whatever their order and names; only of sets whose images
             were read.
-        version: of normgate.
+        version: of normgate that evaluated.
     """
 
     gate_score: str | None

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from normgate import __version__, metrics
+from normgate import metrics
 from normgate.calibration import false_alarm_band
 from normgate.class_order import warn_of_order
 from normgate.classes import class_names
@@ -45,6 +45,12 @@ if TYPE_CHECKING:
     from normgate.features import Features
     from normgate.progress import Progress
     from normgate.scores import Score
+
+
+_ROUNDED = 0.02
+"""What a head may differ by, as a share: it may have been rounded to half precision since."""
+_LONGEST_SETTING = 1000
+"""Characters of a setting that results still write out."""
 
 
 def evaluate(
@@ -261,18 +267,14 @@ def _check_one_network(known: Features, sets: Iterable[tuple[str, Features]]) ->
     """Refuse features that no score may look at together, and sets of no image."""
     for name, part in sets:
         if len(part) == 0:
-            raise EvaluationError(f"{name} has no images")
+            raise EvaluationError(f"{name} has no images; leave that set out")
         tau = abs(math.log(part.temperature / known.temperature)) < _ROUNDED
         heads = tau and _is_alike(part.weight, known.weight) and _is_alike(part.bias, known.bias)
         if not heads or part.magnitude.shape[1] != known.magnitude.shape[1]:
             raise EvaluationError(
                 f"the features of {name} are another network's than those of id: weight, bias or temperature of their "
-                "heads, or the lengths of their magnitude vectors, are not the same"
+                "heads, or the lengths of their magnitude vectors, are not the same; take all of one network"
             )
-
-
-_ROUNDED = 0.02
-"""What a head may differ by, as a share: it may have been rounded to half precision since."""
 
 
 def _is_alike(one: torch.Tensor | None, other: torch.Tensor | None) -> bool:
@@ -294,9 +296,6 @@ def _is_plain(value: Any) -> bool:
         return False
 
 
-_LONGEST_SETTING = 1000
-
-
 def _content(digests: Sequence[bytes]) -> str:
     return hashlib.blake2b(b"".join(sorted(digests)), digest_size=16).hexdigest()
 
@@ -304,7 +303,7 @@ def _content(digests: Sequence[bytes]) -> str:
 def _described(gate: Gate) -> dict[str, Any]:
     score = {"name": gate.score.name, "settings": gate.score.settings}
     run = {"run": gate.provenance["run"]} if trained_here(gate.provenance) else {}
-    return {"version": __version__, "score": score, **run}
+    return {"score": score, **run}
 
 
 def open_known(data: Data, *, image_column: str = "image", label_column: str | None = None) -> Source:

@@ -38,6 +38,7 @@ from normgate.gate.choosing import families
 from normgate.gate.gate import Gate
 from normgate.normalization import is_normalized, l2norm, remove_l2norm, temperature, unwrap
 from normgate.probes import ProbeReport
+from normgate.scores import ScoreError
 from normgate.taps import MagnitudeSpec
 
 if TYPE_CHECKING:
@@ -278,7 +279,10 @@ def _score(description: Mapping[str, Any], state: Mapping[str, torch.Tensor], ex
         ids=("",),
         stage_norms=None if stages is None else torch.ones(1, stages.shape[1]),
     )
-    score(row)
+    try:
+        score(row)
+    except ScoreError as error:  # of a gate that was whole when it was written
+        raise ValueError(str(error)) from error
     return score
 
 
