@@ -64,7 +64,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         page_file = Path(folder) / "report.html"
         started = time.perf_counter()
-        evaluation_report(page_file, gate, evaluation, images)
+        evaluation_report(gate, evaluation, images, page_file)
         build = time.perf_counter() - started
         browser = playwright.chromium.launch(executable_path=arguments.chromium, args=["--no-sandbox"])
         paints, moves = [], []

@@ -75,7 +75,19 @@ def trials() -> dict[str, Any]:
     return found
 
 
-def page(found: Runs, variants: Variants, timed: list[dict[str, Any]], tried: dict[str, Any]) -> str:
+def others() -> dict[str, dict[str, Any]]:
+    """What screening.py, serving.py, kills.py and shift.py have measured."""
+    names = ("screening", "serving", "kills", "shift")
+    return {name: json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8")) for name in names}
+
+
+def page(
+    found: Runs,
+    variants: Variants,
+    timed: list[dict[str, Any]],
+    tried: dict[str, Any],
+    measured: dict[str, dict[str, Any]],
+) -> str:
     """The whole page."""
     parts = [HEAD, *_at_a_glance(found)]
     for pack, title in PACKS.items():
@@ -86,6 +98,7 @@ def page(found: Runs, variants: Variants, timed: list[dict[str, Any]], tried: di
             width = f" of width {values['width']}" if "width" in values else ""
             parts += [f"## {title}" + (f": {values['model']}{width}" if len(networks) > 1 else ""), *_section(same)]
     parts += [*_speed(timed), *_ablations(variants), *_demo_recipe(tried)]
+    parts += [*_screening(measured), *_shift(measured["shift"])]
     return "\n\n".join(parts) + "\n"
 
 
@@ -107,6 +120,11 @@ from those files. *plain* is cross-entropy on raw features; *l2* is L2 normalisa
 generated patterns (*patterns-all*: all of them), *patterns-rotations* besides with a second task, to tell how far an
 image was turned, and *patterns-radial* with a loss that wants probes to have small norms.
 
+*Near* are, for CIFAR-10, CIFAR-100's test images and Tiny-ImageNet's validation images but those of classes that
+overlap with CIFAR-10's; for 100 classes of Tiny-ImageNet the other 100; for the hand signs two other signs. *Far* are
+MNIST, ten classes of Describable Textures, and Chars74K, characters from street views in the place of SVHN; for the
+hand signs satellite tiles and pieces of waste. These are not OpenOOD's sets.
+
 Where no image is held out of those for training, tuning and calibration images are a part of the test images, and no
 figure is of them. The 32-pixel packs are JPEG copies (quality 75, chroma halved), known and unknown images alike, so
 that no score can win by the codec. Accuracy is lower than on the original pixels, and figures compare with each other,
@@ -120,31 +138,33 @@ of all scores of plain training for those very sets, which nobody could have cho
 
 
 def _at_a_glance(found: Runs) -> list[str]:
-    rows = [[base, *cells] for base, cells in _over_plain(found).items()]
-    return [GLANCE, _table(["known images", *OVER_PLAIN], rows)] if rows else []
+    rows = [[f"{said} (*{base}*)", *cells] for base, said, cells in _over_plain(found)]
+    return [GLANCE, _table(["known images and network", *OVER_PLAIN], rows)] if rows else []
 
 
 def summary(found: Runs) -> str:
     """For the README: what the paper's recipe gains on each kind of images."""
-    rows = []
-    for base, cells in _over_plain(found).items():
-        run = found[f"{base}-l2"][0]
-        network = run["network"]
-        said = [f"{PACKS[run['pack']].partition(' (')[0]}: {network['model']}"]
-        if "width" in network:
-            said.append(f"width {network['width']}")
-        if layers := network.get("model_args", {}).get("layers"):
-            said.append(f"{'-'.join(map(str, layers))} blocks")
-        rows.append([", ".join([*said, f"{run['recipe']['epochs']} epochs"]), *cells])
+    rows = [[said, *cells] for _, said, cells in _over_plain(found)]
     return _table(["known images and network", *OVER_PLAIN], rows) + "\n"
+
+
+def _said(run: dict[str, Any]) -> str:
+    """Known images, network and epochs of a run."""
+    network = run["network"]
+    said = [f"{PACKS[run['pack']].partition(' (')[0]}: {network['model']}"]
+    if "width" in network:
+        said.append(f"width {network['width']}")
+    if layers := network.get("model_args", {}).get("layers"):
+        said.append(f"{'-'.join(map(str, layers))} blocks")
+    return ", ".join([*said, f"{run['recipe']['epochs']} epochs"])
 
 
 OVER_PLAIN = ["seeds", "accuracy", "norm, near", "hindsight, near", "norm, far", "hindsight, far"]
 
 
-def _over_plain(found: Runs) -> dict[str, list[str]]:
-    """The cells of `OVER_PLAIN` for every network that was trained with and without normalisation."""
-    rows = {}
+def _over_plain(found: Runs) -> list[tuple[str, str, list[str]]]:
+    """Of networks that were trained with and without normalisation: name, what it is, and cells of `OVER_PLAIN`."""
+    rows = []
     for name, seeds in found.items():
         if not name.endswith("-l2"):
             continue
@@ -164,7 +184,7 @@ def _over_plain(found: Runs) -> dict[str, list[str]]:
             ]
             score, best = _best([other for _, other in both], where)
             row += [" → ".join(reversed(norms)), f"{score} {100 * best:.1f}"]
-        rows[base] = row
+        rows.append((base, _said(seeds[0]), row))
     return rows
 
 
@@ -397,9 +417,12 @@ def _ablations(variants: Variants) -> list[str]:
         groups = [", ".join(run["held"]) for run in first["runs"]]
         held = "; ".join(groups) if len(groups) < 10 else f"{len(groups)} groups, from {groups[0]} to {groups[-1]}"
         paper = own.get("paper")
+        reference = (paper or first)["recipe"]
         parts += [
             f"### {setting}",
-            f"{_network(first)}; held out in turn: {held}; {', '.join(precisions)}{steps}; {', '.join(devices)}.",
+            f"{_network(first)}; {reference['epochs']} epochs, batch {reference['batch_size']}, rate "
+            f"{reference['learning_rate']:g}; held out in turn: {held}; {', '.join(precisions)}{steps}; "
+            f"{', '.join(devices)}.",
             _table(
                 ["variant", "accuracy", "norm near", "predicted", "found", "norm, probes", "criterion", "difference"],
                 [
@@ -647,6 +670,82 @@ def _speed(timed: list[dict[str, Any]]) -> list[str]:
     ]
 
 
+SCREENING = """## How fast screening and serving are
+
+Images a second out of one Parquet file, decoding included: `screen` with PyTorch and with ONNX Runtime, beside a bare
+PyTorch loop of decoding, transforms and network. All take turns in one run, and these are the medians of the turns
+(`benchmarks/screening.py`)."""
+SERVING = """The server, asked over HTTP by clients on the same cores, beside its runtime alone on the same images; the
+ResNet18 is at 224 pixels (`benchmarks/serving.py`):"""
+
+
+def _screening(measured: dict[str, dict[str, Any]]) -> list[str]:
+    screening, serving, kills = (measured[name] for name in ("screening", "serving", "kills"))
+    rows = [
+        [name, *(f"{found['images_per_second'][how]:.0f}" for how in ("bare", "torch", "onnx"))]
+        for name, found in screening["networks"].items()
+    ]
+    asked = [
+        [
+            {"demo": "the demo's", "resnet18": "ResNet18"}[name],
+            size,
+            f"{found['images_per_second']:.0f}",
+            f"{found['offline_images_per_second']:.0f}",
+        ]
+        for name in ("demo", "resnet18")
+        for size, found in serving[name]["throughput"].items()
+    ]
+    latency = [
+        f"At {found['requests_per_second']:.0f} requests a second of an image each, {said} gate answers half of them "
+        f"within {1000 * found['p50_seconds']:.0f} ms, and 99 of 100 within {1000 * found['p99_seconds']:.0f} ms."
+        for said, found in (
+            ("the demo's", serving["demo"]["latency"]),
+            ("the ResNet18's", serving["resnet18"]["latency"]),
+        )
+    ]
+    lost = kills["lost"] + kills["doubled"] + kills["foreign"]
+    return [
+        SCREENING,
+        _table(["network", "a bare loop", "PyTorch", "ONNX Runtime"], rows),
+        f"{screening['device']}; commit {screening['commit']}.",
+        SERVING,
+        _table(["gate", "images", "served", "runtime alone"], asked),
+        " ".join(latency),
+        f"{serving['device']}; commit {serving['commit']}.",
+        f"A run over {kills['images']} images was killed {kills['kills']} times (`kill -9`) and begun again as often. "
+        f"Rows that were lost, doubled or of another image: {lost} (`benchmarks/kills.py`; commit {kills['commit']}).",
+    ]
+
+
+SHIFT = """## How soon a shift is noticed
+
+Images of a CIFAR-10 stream until the alarm, after unknown images have begun to be mixed in: median over the orders in
+which it was raised, and in brackets how many these are, where it stayed quiet in others
+(`benchmarks/shift.py`; the alarm sees the gate's score)."""
+
+
+def _shift(found: dict[str, Any]) -> list[str]:
+    delays: dict[str, dict[str, str]] = collections.defaultdict(dict)
+    for key, delay in found["delays"].items():
+        name, share, after = key.split(", ")
+        number = "–" if delay["median_delay"] is None else f"{delay['median_delay']:.0f}"
+        all_ = delay["raised"] == delay["orders"]
+        cell = number if all_ else f"{number} ({delay['raised']} of {delay['orders']})"
+        delays[name][f"{float(share):.0%} from image {after.removeprefix('after ')} on"] = cell
+    head = list(next(iter(delays.values())))
+    false = found["false_alarms"]
+    raised = "; ".join(
+        f"{own['raised']} of {false['streams']} with {images} calibration images"
+        for images, own in false["by_calibration_images"].items()
+    )
+    return [
+        SHIFT,
+        _table(["unknown images", *head], [[name, *(own[column] for column in head)] for name, own in delays.items()]),
+        f"Score {found['score']}, δ = {found['delta']:g}; {found['device']}; commit {found['commit']}. Streams of "
+        f"{false['length']} images that do not change raised it at δ = {false['delta']:g} in {raised}.",
+    ]
+
+
 def _losses(own: Runs) -> list[str]:
     """Where the norm of normalised training is not the best thing to have."""
     lines = []
@@ -754,6 +853,6 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
 if __name__ == "__main__":
     import readme
 
-    PAGE.write_text(page(runs(), ablations(), speeds(), trials()), encoding="utf-8")
+    PAGE.write_text(page(runs(), ablations(), speeds(), trials(), others()), encoding="utf-8")
     readme.put("results_page.py", summary(runs()))
     print(PAGE)

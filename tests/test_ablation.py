@@ -9,6 +9,8 @@ from types import ModuleType
 
 import pytest
 
+import normgate
+
 ROOT = Path(__file__).parents[1]
 MEASURED = sorted((ROOT / "benchmarks" / "results").glob("ablation-*.json"))
 
@@ -30,6 +32,6 @@ def test_every_variant_is_a_recipe_of_its_own_in_every_setting(ablation: ModuleT
 def test_what_was_measured_is_what_is_said(path: Path, ablation: ModuleType) -> None:
     measured = json.loads(path.read_text(encoding="utf-8"))
     setting, variant = ablation.SETTINGS[measured["setting"]], ablation.VARIANTS[measured["variant"]]
-    assert ablation.recipe(setting, variant).to_dict() == measured["recipe"]
+    assert ablation.recipe(setting, variant) == normgate.Recipe.from_dict(measured["recipe"])
     assert setting.near.get(measured["variant"], variant.near) == measured["predicted"]["near"]
     assert len(measured["runs"]) == len(setting.held)

@@ -279,8 +279,7 @@ def test_a_head_without_a_bias():
     again = Backbone.from_dict(json.loads(json.dumps(backbone.to_dict())))
     assert again == backbone
     assert again.build().get_classifier().bias is None
-    older = {key: value for key, value in tiny().to_dict().items() if key != "head_bias"}
-    assert Backbone.from_dict(older) == tiny()
+    assert len({backbone, again, tiny()}) == 2
 
 
 # --------------------------------------------------------------------------------------------- weights

@@ -8,6 +8,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import scipy.stats
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -145,6 +146,21 @@ class TestPValues:
             threshold([], 0.5)
         with pytest.raises(CalibrationError, match="1-D"):
             p_values([[1.0]], [1.0])
+
+    def test_what_is_taken_for_numbers_is_what_metrics_take(self) -> None:
+        known = np.arange(100.0)
+        for same in (torch.arange(100.0, requires_grad=True), torch.arange(100.0).bfloat16(), known.tolist()):
+            assert threshold(same, 0.05) == threshold(known, 0.05)
+        for strange, said in (
+            (np.ma.masked_less(known, 10), "calibration scores masks 10 of 100 values"),
+            (known + 1j, "complex numbers"),
+            (known.astype("datetime64[s]"), "dates"),
+            (known.astype(str), "text"),
+        ):
+            with pytest.raises(CalibrationError, match=said):
+                threshold(strange, 0.05)
+            with pytest.raises(CalibrationError, match=said):
+                Calibration(strange, 0.05)
 
 
 class TestFalseAlarms:
@@ -414,6 +430,6 @@ class TestFalseDiscoveries:
             benjamini_hochberg([0.1], 10)
         with pytest.raises(CalibrationError, match=r"run from -0.1 to 2"):
             benjamini_hochberg([-0.1, 2], 0.1)
-        for sizes in (0, [], [5, 0]):
+        for sizes in (0, [], [5, 0], "abc", 2.5, True):
             with pytest.raises(CalibrationError, match="size of each calibration set"):
                 RankHistogram(sizes)

@@ -103,5 +103,5 @@ def test_a_cached_evaluation_fetches_once_and_finds_what_was_read_here(
 def test_a_report_shows_the_images(gate: Gate, places: dict[str, str], tmp_path: Path, name: str) -> None:
     pytest.importorskip("altair")
     summary = screen(gate, places[name], tmp_path / "v.parquet")
-    screening_report(tmp_path / "r.html", gate, tmp_path / "v.parquet", places[name], summary)
+    screening_report(gate, tmp_path / "v.parquet", places[name], summary, tmp_path / "r.html")
     assert (tmp_path / "r.html").read_text().count("data:image/webp") >= 16

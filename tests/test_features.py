@@ -176,15 +176,7 @@ def test_damaged_files_are_errors(tmp_path: Path) -> None:
         save_file(tensors, path, metadata={"features": text})
         refused("")
     save_file(tensors, path)
-    refused("ids")
-
-
-def test_files_of_before_are_read(tmp_path: Path) -> None:
-    features = full_features(7)
-    features.save(tmp_path / "new.safetensors")
-    metadata = {"ids": json.dumps(features.ids), "temperature": repr(features.temperature)}
-    save_file(load_file(tmp_path / "new.safetensors"), tmp_path / "old.safetensors", metadata=metadata)
-    assert equal(Features.load(tmp_path / "old.safetensors"), dataclasses.replace(features, digests=None))
+    refused("features")
 
 
 def test_the_same_features_are_the_same_file(tmp_path: Path) -> None:

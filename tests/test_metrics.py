@@ -33,6 +33,7 @@ from normgate.metrics import (
     ood_metrics,
     open_set_risk_coverage,
     paired_auroc_difference,
+    paired_difference_over_seeds,
     paired_mean_difference,
     risk_coverage,
 )
@@ -708,6 +709,43 @@ class TestPairedMean:
             paired_mean_difference([1.0], {"x": [0.0]}, [1.0], {"y": [0.0]})
         with pytest.raises(MetricError, match="at least one OoD set"):
             paired_mean_difference([1.0], {}, [1.0], {})
+
+
+class TestDifferenceOverSeeds:
+    @settings(max_examples=200, deadline=None)
+    @given(
+        st.lists(st.tuples(*[st.integers(0, 1000).map(lambda n: n / 1000)] * 2), min_size=2, max_size=40),
+        st.sampled_from([0.5, 0.9, 0.95, 0.999]),
+    )
+    def test_is_the_paired_t_test(self, pairs: list[tuple[float, float]], level: float) -> None:
+        a, b = map(list, zip(*pairs, strict=True))
+        assume(len({round(1000 * (x - y)) for x, y in pairs}) > 1)
+        found, scipys = paired_difference_over_seeds(a, b, level), scipy.stats.ttest_rel(a, b)
+        low, high = scipys.confidence_interval(level)
+        assert found.difference == pytest.approx(np.mean(a) - np.mean(b), abs=1e-12)
+        assert (found.low, found.high) == pytest.approx((max(low, -1), min(high, 1)), rel=1e-9, abs=1e-12)
+        assert found.p_value == pytest.approx(scipys.pvalue, abs=1e-12)
+        turned = paired_difference_over_seeds(b, a, level)
+        assert turned == pytest.approx((-found.difference, -found.high, -found.low, found.p_value), abs=1e-12)
+
+    def test_few_seeds_and_equal_differences(self) -> None:
+        assert paired_difference_over_seeds([0.75], torch.tensor([0.5])) == (0.25, -1, 1, 1)
+        assert paired_difference_over_seeds([0.75, 0.5], [0.5, 0.25]) == (0.25, -1, 1, 1)
+        assert paired_difference_over_seeds([0.9, 0.8], [0.8, 0.7]) == (pytest.approx(0.1), -1, 1, 1)
+        assert paired_difference_over_seeds([1, 1, 1], [1, 1, 1]) == (0, -1, 1, 1)
+        assert paired_difference_over_seeds([1.0, 0.0], [0.0, 1.0]) == (0, -1, 1, pytest.approx(1))
+
+    def test_input(self) -> None:
+        for strange, said in (([0.9, 87.6], "a holds 87.6"), ([math.nan], "a holds nan"), ([-0.1], "a holds -0.1")):
+            with pytest.raises(MetricError, match=f"{said}, which is no AUROC: pass shares from 0 to 1"):
+                paired_difference_over_seeds(strange, [0.5])
+        with pytest.raises(MetricError, match="a is of 2 seeds and b of 1"):
+            paired_difference_over_seeds([0.9, 0.8], [0.5])
+        for shape in ([], [[0.5]], 0.5):
+            with pytest.raises(MetricError, match="b is one AUROC a seed: pass a flat list"):
+                paired_difference_over_seeds([0.5], shape)  # type: ignore[arg-type]
+        with pytest.raises(MetricError, match="between 0 and 1"):
+            paired_difference_over_seeds([0.5], [0.5], 95)
 
 
 class TestMean:

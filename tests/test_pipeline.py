@@ -346,15 +346,17 @@ def test_a_score_with_other_settings_is_another_score(class_folders: Path, tmp_p
         normgate.train(class_folders, score=scores.create("knn", k=500), progress=untrained, **options)
 
 
-def test_a_run_of_a_version_that_noted_the_name_of_its_score_alone_is_resumed(
-    class_folders: Path, tmp_path: Path
+@pytest.mark.parametrize("score", ["norm", "auto"])
+def test_a_gate_whose_score_was_changed_is_not_the_one_that_was_trained(
+    class_folders: Path, tmp_path: Path, score: str
 ) -> None:
-    options = {"recipe": QUICK, "score": "knn", **OPTIONS}
-    gate = normgate.train(class_folders, tmp_path / "new", **options)
-    dataclasses.replace(gate, provenance={**gate.provenance, "score": "knn"}).save(tmp_path / "gate")
+    options = {"recipe": QUICK, "score": score, **OPTIONS}
+    gate = normgate.train(class_folders, tmp_path / "gate", **options)
     normgate.train(class_folders, tmp_path / "gate", resume=True, progress=untrained, **options)
-    with pytest.raises(pipeline.PipelineError, match="score differ"):
-        normgate.train(class_folders, tmp_path / "gate", resume=True, **{**options, "score": "norm"})
+    other = next(name for name in ("energy", "knn") if name != gate.score.name)
+    gate.recalibrate(score=other).save(tmp_path / "gate", overwrite=True)
+    with pytest.raises(pipeline.PipelineError, match="is finished, and score differ"):
+        normgate.train(class_folders, tmp_path / "gate", resume=True, progress=untrained, **options)
 
 
 def test_what_is_in_the_way_of_a_run_is_said(class_folders: Path, tmp_path: Path) -> None:

@@ -32,7 +32,9 @@ def results_page() -> ModuleType:
 def test_page_and_files_agree(results_page: ModuleType) -> None:
     found = results_page.runs()
     assert found
-    page = results_page.page(found, results_page.ablations(), results_page.speeds(), results_page.trials())
+    page = results_page.page(
+        found, results_page.ablations(), results_page.speeds(), results_page.trials(), results_page.others()
+    )
     assert (ROOT / "docs" / "results.md").read_text(encoding="utf-8") == page
 
 
@@ -49,6 +51,17 @@ def test_the_readme_has_the_gains_over_plain_training(
     ]
     assert len(seeds[0]) == len(seeds[1])
     assert f"{100 * np.mean(seeds[0]):.1f} → {100 * np.mean(seeds[1]):.1f}" in row
+
+
+def test_the_speed_of_screening_and_delays_are_those_of_the_files(results_page: ModuleType) -> None:
+    measured = results_page.others()
+    page = "\n".join([*results_page._screening(measured), *results_page._shift(measured["shift"])])
+    onnx = measured["screening"]["networks"]["slim ResNet18 (width 16), 32 px"]["images_per_second"]["onnx"]
+    assert re.search(rf"\| slim ResNet18 \(width 16\), 32 px \|.* {onnx:.0f} \|", page)
+    served = measured["serving"]["demo"]["throughput"]["16 a request"]["images_per_second"]
+    assert f"| the demo's | 16 a request | {served:.0f} |" in page
+    few = measured["shift"]["delays"]["cifar100-test, 0.05, after 0"]
+    assert f"| {few['median_delay']:.0f} ({few['raised']} of {few['orders']}) |" in page
 
 
 def test_every_file_says_where_it_comes_from(results_page: ModuleType) -> None:
@@ -288,6 +301,6 @@ def test_a_norm_that_was_refused_costs_no_page(results_page: ModuleType) -> None
     found = results_page.runs()
     bare = {score: by_set for score, by_set in found["demo-plain"][0]["metrics"].items() if score != "norm"}
     runs = {**found, "demo-plain": [{**run, "metrics": bare} for run in found["demo-plain"]]}
-    glance = results_page.page(runs, {}, [], results_page.trials()).partition("## Hand signs")[0]
-    (row,) = [line for line in glance.splitlines() if line.startswith("| demo |")]
+    page = results_page.page(runs, {}, [], results_page.trials(), results_page.others())
+    (row,) = [line for line in page.partition("## Hand signs")[0].splitlines() if "(*demo*)" in line]
     assert " | – → " in row

@@ -6,7 +6,7 @@ import difflib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +42,7 @@ class Backbone:
     num_classes: int
     width: int | None = None
     stem: int | None = None
-    args: Mapping[str, Any] = field(default_factory=dict)
+    args: Mapping[str, Any] = field(default_factory=dict, hash=False)
     head_bias: bool = True
 
     def __post_init__(self) -> None:
@@ -106,15 +106,15 @@ class Backbone:
             return sum(value.numel() * value.element_size() for value in self.build().state_dict().values())
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; a head with a bias is not named, as gates of earlier versions had no other."""
-        values = {"name": self.name, "num_classes": self.num_classes, "width": self.width, "stem": self.stem}
-        return {**values, "args": _plain(self.args), **({} if self.head_bias else {"head_bias": False})}
+        """Plain values for JSON."""
+        values = {part.name: getattr(self, part.name) for part in fields(self)}
+        return {**values, "args": _plain(self.args)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Backbone:
         """The inverse of :meth:`to_dict`; unknown or missing entries are an error."""
-        expected = {"name", "num_classes", "width", "stem", "args"}
-        if not isinstance(values, Mapping) or set(values) - {"head_bias"} != expected:
+        expected = {part.name for part in fields(cls)}
+        if not isinstance(values, Mapping) or set(values) != expected:
             raise BackboneError(f"a backbone has exactly the entries {sorted(expected)}, not {values!r}")
         return cls(**values)
 
@@ -298,8 +298,8 @@ def _bare(name: str, own: Mapping[str, Tensor]) -> str:
 
 def _without_prefix(given: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """What lies below the one name below which the network's own names are found, if none is found without it."""
-    first = next(iter(own))
-    prefixes = [name.removesuffix(first) for name in given if name.endswith(f".{first}")]
+    first = next(iter(own), None)
+    prefixes = [name.removesuffix(first) for name in given if first is not None and name.endswith(f".{first}")]
     if not prefixes or not own.keys().isdisjoint(given):
         return given
     found = {prefix: sum(prefix + name in given for name in own) for prefix in prefixes}

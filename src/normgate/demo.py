@@ -125,7 +125,7 @@ def demo(
             images = {"id": test, **sets}
             # These training images are public, so that the nearest of them may be shown.
             near = demo_set("train")
-            evaluation_report(work / "report.html", gate, evaluation, images, neighbours=near, progress=progress)
+            evaluation_report(gate, evaluation, images, work / "report.html", neighbours=near, progress=progress)
         result = DemoResult(folder, gate, evaluation, summary, reported, time.perf_counter() - started)
         written = {**result.to_dict(), "files": _files(work)}
         (work / MARK).write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import importlib.util
 import io
 import json
 import logging
@@ -20,9 +19,11 @@ from normgate.errors import NormgateError
 from normgate.extractor import FeatureExtractor
 from normgate.files import check_output, whole_file
 from normgate.gate import Gate
+from normgate.lazily import missing
 from normgate.network_input import network_input
 from normgate.normalization import is_normalized, l2norm, remove_l2norm, temperature, unwrap
 from normgate.runtime import FORMAT, KEY, MOST_BYTES, OUTPUTS
+from normgate.threads import process_wide
 
 if TYPE_CHECKING:
     import os
@@ -46,8 +47,8 @@ def check_export(path: str | os.PathLike[str], *, overwrite: bool = False) -> No
         ExportError: a library is missing, or the file has another suffix than .onnx.
         OutputError: the file exists and `overwrite` is not set, or it cannot be written.
     """
-    if missing := [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]:
-        raise ExportError(f"export needs {' and '.join(missing)}: pip install 'normgate[export]'")
+    if absent := missing("onnx", "onnxscript"):
+        raise ExportError(f"export needs {' and '.join(absent)}: pip install 'normgate[export]'")
     if Path(path).suffix.lower() != ".onnx":
         raise ExportError(f"a portable gate is an ONNX file: name it {Path(path).stem or 'gate'}.onnx")
     check_output(Path(path), overwrite=overwrite)
@@ -155,6 +156,7 @@ def _about(gate: Gate) -> dict[str, Any]:
     }
 
 
+@process_wide
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
     """Without what exporters tell their own developers."""

@@ -190,10 +190,7 @@ class Features:
                 metadata = file.metadata() or {}
                 # Copied, since a file's tensors may lie at odd addresses, where a product's last bit can differ.
                 tensors: dict[str, Any] = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (no mapping)
-            if "features" in metadata:
-                about = json.loads(metadata["features"])
-            else:  # written before there was one key
-                about = {"ids": json.loads(metadata["ids"]), "temperature": float(metadata["temperature"])}
+            about = json.loads(metadata["features"])
             ids = tuple(about["ids"])
             features = cls(**{"bias": None, **tensors}, ids=ids, temperature=about["temperature"])
             if other := [name for name, value in tensors.items() if value.dtype != getattr(features, name).dtype]:

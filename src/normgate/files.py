@@ -6,7 +6,9 @@ import contextlib
 import hashlib
 import json
 import os
+import secrets
 import shutil
+import stat
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -75,13 +77,13 @@ def whole_file(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     check_output(path, overwrite=overwrite)
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=beside(path.name), suffix=f".partial{path.suffix}", dir=path.parent)
-        os.close(handle)
-    partial = Path(name)
+        partial = path.parent / f"{beside(path.name)}{secrets.token_hex(4)}.partial{path.suffix}"
+        partial.touch(exist_ok=False)
     try:
         with explained(path):
+            mode = stat.S_IMODE(partial.stat().st_mode)
             yield partial
-            partial.chmod(0o666 & ~_umask())
+            partial.chmod(mode)  # some libraries write for the owner alone
             sync(partial)
             check_output(path, overwrite=overwrite)  # what has come since is somebody's, too
             partial.replace(path)
@@ -104,14 +106,14 @@ def whole_folder(path: Path, *, foreign: Foreign, overwrite: bool = False) -> It
     check_output(path, overwrite=overwrite, foreign=foreign)
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=beside(path.name), suffix=".partial", dir=path.parent))
+        partial = path.parent / f"{beside(path.name)}{secrets.token_hex(4)}.partial"
+        partial.mkdir()
     try:
         with explained(path):
+            mode = stat.S_IMODE(partial.stat().st_mode)
             yield partial
-            mask = _umask()
-            partial.chmod(0o777 & ~mask)
             for file in partial.rglob("*"):
-                file.chmod((0o777 if file.is_dir() else 0o666) & ~mask)  # some libraries write for the owner alone
+                file.chmod(mode if file.is_dir() else mode & 0o666)  # some libraries write for the owner alone
                 sync(file)
             check_output(path, overwrite=overwrite, foreign=foreign)  # what has come since is somebody's, too
             replace_folder(partial, path)
@@ -180,12 +182,6 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 @contextlib.contextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import importlib.util
 import json
 import os
 import tempfile
@@ -20,6 +19,7 @@ from normgate.files import OutputError, whole_file
 from normgate.gate import Gate
 from normgate.gate.folder import describe
 from normgate.identity import IdentityError, network_digest
+from normgate.lazily import missing
 from normgate.normalization import unwrap
 from normgate.runtime import FORMAT, PortableGate, RuntimeFileError, is_exported, load_onnxruntime
 
@@ -86,8 +86,8 @@ def check_runtime(runtime: str, *, exported: bool = False) -> None:
     if exported:
         if runtime == "torch":
             raise JudgingError("an exported gate is judged by ONNX Runtime, and PyTorch takes the gate's folder alone")
-    elif runtime == "onnx" and (missing := _missing()):
-        raise JudgingError(f"the runtime 'onnx' needs {', '.join(missing)}: pip install 'normgate[export]'")
+    elif runtime == "onnx" and (absent := missing(*_NEEDED)):
+        raise JudgingError(f"the runtime 'onnx' needs {', '.join(absent)}: pip install 'normgate[export]'")
 
 
 def choose_judge(
@@ -113,7 +113,7 @@ def choose_judge(
         digest = gate_digest(gate)
     except IdentityError:
         digest = None
-    if runtime == "torch" or (runtime == "auto" and (gate.extractor.device.type != "cpu" or _missing())):
+    if runtime == "torch" or (runtime == "auto" and (gate.extractor.device.type != "cpu" or missing(*_NEEDED))):
         return Chosen(gate, "torch", digest=digest)
     try:
         # The code of a network of one's own may use what no digest sees; its graph is made anew each time.
@@ -146,10 +146,6 @@ def gate_digest(gate: Judge) -> str:
     for values in (calibration.scores, calibration.predicted):
         found.update(b"-" if values is None else values.tobytes())
     return found.hexdigest()
-
-
-def _missing() -> list[str]:
-    return [name for name in _NEEDED if importlib.util.find_spec(name) is None]
 
 
 def _portable(gate: Gate, digest: str | None, graphs: Path, threads: int | None) -> PortableGate:

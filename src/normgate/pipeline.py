@@ -21,7 +21,7 @@ from normgate.gate import AUTO, Gate
 from normgate.gate.choosing import unfitted
 from normgate.gate.duplicates import warn_of_copies
 from normgate.gate.folder import foreign
-from normgate.gate.sets import Reading, warn_of_other_folders
+from normgate.gate.sets import ReadingOptions, warn_of_other_folders
 from normgate.normalization import l2norm
 from normgate.progress import silent
 from normgate.training import Hardware, Recipe, fit
@@ -33,8 +33,8 @@ from normgate.training.reading import (
     channel_statistics,
     check_enough,
     fingerprint,
-    geometry,
     read,
+    square_input,
     warn_of_contradictions,
 )
 from normgate.training.run_folder import check_run, remove_leftover, run_folder, running
@@ -152,10 +152,10 @@ def train(
     with noticing_loss(fabric), torch.random.fork_rng(cuda):  # the caller's random numbers go on as they were
         group = patient(fabric)
         with agreed(fabric, group):
-            preprocessing = geometry(
+            preprocessing = square_input(
                 sets["train"], image_size, max_pixels, squash=squash, standardize=recipe.standardize
             )
-            reading = Reading(
+            reading = ReadingOptions(
                 drop_duplicates=drop_duplicates,
                 skip_unreadable=skip_unreadable,
                 workers=workers,
@@ -187,13 +187,11 @@ def train(
                 "seed": seed,
                 "weights": None if weights is None else sha256(Path(weights)),
                 "images": fingerprint(pixels["train"], classes),
-                **({"log_geometry": True} if log_geometry else {}),
+                "log_geometry": log_geometry,
             }
             if target is not None and finished:
                 asked = {**run, "false_alarm_rate": false_alarm_rate, "by_class": by_class, "lean": lean}
-                asked["score"] = _asked_score(made)
-                digests = {name: part.digests for name, part in pixels.items()}
-                done = _finished(target, asked, digests)
+                done = _finished(target, asked, made, {name: part.digests for name, part in pixels.items()})
                 if fabric.is_global_zero:
                     remove_leftover(run_folder(target))
                 return done
@@ -238,13 +236,14 @@ def train(
                         provenance={
                             "run": run,
                             "log": log,
-                            "score": _asked_score(made),
                             "sets": {name: len(part) for name, part in sets.items()},
                         },
                         progress=progress,
                     )
                     # The score is fitted to a sample; what the network has seen is all of them.
-                    gate = dataclasses.replace(gate, digests={**gate.digests, "train": pixels["train"].digests})
+                    digests = {**gate.digests, "train": pixels["train"].digests}
+                    provenance = {**gate.provenance, "score": _noted(made, gate.score)}
+                    gate = dataclasses.replace(gate, digests=digests, provenance=provenance)
                     if target is not None:
                         gate.save(target, overwrite=overwrite)
         if gate is None:
@@ -293,7 +292,9 @@ def _network(backbone: Backbone, recipe: Recipe, weights: str | os.PathLike[str]
     return network
 
 
-def _finished(target: Path, asked: Mapping[str, Any], digests: Mapping[str, tuple[bytes, ...]]) -> Gate:
+def _finished(
+    target: Path, asked: Mapping[str, Any], score: Score | None, digests: Mapping[str, tuple[bytes, ...]]
+) -> Gate:
     """The gate of a run that had ended before it was to be resumed, if it is the one that is asked for."""
     gate = Gate.load(target)
     found = {
@@ -301,11 +302,10 @@ def _finished(target: Path, asked: Mapping[str, Any], digests: Mapping[str, tupl
         "false_alarm_rate": gate.calibration.alpha,
         "by_class": gate.calibration.by_class,
         "lean": not gate.kept,
-        "score": gate.provenance.get("score"),
     }
-    if isinstance(found["score"], str):  # of an earlier version, which noted the name alone
-        found["score"] = {"name": found["score"], "settings": asked["score"]["settings"]}
     differing = [name for name, value in json.loads(json.dumps(asked)).items() if found.get(name) != value]
+    if not gate.provenance.get("score") == _noted(score, gate.score) == _noted(score, score or gate.score):
+        differing.append("score")
     differing += [f"{name} images" for name in ("tuning", "calibration") if gate.digests.get(name) != digests[name]]
     if differing:
         raise PipelineError(
@@ -315,9 +315,11 @@ def _finished(target: Path, asked: Mapping[str, Any], digests: Mapping[str, tupl
     return gate
 
 
-def _asked_score(score: Score | None) -> dict[str, Any]:
-    """What was asked for, and not what probes chose."""
-    return {"name": AUTO, "settings": {}} if score is None else {"name": score.name, "settings": score.settings}
+def _noted(asked: Score | None, score: Score) -> dict[str, Any]:
+    """What was asked for, None that probes choose, and what a gate then has: it may be given another score later."""
+    note = {"asked": AUTO if asked is None else asked.name, "name": score.name, "settings": score.settings}
+    copied: dict[str, Any] = json.loads(json.dumps(note))
+    return copied
 
 
 def _training_images(

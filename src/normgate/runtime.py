@@ -19,12 +19,10 @@ import numpy as np
 from normgate.calibration import Calibration
 from normgate.calibration.conformal import check_calibration
 from normgate.data.decoding import DEFAULT_MAX_PIXELS
-from normgate.data.loading import load_batches
 from normgate.data.preprocessing import Preprocessing
-from normgate.data.sources import is_nothing, open_source
 from normgate.errors import NormgateError
 from normgate.monitor import ShiftAlarm
-from normgate.verdicts import EMPTY, NOT_FINITE, Verdicts, concatenate
+from normgate.verdicts import EMPTY, NOT_FINITE, Verdicts, verdicts_on
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -170,16 +168,8 @@ class PortableGate:
         Returns:
             One verdict an image, in order; one that cannot be read or judged has an error and is not accepted.
         """
-        if is_nothing(images):
-            return EMPTY
-        batches = load_batches(
-            open_source(images, labelled=False),
-            self.preprocessing,
-            batch_size=batch_size,
-            workers=workers,
-            max_pixels=max_pixels,
-        )
-        return concatenate([self.judge_batch(batch) for batch in batches] or [EMPTY])
+        options = {"batch_size": batch_size, "workers": workers, "max_pixels": max_pixels}
+        return verdicts_on(images, self.judge_batch, self.preprocessing, **options)
 
     def judge_batch(self, batch: PixelBatch) -> Verdicts:
         """Verdicts on a batch of loaded images, the unreadable ones included."""

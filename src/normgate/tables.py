@@ -73,8 +73,8 @@ def print_gate(gate: Gate, folder: Path, *, as_json: bool = False) -> None:
         "pictures of one person, burst or scene are clustered, and it is then nominal",
     )
     table.add_row("training", _training(gate))
-    if gate.held_out is not None:
-        right, images = gate.held_out
+    if (held_out := gate.held_out) is not None:
+        right, images = held_out
         table.add_row("accuracy", f"{right / images:.1%} of {images} images that were held out of training")
     kept = {name: len(part) for name, part in gate.kept.items()}
     table.add_row(
@@ -101,9 +101,7 @@ def _spread(calibration: Calibration) -> str:
 
 def _training(gate: Gate) -> str:
     """How the network was normalised in training and, where it was trained here, with which recipe."""
-    from normgate.gate.folder import describe
-
-    tau = describe(gate)["network"]["temperature"]
+    tau = gate.temperature
     said = "without L2 normalisation"
     if tau is not None:
         said = "L2 normalisation, τ learned" if tau == "learned" else f"L2 normalisation, τ = {tau:g}"
@@ -277,7 +275,8 @@ def print_seeds(summary: SeedSummary) -> None:
         return spread_text(found["auroc"]) if wide else points(found["auroc"].mean)
 
     if summary.sets:
-        _print_scores(summary, "AUROC in points{}: mean over gates, best first", cell, {}, interval="smallest–largest")
+        title = "AUROC in points{}: mean over gates, best first"
+        _print_scores(summary, title, cell, _differences(summary), interval="smallest–largest")
     for line in summary_lines(summary):
         out.print(line, soft_wrap=True)
     for evaluation in summary.evaluations:
@@ -319,7 +318,8 @@ def _print_scores(
         table.add_row(Text(score + MARK * own), *cells, *against, style="bold" if own else None)
     out.print(table)
     if shown:
-        out.print("− gate: difference to the gate's score; * where its 95 % interval leaves out 0", style="dim")
+        over = "" if isinstance(results, Evaluation) else " over seeds"
+        out.print(f"− gate: difference to the gate's score; * where its 95 % interval{over} leaves out 0", style="dim")
 
 
 def _wrapped(name: str, width: int) -> Text:
@@ -331,16 +331,16 @@ def _auroc(found: Any, wide: bool) -> str:
     return auroc_text(found) if wide else points(found.auroc)
 
 
-def _differences(evaluation: Evaluation) -> dict[str, dict[str, str]]:
+def _differences(results: Evaluation | SeedSummary) -> dict[str, dict[str, str]]:
     """A column a group of sets: the difference of the mean AUROC to that of the gate's score, by score."""
 
     def cell(part: AurocDifference) -> str:
         return f"{100 * part.difference:+.1f}" + ("*" if part.low > 0 or part.high < 0 else " ")
 
     return {
-        f"{group} − gate": {score: cell(found.means[group]) for score, found in evaluation.differences.items()}
-        for group in evaluation.groups
-        if evaluation.differences
+        f"{group} − gate": {score: cell(found.means[group]) for score, found in results.differences.items()}
+        for group in results.groups
+        if results.differences
     }
 
 

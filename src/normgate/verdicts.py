@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
+from normgate.data.loading import load_batches
+from normgate.data.sources import is_nothing, open_source
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+
+    from normgate.data.loading import PixelBatch
+    from normgate.data.preprocessing import Preprocessing
+    from normgate.data.sources import Data
 
 
 NOT_FINITE = "the network gives NaN or infinite values for this image"
@@ -132,6 +139,23 @@ def concatenate(parts: Sequence[Verdicts]) -> Verdicts:
         accepted=np.concatenate([part.accepted for part in parts]),
         error=[error for part in parts for error in part.error],
     )
+
+
+def verdicts_on(
+    images: Data, judge: Callable[[PixelBatch], Verdicts], preprocessing: Preprocessing, **options: Any
+) -> Verdicts:
+    """One verdict an image, in order.
+
+    Args:
+        images: paths, encoded bytes, Pillow images or uint8 arrays (H, W, C); a folder or a Parquet file.
+        judge: of a batch of loaded images, the unreadable ones included.
+        preprocessing: how images become the network's input.
+        options: of `load_batches`.
+    """
+    if is_nothing(images):
+        return EMPTY
+    batches = load_batches(open_source(images, labelled=False), preprocessing, **options)
+    return concatenate([judge(batch) for batch in batches] or [EMPTY])
 
 
 EMPTY = Verdicts(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import pyarrow as pa
@@ -62,7 +63,10 @@ def test_files_caches_groups_and_seeds(
     assert "together weigh as much" in out
     assert "mean far" in (tmp_path / "r.md").read_text()
     assert run("evaluate", *gates, *data, "-o", tmp_path / "s.csv", "--score", "norm", "--score", "energy") == 0
-    assert "2 gates" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "2 gates" in out
+    assert re.search(r"near −\s+far −\n.*gate\s+gate\n", out)
+    assert "95 % interval over seeds leaves out 0" in " ".join(out.split())
     with (tmp_path / "s.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert {row["score"] for row in rows} == {"norm", "energy"}
@@ -92,6 +96,7 @@ def test_mistakes_name_the_fix_before_any_work(
         (["--per-image", tmp_path / "i.xlsx"], ".parquet or .csv"),
         ([gates[1], "--per-image", tmp_path / "i.csv"], "leave out --per-image"),
         (["--per-image", tmp_path / "r.csv", "-o", tmp_path / "r.csv"], "two outputs have the same name"),
+        (["--figures", tmp_path / "f", "-o", tmp_path / "f" / "r.csv"], "would lie among the figures"),
         (["--score", "knn:5"], "knn:k=5"),
         (["--score", "knn,norm"], "repeat it: --score knn --score norm"),
         (["--score", "auto"], "'evaluate' compares those that it is given"),

@@ -267,6 +267,68 @@ def test_seeds_of_other_scores(tmp_path: Path) -> None:
         over_seeds([of("energy"), of("msp")])
 
 
+def of_seed(seed: int, gain: float = 0.0) -> Evaluation:
+    """Of a gate that was trained with this seed; images and scores are those of `evaluation`."""
+    found = evaluation(seed)
+    for score in found.metrics:
+        for parts in (found.metrics[score], found.means[score]):
+            for name, part in parts.items():
+                parts[name] = dataclasses.replace(part, auroc=part.auroc - gain)  # type: ignore[type-var]
+    run = {"recipe": {}, "backbone": {}, "seed": seed, "weights": None, "preprocessing": {"size": [8, 8]}}
+    return dataclasses.replace(found, gate={"version": "1", "run": run})
+
+
+def test_scores_are_compared_seed_by_seed(tmp_path: Path) -> None:
+    runs = [of_seed(seed) for seed in (1, 2, 3)]
+    summary = over_seeds(runs)
+    found = summary.compare("knn", "norm")
+    a, b = ([run.metrics[score]["odd"].auroc for run in runs] for score in ("knn", "norm"))
+    assert found.sets["odd"] == metrics.paired_difference_over_seeds(a, b)
+    a, b = ([run.means[score]["far"].auroc for run in runs] for score in ("knn", "norm"))
+    assert found.means["far"] == metrics.paired_difference_over_seeds(a, b)
+    assert found.means.keys() == GROUPS.keys()
+    assert summary.differences.keys() == {"norm", "knn"}
+    assert summary.differences["knn"] == summary.compare("knn", "energy")
+    summary.save(tmp_path / "s.json")
+    read = json.loads((tmp_path / "s.json").read_text())["differences"]["knn"]
+    assert (read["a"], read["b"]) == ("knn", "energy")
+    assert read["means"]["near"]["p_value"] == summary.differences["knn"].means["near"].p_value
+    with pytest.raises(EvaluationError, match="dice is not of every evaluation; choose from: norm, energy, knn"):
+        summary.compare("norm", "dice")
+    mixed = dataclasses.replace(summary, gate_score=None)
+    assert mixed.differences == {}
+
+
+def test_recipes_are_compared_seed_by_seed_whatever_the_order() -> None:
+    better = over_seeds([of_seed(seed) for seed in (1, 2, 3)])
+    worse = over_seeds([of_seed(seed, gain) for seed, gain in ((3, 0.25), (1, 0.125), (2, 0.1875))])
+    found = better.compare("norm", "norm", worse).sets["odd"]
+    assert found == pytest.approx(metrics.paired_difference_over_seeds([0.125, 0.1875, 0.25], [0, 0, 0]))
+    assert found.difference == pytest.approx(0.1875)
+    turned = worse.compare("norm", "norm", better).sets["odd"]
+    assert turned.difference == pytest.approx(-0.1875)
+    other = over_seeds([of_seed(seed) for seed in (1, 2, 4)])
+    with pytest.raises(EvaluationError, match="gates of the seeds 1, 2, 3 and of the seeds 1, 2, 4 make no pairs"):
+        better.compare("norm", "norm", other)
+    with pytest.raises(EvaluationError, match="the seeds 1, 2, 3 and of the seeds 1, 2 make no pairs"):
+        better.compare("norm", "norm", over_seeds([of_seed(1), of_seed(2)]))
+    with pytest.warns(NormgateWarning, match="not all of different seeds"):
+        twice = over_seeds([of_seed(1), of_seed(1)])
+    with pytest.raises(EvaluationError, match="each of which occurs once"):
+        over_seeds([of_seed(1), of_seed(2)]).compare("norm", "norm", twice)
+    assert twice.compare("norm", "norm").sets["odd"].difference == 0
+
+
+def test_evaluations_of_unknown_seeds_are_paired_in_their_order() -> None:
+    known, unknown = over_seeds([of_seed(1), of_seed(2)]), over_seeds([evaluation(2), evaluation(1)])
+    assert known.compare("norm", "norm", unknown).sets["odd"].p_value == pytest.approx(1)
+    with pytest.raises(EvaluationError, match="2 evaluations and 1 make no pairs"):
+        known.compare("norm", "norm", over_seeds([evaluation(1)]))
+    features = {"id": random_features(20, 1), "flat": random_features(20, 2)}
+    with pytest.raises(EvaluationError, match="do not go together; evaluate every gate on the same sets"):
+        known.compare("norm", "norm", over_seeds([evaluate_features(None, features, scores="norm")] * 2))
+
+
 def test_how_the_scores_were_made_is_said() -> None:
     found = evaluate_features(
         None, {"id": random_features(20, 1)}, scores=["norm", "knn"], train=random_features(30, 7)

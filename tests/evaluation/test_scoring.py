@@ -15,7 +15,7 @@ from normgate import scores
 from normgate.evaluation import EvaluationError, evaluate_features
 from normgate.evaluation.scoring import chosen, computed
 from normgate.features import Features
-from normgate.scores import Score
+from normgate.scores import Score, ScoreError
 from samples import random_features
 
 
@@ -104,11 +104,20 @@ def test_a_score_of_ones_own_that_gives_something_else_is_told(fitted: Any, scor
         (FirstNumber, r"make one: FirstNumber\('name'\)"),
         ([FirstNumber], r"make one: FirstNumber\('name'\)"),
         ([lambda features: features.z], "a score is a subclass of Score"),
+        (["all", FirstNumber], r"make one: FirstNumber\('name'\)"),
+        (["all", 3], "3 is neither the name of a score nor a score"),
+        (["knn", "knn"], "two scores are called knn; name it once"),
     ],
 )
 def test_what_is_no_score(given: Any, said: str) -> None:
     with pytest.raises(EvaluationError, match=said):
         evaluate_features(None, FEATURES, scores=given)
+
+
+def test_a_name_beside_all_is_among_them_or_none() -> None:
+    assert [score.name for score in chosen(["all", "knn"], None)] == [*scores.names()]
+    with pytest.raises(ScoreError, match="did you mean 'knn'"):
+        chosen(["all", "knnn"], None)
 
 
 def test_settings_of_any_kind_are_said_as_json_has_them() -> None:

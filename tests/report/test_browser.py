@@ -160,7 +160,7 @@ def test_hostile_names_are_shown_and_never_run(browser: Browser, tmp_path: Path)
     hostile = "<img src=x onerror=alert(1)>\"'</script><script>alert(2)</script>"
     gate, known, odd = small_gate(), random_records(50, 5), [np.full((8, 8, 3), i, np.uint8) for i in range(30)]
     evaluation = normgate.evaluate(gate, known, {hostile: odd}, scores=["norm"], keep_features=True)
-    evaluation_report(tmp_path / "r.html", gate, evaluation, {"id": known, hostile: odd})
+    evaluation_report(gate, evaluation, {"id": known, hostile: odd}, tmp_path / "r.html")
     complaints: list[str] = []
     page = opened(browser, tmp_path / "r.html", complaints)
     assert page.locator("#counts bdi").nth(1).inner_text() == hostile
@@ -184,7 +184,7 @@ def test_a_phone_needs_no_sideways_scrolling(
     name = "a-name-that-never-ends-" * 8
     gate, known, odd = small_gate(), random_records(50, 5), [np.full((8, 8, 3), i, np.uint8) for i in range(30)]
     evaluation = normgate.evaluate(gate, known, {name: odd}, scores=["norm"], keep_features=True)
-    evaluation_report(tmp_path / "r.html", gate, evaluation, {"id": known, name: odd})
+    evaluation_report(gate, evaluation, {"id": known, name: odd}, tmp_path / "r.html")
     for path in (demo_run[0] / "report.html", tmp_path / "r.html"):
         page = opened(browser, path, [], viewport={"width": width, "height": 800})
         assert page.evaluate("document.documentElement.scrollWidth") <= width

@@ -74,7 +74,7 @@ class Elements(html.parser.HTMLParser):
 
 def test_the_page_holds_what_happened(tmp_path: Path) -> None:
     evaluation = evaluated(gate())
-    evaluation_report(tmp_path / "r.html", gate(), evaluation, IMAGES)
+    evaluation_report(gate(), evaluation, IMAGES, tmp_path / "r.html")
     page = (tmp_path / "r.html").read_text(encoding="utf-8")
     assert evaluation.outcome is not None
     assert f"{100 * evaluation.outcome.realised:.2f} %" in page
@@ -86,7 +86,7 @@ def test_the_page_holds_what_happened(tmp_path: Path) -> None:
 
 
 def test_the_page_loads_nothing_and_allows_only_itself(tmp_path: Path) -> None:
-    evaluation_report(tmp_path / "r.html", gate(), evaluated(gate()), IMAGES)
+    evaluation_report(gate(), evaluated(gate()), IMAGES, tmp_path / "r.html")
     page = (tmp_path / "r.html").read_text(encoding="utf-8")
     elements = Elements(page).found
     policies = [own["content"] for tag, own in elements if own.get("http-equiv") == "Content-Security-Policy"]
@@ -114,7 +114,7 @@ def test_hostile_names_are_text(where: str, tmp_path: Path) -> None:
         known = Records([dataclasses.replace(record, label=label) for record, label in pairs], made.classes)
     name = HOSTILE if where == "set" else "flat"
     evaluation = normgate.evaluate(made, known, {name: ODD}, scores=["norm"], keep_features=True)
-    evaluation_report(tmp_path / "r.html", made, evaluation, {"id": known, name: ODD})
+    evaluation_report(made, evaluation, {"id": known, name: ODD}, tmp_path / "r.html")
     page = (tmp_path / "r.html").read_text(encoding="utf-8")
     tags = [tag for tag, _ in Elements(page).found]
     assert tags.count("script") == 2
@@ -124,9 +124,9 @@ def test_hostile_names_are_text(where: str, tmp_path: Path) -> None:
 
 def test_training_images_are_private_until_someone_says_otherwise(tmp_path: Path) -> None:
     train = random_records(60, 1)
-    evaluation_report(tmp_path / "r.html", gate(), evaluated(gate()), IMAGES)
+    evaluation_report(gate(), evaluated(gate()), IMAGES, tmp_path / "r.html")
     assert "training image " not in (tmp_path / "r.html").read_text(encoding="utf-8")
-    evaluation_report(tmp_path / "n.html", gate(), evaluated(gate()), IMAGES, neighbours=train)
+    evaluation_report(gate(), evaluated(gate()), IMAGES, tmp_path / "n.html", neighbours=train)
     page = (tmp_path / "n.html").read_text(encoding="utf-8")
     assert "training image " in page
     assert "share it as you would share these" in page
@@ -149,7 +149,7 @@ def test_the_nearest_training_image_of_a_training_image_is_itself(tmp_path: Path
 def test_the_images_given_stay_as_they_are(tmp_path: Path) -> None:
     shown = [Image.new("RGB", (200, 200), (8 * i, 9, 255 - 8 * i)) for i in range(30)]
     evaluation = normgate.evaluate(gate(), shown, {}, scores=["mahalanobis"], keep_features=True)
-    evaluation_report(tmp_path / "r.html", gate(), evaluation, {"id": shown})
+    evaluation_report(gate(), evaluation, {"id": shown}, tmp_path / "r.html")
     assert {image.size for image in shown} == {(200, 200)}
 
 
@@ -169,11 +169,11 @@ def test_training_images_may_be_larger_than_those_that_are_shown() -> None:
 
 def test_other_images_are_no_training_images(tmp_path: Path) -> None:
     with pytest.raises(NeighbourError, match="the images that the gate was trained on"):
-        evaluation_report(tmp_path / "r.html", gate(), evaluated(gate()), IMAGES, neighbours=random_records(60, 9))
+        evaluation_report(gate(), evaluated(gate()), IMAGES, tmp_path / "r.html", neighbours=random_records(60, 9))
     lean = gate(lean=True)
     evaluation = normgate.evaluate(lean, random_records(50, 5), {}, scores=["norm"], keep_features=True)
     with pytest.raises(NeighbourError, match="lean"):
-        evaluation_report(tmp_path / "r.html", lean, evaluation, IMAGES, neighbours=random_records(60, 1))
+        evaluation_report(lean, evaluation, IMAGES, tmp_path / "r.html", neighbours=random_records(60, 1))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -182,7 +182,7 @@ def test_other_images_are_no_training_images(tmp_path: Path) -> None:
 def test_other_gates_and_unlabelled_images(options: dict[str, bool], labelled: bool, tmp_path: Path) -> None:
     made, known = gate(**options), random_records(50, 5, labelled)
     evaluation = normgate.evaluate(made, known, {}, scores=["mahalanobis"], keep_features=True)
-    evaluation_report(tmp_path / "r.html", made, evaluation, {"id": known})
+    evaluation_report(made, evaluation, {"id": known}, tmp_path / "r.html")
     page = (tmp_path / "r.html").read_text(encoding="utf-8")
     assert (data_of(page)["thresholds"] is None) == ("by_class" in options)
     unknown = "the gate keeps no training features, and the known images have no labels" in page
@@ -193,7 +193,7 @@ def test_other_gates_and_unlabelled_images(options: dict[str, bool], labelled: b
 def test_a_sample_of_images_is_shown_and_all_are_counted(tmp_path: Path) -> None:
     many = random_records(3000, 7)
     evaluation = normgate.evaluate(gate(), many, {"flat": ODD * 50}, scores=["mahalanobis"], keep_features=True)
-    evaluation_report(tmp_path / "r.html", gate(), evaluation, {"id": many, "flat": ODD * 50})
+    evaluation_report(gate(), evaluation, {"id": many, "flat": ODD * 50}, tmp_path / "r.html")
     page = (tmp_path / "r.html").read_text(encoding="utf-8")
     known, flat = data_of(page)["sets"]
     assert (known["images"], flat["images"]) == (3000, 1500)
@@ -210,7 +210,7 @@ def test_screening(tmp_path: Path) -> None:
     pages: list[str] = []
 
     def write(summary: normgate.screening.Summary) -> None:
-        screening_report(tmp_path / "r.html", gate(), tmp_path / "v.parquet", folder, summary)
+        screening_report(gate(), tmp_path / "v.parquet", folder, summary, tmp_path / "r.html")
         pages.append((tmp_path / "r.html").read_text(encoding="utf-8"))
 
     summary = screen(
@@ -225,30 +225,33 @@ def test_screening(tmp_path: Path) -> None:
     assert "cannot be read any more" not in page  # it was written before the files were moved
     assert "1 of <bdi>screened images</bdi> could not be read" in page
     assert "broken.png" in page
-    # Afterwards they are gone, and the page says so.
-    screening_report(tmp_path / "later.html", gate(), tmp_path / "v.parquet", folder, summary)
+    # Afterwards they are gone, and the page says so; what lies beside the parts of a table is none of it.
+    (tmp_path / "v").mkdir()
+    (tmp_path / "v.parquet").rename(tmp_path / "v" / "part-00000.parquet")
+    (tmp_path / "v" / "notes.txt").write_text("mine")
+    screening_report(gate(), tmp_path / "v", folder, summary, tmp_path / "later.html")
     assert "cannot be read any more" in (tmp_path / "later.html").read_text(encoding="utf-8")
 
 
 def test_what_cannot_be_written_is_said_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     evaluation = evaluated(gate())
     with pytest.raises(ReportError, match=r"name it report\.html"):
-        evaluation_report(tmp_path / "report.pdf", gate(), evaluation, IMAGES)
+        evaluation_report(gate(), evaluation, IMAGES, tmp_path / "report.pdf")
     (tmp_path / "r.html").write_text("mine")
     with pytest.raises(OutputError, match="exists"):
-        evaluation_report(tmp_path / "r.html", gate(), evaluation, IMAGES)
+        evaluation_report(gate(), evaluation, IMAGES, tmp_path / "r.html")
     assert (tmp_path / "r.html").read_text() == "mine"
     with pytest.raises(ReportError, match="flat are needed"):
-        evaluation_report(tmp_path / "s.html", gate(), evaluation, {"id": IMAGES["id"]})
+        evaluation_report(gate(), evaluation, {"id": IMAGES["id"]}, tmp_path / "s.html")
     bare = dataclasses.replace(evaluation, features=None)
     with pytest.raises(ReportError, match="keep_features=True"):
-        evaluation_report(tmp_path / "s.html", gate(), bare, IMAGES)
+        evaluation_report(gate(), bare, IMAGES, tmp_path / "s.html")
     other = dataclasses.replace(evaluation, gate_score="norm")
     with pytest.raises(ReportError, match="another gate"):
-        evaluation_report(tmp_path / "s.html", gate(), other, IMAGES)
+        evaluation_report(gate(), other, IMAGES, tmp_path / "s.html")
     monkeypatch.setattr(checks, "NEEDED", ("altair", "a_library_that_is_not_there"))
     with pytest.raises(ReportError, match=r"need a_library_that_is_not_there: pip install 'normgate\[report\]'"):
-        evaluation_report(tmp_path / "s.html", gate(), evaluation, IMAGES)
+        evaluation_report(gate(), evaluation, IMAGES, tmp_path / "s.html")
 
 
 def test_figures(tmp_path: Path) -> None:
@@ -338,7 +341,7 @@ def test_what_is_no_gate_or_no_single_evaluation_is_told(tmp_path: Path) -> None
         ("of another gate, or of a network without one", gate(), bare),
     ):
         with pytest.raises(ReportError, match=said):
-            evaluation_report(tmp_path / "r.html", made, given, IMAGES)
+            evaluation_report(made, given, IMAGES, tmp_path / "r.html")
         with pytest.raises(ReportError, match=said):
             save_figures(made, given, tmp_path / "figures")
     assert list(tmp_path.iterdir()) == []
@@ -360,7 +363,7 @@ def test_sets_may_be_called_anything(names: tuple[str, str], tmp_path: Path, cap
     first, second = names
     sets = {first: ODD, second: [record.payload for record in random_records(7, 8)]}
     evaluation = normgate.evaluate(gate(), random_records(50, 5), sets, scores=["mahalanobis"], keep_features=True)
-    evaluation_report(tmp_path / "r.html", gate(), evaluation, {"id": random_records(50, 5), **sets})
+    evaluation_report(gate(), evaluation, {"id": random_records(50, 5), **sets}, tmp_path / "r.html")
     page = (tmp_path / "r.html").read_text(encoding="utf-8")
     assert "ERROR" not in capfd.readouterr().err
     assert evaluation.outcome is not None
@@ -384,13 +387,13 @@ def test_a_large_image_that_was_scored_is_shown(tmp_path: Path) -> None:
     evaluation = normgate.evaluate(gate(), random_records(50, 5), {"big": big}, scores=["norm"], keep_features=True)
     images = {"id": random_records(50, 5), "big": big}
     for most, hidden in ((4000, False), (1000, True)):
-        evaluation_report(tmp_path / "r.html", gate(), evaluation, images, max_pixels=most, overwrite=True)
+        evaluation_report(gate(), evaluation, images, tmp_path / "r.html", max_pixels=most, overwrite=True)
         assert ("cannot be read any more" in (tmp_path / "r.html").read_text(encoding="utf-8")) == hidden
 
 
 def test_without_unknown_sets_probes_say_whether_the_norm_works(tmp_path: Path) -> None:
     evaluation = normgate.evaluate(gate(), random_records(50, 5), {}, scores=["norm"], keep_features=True)
-    evaluation_report(tmp_path / "r.html", gate(), evaluation, {"id": random_records(50, 5)})
+    evaluation_report(gate(), evaluation, {"id": random_records(50, 5)}, tmp_path / "r.html")
     page = (tmp_path / "r.html").read_text(encoding="utf-8")
     assert gate().probes is not None
     assert gate().probes.informative

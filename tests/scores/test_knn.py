@@ -64,14 +64,6 @@ def test_a_k_that_was_asked_for_is_taken_as_it_is() -> None:
         scores.create("knn", k=91).fit(TRAIN)
 
 
-def test_a_k_that_an_earlier_version_lowered_was_the_usual_one() -> None:
-    fitted = scores.create("knn").fit(TRAIN)
-    old = scores.create("knn", k=50).load_state(fitted.state)
-    assert old.settings["k"] is None
-    assert torch.equal(old(QUERY), fitted(QUERY))
-    assert scores.create("knn", k=7).load_state(scores.create("knn", k=7).fit(TRAIN).state).settings["k"] == 7
-
-
 def test_one_odd_class_does_not_decide_k_for_all() -> None:
     assert TRAIN.labels is not None
     rows = [*range(60), *(row for row in range(60, 90) if TRAIN.labels[row] != 0)]

@@ -30,6 +30,14 @@ def test_the_bank_is_balanced_as_the_training_images_are_whatever_their_order() 
     assert set(torch.bincount(train.labels[nearest]).tolist()) <= {333, 334}
 
 
+def test_a_k_that_was_asked_for_is_taken_as_it_is() -> None:
+    few = scores.create("nnguide").fit(TRAIN.select(range(7)))
+    assert torch.equal(few(QUERY), scores.create("nnguide", k=7).fit(TRAIN.select(range(7)))(QUERY))
+    with pytest.raises(scores.ScoreError, match="at least 91 training images, and it is fitted to 90"):
+        scores.create("nnguide", k=91).fit(TRAIN)
+    assert len(scores.create("nnguide", k=1500).fit(random_features(3000, 0)).state["bank"]) == 1500
+
+
 def test_one_neighbour_in_a_bank_of_one() -> None:
     one = TRAIN.select([0])
     energy = scores.create("energy_raw")

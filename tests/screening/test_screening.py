@@ -174,6 +174,7 @@ def test_what_cannot_work_is_said_before_any_image_is_read(gate: Gate, incoming:
         ({"output": tmp_path / "v.csv"}, "v.parquet"),
         ({"fdr": 5.0}, "strictly between 0 and 1"),
         ({"rejected": "move"}, "say where"),
+        ({"rejected_to": tmp_path / "out"}, "say rejected='copy' or 'move', too"),
         ({"rejected": "move", "rejected_to": tmp_path / "file"}, "is a file, not a folder"),
     ):
         with pytest.raises(NormgateError, match=said):

@@ -295,6 +295,9 @@ def test_what_keeps_it_from_starting(gate_folder: Path, tmp_path: Path, capsys: 
     for host in ("no.such.host.invalid", "a..b"):
         assert cli.run(["serve", str(gate_folder), "--host", host]) == cli.USAGE
         assert f"{host} is no address" in capsys.readouterr().err
+    for number in (-1, 99_999):
+        with pytest.raises(ServingError, match=f"a port is a number from 0 to 65535, not {number}"):
+            run(gate_folder, Options(), port=number)
     with pytest.raises(ServingError, match="--shift-state"):
         run(gate_folder, Options(shift_delta=0.1, shift_state=tmp_path / "s"), workers=2)
 

@@ -56,6 +56,19 @@ def test_too_few_images_are_errors_that_name_the_fix() -> None:
         split(["a"] * 100, None, seed=0, alpha=0.05)
 
 
+def test_too_few_groups_are_told_by_what_would_help() -> None:
+    with pytest.raises(
+        SplitError, match=r"80 images in 1 group cannot be split.*3 are needed.*leave out --group-column"
+    ):
+        split(["a", "b"] * 40, ["here"] * 80, seed=0, alpha=0.5)
+    with pytest.raises(SplitError, match="80 images in 2 groups"):
+        split(["a", "b"] * 40, ["here"] * 79 + [None], seed=0, alpha=0.5)
+    with pytest.raises(SplitError, match="2 are needed"):
+        split(["a", "b"] * 40, ["here"] * 80, seed=0, alpha=0.5, hold_tuning=False)
+    alone = split(["a", "b"] * 40, ["here"] * 80, seed=0, alpha=0.5, hold_tuning=False, hold_calibration=False)
+    assert len(alone.train) == 80
+
+
 def test_images_without_a_group_are_groups_by_themselves() -> None:
     labels = ["a", "b"] * 100
     groups = [None if row < 150 else f"person {row // 10}" for row in range(200)]

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from normgate.errors import NormgateError
+from normgate.metrics.ties import MetricError, real_numbers
 
 Floats: TypeAlias = NDArray[np.float64]
 
@@ -68,7 +69,7 @@ def smallest_n(alpha: float) -> int:
     return n - 1 if n > 1 and 1 / n <= alpha else n
 
 
-def threshold(scores: ArrayLike, alpha: float) -> float:
+def threshold(calibration: ArrayLike, alpha: float) -> float:
     """The `rank(α, n)`-th smallest of (n,) calibration scores: accept what scores at least this.
 
     Infinite where that score is: −∞ accepts every image, +∞ only those at +∞, in agreement with the p-values.
@@ -76,7 +77,7 @@ def threshold(scores: ArrayLike, alpha: float) -> float:
     Raises:
         CalibrationError: no scores, NaN among them, or too few for alpha.
     """
-    values = check_calibration(scores)
+    values = check_calibration(calibration)
     k = rank(alpha, len(values))
     return float(np.partition(values, k - 1)[k - 1])
 
@@ -170,7 +171,10 @@ def check_share(value: float, what: str) -> None:
 
 def check_scores(scores: ArrayLike, what: str = "scores") -> Floats:
     """(N,) float64, without NaN."""
-    values = np.asarray(scores, dtype=np.float64)
+    try:
+        values = real_numbers(scores, what).astype(np.float64)
+    except MetricError as error:
+        raise CalibrationError(str(error)) from error
     if values.ndim != 1:
         raise CalibrationError(f"{what} are one number an image: pass a 1-D array, not {values.shape}")
     missing = int(np.isnan(values).sum())

@@ -52,8 +52,8 @@ class RankHistogram:
 
     def __init__(self, sizes: int | Sequence[int]) -> None:
         distinct = set(np.atleast_1d(sizes).tolist())
-        if not distinct or min(distinct) < 1:
-            raise CalibrationError(f"a histogram of p-values needs the size of each calibration set, not {sizes}")
+        if not distinct or not all(type(size) is int and size >= 1 for size in distinct):
+            raise CalibrationError(f"a histogram of p-values needs the size of each calibration set, not {sizes!r}")
         self._values: Floats = np.unique(np.concatenate([np.arange(1, n + 2) / (n + 1) for n in distinct]))
         self._counts = np.zeros(len(self._values), dtype=np.int64)
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from normgate.scores import Score
 
 
-def open_place(
+def opened_place(
     place: str,
     *,
     labelled: bool = False,
@@ -63,7 +63,7 @@ def neighbours_of(report: Path | None, place: str | None, overwrite: bool, image
     from normgate.report import check_report
 
     check_report(report, overwrite=overwrite)
-    return None if place is None else open_place(place, image_column=image_column)
+    return None if place is None else opened_place(place, image_column=image_column)
 
 
 def named(option: str, texts: list[str] | None) -> list[tuple[str, str]]:

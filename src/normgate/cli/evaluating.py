@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from normgate.cli.application import DATA_FAILED
-from normgate.cli.arguments import named, neighbours_of, open_place, score_of, set_names
+from normgate.cli.arguments import named, neighbours_of, opened_place, score_of, set_names
 from normgate.cli.options import (
     PIXELS,
     AsJson,
@@ -110,15 +110,19 @@ def evaluate(
     outputs = [path for path in (output, per_image, report, figures) if path is not None]
     if len({path.resolve() for path in outputs}) < len(outputs):
         raise NormgateError("two outputs have the same name; give each its own")
+    if figures is not None and (inside := [path for path in outputs if figures.resolve() in path.resolve().parents]):
+        raise NormgateError(
+            f"{inside[0]} would lie among the figures, whose folder is theirs alone; choose another place"
+        )
     drawn = report is not None or figures is not None
     if drawn and len(gates) > 1:
         raise NormgateError("a report and figures are of one gate; name one, or leave out --report and --figures")
 
     def opened(place: str | None, labelled: bool) -> "Source | None":
         columns = {"image_column": image_column, "label_column": label_column or "label"}
-        return None if place is None else open_place(place, labelled=labelled, **columns)
+        return None if place is None else opened_place(place, labelled=labelled, **columns)
 
-    sets = {name: open_place(place, image_column=image_column) for name, place in named("--ood", ood)}
+    sets = {name: opened_place(place, image_column=image_column) for name, place in named("--ood", ood)}
     groups = {name: set_names(name, text, list(sets)) for name, text in named("--group", group)}
     wanted = [score_of(text, own_name=True) for text in score or []]
     features = None if no_cache else _cache(cache, cache_limit)
@@ -162,10 +166,10 @@ def evaluate(
             from normgate.report import evaluation_report
 
             evaluation_report(
-                report,
                 first,
                 evaluations[0],
                 {"id": test, **sets},
+                report,
                 neighbours=neighbours,
                 max_pixels=max_pixels,
                 overwrite=overwrite,

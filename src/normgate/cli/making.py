@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from normgate.cli.arguments import check_order, json_arguments, open_place, score_of, stem_of, temperature_of
+from normgate.cli.arguments import check_order, json_arguments, opened_place, score_of, stem_of, temperature_of
 from normgate.cli.options import (
     PIXELS,
     Alpha,
@@ -148,7 +148,7 @@ def train(
     columns = {"image_column": image_column, "label_column": label_column}
 
     def opened(place: str, labelled: bool) -> "Source":
-        sources.append(open_place(place, labelled=labelled, **columns, group_column=group_column))
+        sources.append(opened_place(place, labelled=labelled, **columns, group_column=group_column))
         return sources[-1]
 
     with console.progress_bars() as progress, _told_of_epochs(output, resume):
@@ -313,7 +313,7 @@ def calibrate(
     def opened(place: str | None, labelled: bool) -> "Source | None":
         if place is None:
             return None
-        sources.append(open_place(place, labelled=labelled, **columns))
+        sources.append(opened_place(place, labelled=labelled, **columns))
         return sources[-1]
 
     with console.progress_bars() as progress:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from normgate.cli.application import DATA_FAILED, DONE, REJECTED
-from normgate.cli.arguments import check_order, neighbours_of, open_place
+from normgate.cli.arguments import check_order, neighbours_of, opened_place
 from normgate.cli.options import (
     PIXELS,
     AsJson,
@@ -128,7 +128,7 @@ def screen(
         raise typer.Exit(code)
     if output is None:
         if incoming != "-":
-            open_place(incoming, image_column=image_column)  # where there is nothing, that is what to say
+            opened_place(incoming, image_column=image_column)  # where there is nothing, that is what to say
         table = "with such options there is a table of verdicts: " if one else ""
         raise NormgateError(f"{table}say where to write the verdicts: -o verdicts.parquet")
     with console.progress_bars() as progress, _told_of_parts():
@@ -136,7 +136,7 @@ def screen(
         images = (
             _paths_on_stdin(again=report is not None)
             if incoming == "-"
-            else open_place(incoming, image_column=image_column)
+            else opened_place(incoming, image_column=image_column)
         )
         if neighbours is not None:
             from normgate.report import check_neighbours
@@ -150,11 +150,11 @@ def screen(
             assert report is not None
             assert isinstance(loaded, Gate)
             screening_report(
-                report,
                 loaded,
                 output,
                 images,
                 found,
+                report,
                 neighbours=neighbours,
                 max_pixels=max_pixels,
                 overwrite=overwrite,
@@ -196,7 +196,7 @@ def _is_one_image(place: str, image_column: str) -> bool:
     from normgate.data.kinds import kind_of
 
     if addresses.is_address(place):
-        found = open_place(place, image_column=image_column)
+        found = opened_place(place, image_column=image_column)
         return isinstance(found, FlatFolder) and found.is_one_file
     path = addresses.local_path(place)
     return os.path.isfile(path) and kind_of(path) not in ("tables", "shards")  # noqa: PTH113 (any text)

@@ -37,7 +37,8 @@ class Geometry:
         invariants: of the method.
         norms: statistics of norms by set: `train` (the labelled features), `id` and each OoD set, where there are such.
         norms_by_class: of the labelled features, in the order of the head's rows; None for a class without images.
-        correlations: of the labelled images' norms with their image statistics; empty where those were not given.
+        correlations: of norms with statistics of the same images: of the labelled ones where `geometry` was given them,
+            of the known test images in a report; else empty.
         separation: by OoD set, what tells it from the `id` images; empty where there are no such sets.
     """
 

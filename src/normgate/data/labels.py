@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 from typing import TYPE_CHECKING, Any
 
 from normgate.data.sources import SourceError
@@ -29,7 +30,8 @@ def named_labels(labels: Iterable[Any], classes: Sequence[str] | None = None) ->
         names = {label: str(label) for label in ordered}
         return names, tuple(names.values())
     # ImageNet calls a bird and a machine "crane"; a name must tell one class.
-    distinct = [f"{name} ({i})" if classes.count(name) > 1 else name for i, name in enumerate(classes)]
+    counts = collections.Counter(classes)
+    distinct = [f"{name} ({i})" if counts[name] > 1 else name for i, name in enumerate(classes)]
     names = {name: name for name in distinct} | dict(enumerate(distinct))
     unknown = next((label for label in labels if label not in names), None)
     if unknown is not None:

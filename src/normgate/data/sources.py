@@ -54,7 +54,8 @@ class Source(Protocol):
         skipped: files without an image's extension that the last complete run came across and left out.
 
     A source may also have a `place`: a name under which the same ids are found again, so that a run that was stopped
-    can go on.
+    can go on; and, where its records are files of a folder of this machine, a `root`: that folder, from which rejected
+    files can be copied or moved.
     """
 
     classes: tuple[str, ...] | None
@@ -227,4 +228,5 @@ def _check_classes(source: Source, least: int) -> None:
     if source.classes is None:
         raise NoLabelsError("labels are needed, and this source has none")
     if len(source.classes) < least:
-        raise SourceError(f"there is only one class ({', '.join(source.classes)}); at least two are needed")
+        there = f"only one class ({source.classes[0]})" if source.classes else "no class"
+        raise SourceError(f"there is {there}; at least {least} {'are' if least > 1 else 'is'} needed")

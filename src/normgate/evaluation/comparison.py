@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """AUROC of one score minus that of another, paired image by image.
+    """AUROC of one score minus that of another, paired image by image or, over seeds, seed by seed.
 
     Attributes:
         a: the score from whose AUROC the other's is taken.
         b: the other score.
         sets: the difference on each OoD set.
-        means: the difference of the means over each group of sets, with their joint covariance.
+        means: the difference of the means over each group of sets; of images, with their joint covariance.
     """
 
     a: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -157,18 +158,21 @@ def evaluate(
     shared = shared_images(seen, {name: part.features.digests or () for name, part in extractions.items()})
     for line in shared_lines(shared):
         warnings.warn(line, NormgateWarning, stacklevel=2)
-    return evaluate_features(
+    found = evaluate_features(
         gate if isinstance(gate, Gate) else None,
         {name: part.features for name, part in extractions.items()},
         scores=scores,
         groups=groups,
         train=fitted["train"].features if "train" in fitted else None,
         tuning=fitted["tuning"].features if "tuning" in fitted else None,
-        errors=[(name, *error) for name, part in {**fitted, **extractions}.items() for error in part.errors],
-        shared=shared,
-        started=started,
         keep_features=keep_features,
         progress=progress,
+    )
+    return dataclasses.replace(
+        found,
+        errors=tuple((name, *error) for name, part in {**fitted, **extractions}.items() for error in part.errors),
+        shared=shared,
+        seconds=time.perf_counter() - started,
     )
 
 
@@ -180,9 +184,6 @@ def evaluate_features(
     groups: Mapping[str, Sequence[str]] | None = None,
     train: Features | None = None,
     tuning: Features | None = None,
-    errors: Sequence[tuple[str, str, str]] = (),
-    shared: Mapping[str, Mapping[str, int]] | None = None,
-    started: float | None = None,
     keep_features: bool = False,
     progress: Progress = silent,
 ) -> Evaluation:
@@ -195,9 +196,6 @@ def evaluate_features(
         groups: OoD sets whose means are taken.
         train: of labelled training images, which scores are fitted to; by default what the gate keeps.
         tuning: of images that scores are scaled on; by default what the gate keeps.
-        errors: `(set, id, message)` of each image that could not be read, for the result.
-        shared: numbers of images that sets share, for the result.
-        started: `time.perf_counter()` from which the result's `seconds` count; by default now.
         keep_features: keep the features in the result, for a report.
         progress: told how far it is.
 
@@ -206,7 +204,7 @@ def evaluate_features(
             `evaluate`.
         ScoreError: there is no score of that name.
     """
-    started = time.perf_counter() if started is None else started
+    started = time.perf_counter()
     if "id" not in features:
         raise EvaluationError(f"the known images are wanted under 'id'; there are only: {', '.join(features)}")
     if gate is not None and not isinstance(gate, Gate):
@@ -240,8 +238,8 @@ def evaluate_features(
         risks={score: found.risks for score, found in figures.items()},
         outcome=None if gate is None else _outcome(gate, features, values[gate.score.name], wrong),
         refused=refused,
-        errors=tuple(errors),
-        shared={name: dict(others) for name, others in (shared or {}).items()},
+        errors=(),
+        shared={},
         seconds=time.perf_counter() - started,
         ids={name: part.ids for name, part in features.items()},
         values=values,

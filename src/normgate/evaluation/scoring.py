@@ -38,17 +38,17 @@ def chosen(scores: str | Score | Sequence[str | Score], own: Score | None) -> li
     except TypeError as error:
         raise EvaluationError(f"scores= takes names and scores, or 'all', and not {scores!r}") from error
     if wants_all(scores):
-        wanted = [*registry.names(), *(item for item in wanted if isinstance(item, Score))]
+        names = registry.names()
+        wanted = [*names, *(item for item in wanted if not (isinstance(item, str) and item in (ALL, *names)))]
         if own is not None and own.name not in wanted:
             wanted.insert(0, own)
     found: dict[str, Score] = {}
     for item in wanted:
         score = _resolved(item, own)
         if score.name in found or (own is not None and score.name == own.name and score is not own):
-            raise EvaluationError(
-                f"two scores are called {score.name}; give one another name: "
-                f'dataclasses.replace(score, name="{score.name}_2")'
-            )
+            again = isinstance(item, str) and wanted.count(item) > 1
+            fix = f'give one another name: dataclasses.replace(score, name="{score.name}_2")'
+            raise EvaluationError(f"two scores are called {score.name}; {'name it once' if again else fix}")
         found[score.name] = score
     return list(found.values())
 

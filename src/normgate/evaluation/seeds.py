@@ -1,14 +1,17 @@
-"""Several gates that differ by their seed: mean, smallest, largest and standard deviation of every figure."""
+"""Several gates that differ by their seed: how far figures spread, and which differences are more than luck."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import statistics
 import warnings
 from typing import TYPE_CHECKING, Any
 
+from normgate import metrics
 from normgate.errors import NormgateWarning
+from normgate.evaluation.comparison import Comparison
 from normgate.evaluation.figures import DEFINITIONS
 from normgate.evaluation.results import EvaluationError, plain
 
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
 
     from normgate.evaluation.figures import MeanMetrics, SetMetrics
     from normgate.evaluation.results import Evaluation
+    from normgate.metrics import AurocDifference
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,11 +91,52 @@ class SeedSummary:
 
         return tuple(sorted(self.metrics, key=mean, reverse=True))
 
+    def compare(self, a: str, b: str, other: SeedSummary | None = None) -> Comparison:
+        """AUROC of score `a` minus that of score `b`, on each OoD set and as means, paired seed by seed.
+
+        The intervals say how far other seeds could have moved a difference (Student's t); how far other images could
+        have, `compare` of an evaluation says.
+
+        Args:
+            a: a score of these evaluations.
+            b: a score of `other`.
+            other: of gates of another recipe, say, with the same seeds and on the same images; these evaluations
+                themselves by default. Where seeds are not known, the evaluations are paired in their order.
+
+        Raises:
+            EvaluationError: one of the scores is not of every evaluation, or `other` is of other images or seeds.
+        """
+        other = self if other is None else other
+        pairs = _paired(self.evaluations, other.evaluations)
+        for score, summary in ((a, self), (b, other)):
+            if score not in summary.metrics:
+                raise EvaluationError(f"{score} is not of every evaluation; choose from: {', '.join(summary.metrics)}")
+        return Comparison(
+            a,
+            b,
+            {name: _difference([(x.metrics[a][name], y.metrics[b][name]) for x, y in pairs]) for name in self.sets},
+            {name: _difference([(x.means[a][name], y.means[b][name]) for x, y in pairs]) for name in self.groups},
+        )
+
+    @functools.cached_property
+    def differences(self) -> dict[str, Comparison]:
+        """Each score compared with that of all gates, seed by seed; empty where these have none or several."""
+        own = self.gate_score
+        if own not in self.metrics:
+            return {}
+        return {score: self.compare(score, own) for score in self.metrics if score != own}
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values: the spreads, and each evaluation."""
         own = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         evaluations = [evaluation.to_dict() for evaluation in self.evaluations]
-        return {**plain(own | {"evaluations": []}), "definitions": DEFINITIONS, "evaluations": evaluations}
+        differences = {score: part.to_dict() for score, part in self.differences.items()}
+        return {
+            **plain(own | {"evaluations": []}),
+            "differences": differences,
+            "definitions": DEFINITIONS,
+            "evaluations": evaluations,
+        }
 
     def table(self, metric: str = "auroc") -> str:
         """A metric in points, mean (smallest–largest), a row a score and a column a set or mean, as Markdown."""
@@ -124,17 +169,7 @@ def over_seeds(evaluations: Sequence[Evaluation]) -> SeedSummary:
         raise EvaluationError("a summary over seeds needs at least one evaluation")
     first = evaluations[0]
     for other in evaluations:
-        if (other.images.keys(), other.groups) != (first.images.keys(), first.groups):
-            raise EvaluationError(
-                f"evaluations of {', '.join(first.images)} and of {', '.join(other.images)} have no common mean; "
-                "evaluate every gate on the same sets and groups"
-            )
-        if differing := [name for name in first.ids if not _same_images(first, other, name)]:
-            name = differing[0]
-            raise EvaluationError(
-                f"{first.images[name]} images of {name} in one evaluation and {other.images[name]} in another are not "
-                "the same images and have no common mean; evaluate every gate on the same images"
-            )
+        _check_same_images(first, other)
     _warn_of_other_gates([evaluation.gate for evaluation in evaluations])
     shared = [score for score in first.metrics if all(score in other.metrics for other in evaluations)]
     if not shared:
@@ -162,6 +197,49 @@ def over_seeds(evaluations: Sequence[Evaluation]) -> SeedSummary:
         false_alarms=_spread([outcome.realised for outcome in outcomes] or [None]),
         rejected={name: Spread.of(outcome.rejected[name] for outcome in outcomes) for name in first.sets if outcomes},
     )
+
+
+def _paired(own: Sequence[Evaluation], others: Sequence[Evaluation]) -> list[tuple[Evaluation, Evaluation]]:
+    """Evaluations of the same seeds or, where one is not known, in their order."""
+    _check_same_images(own[0], others[0])
+    mine, theirs = ([_seed(evaluation) for evaluation in part] for part in (own, others))
+    if own is others or None in (*mine, *theirs):
+        if len(own) != len(others):
+            raise EvaluationError(
+                f"{len(own)} evaluations and {len(others)} make no pairs; compare gates of as many seeds"
+            )
+        return list(zip(own, others, strict=True))
+    by_seed = dict(zip(theirs, others, strict=True))
+    if len(mine) != len(theirs) or set(mine) != by_seed.keys() or len(by_seed) < len(theirs):
+        listed = (", ".join(map(str, seeds)) for seeds in (mine, theirs))
+        raise EvaluationError(
+            f"gates of the seeds {next(listed)} and of the seeds {next(listed)} make no pairs; compare gates of the "
+            "same seeds, each of which occurs once"
+        )
+    return [(evaluation, by_seed[seed]) for evaluation, seed in zip(own, mine, strict=True)]
+
+
+def _seed(evaluation: Evaluation) -> int | None:
+    """That its gate was trained with, where normgate trained it."""
+    return None if evaluation.gate is None else evaluation.gate.get("run", {}).get("seed")
+
+
+def _difference(pairs: Sequence[tuple[SetMetrics, SetMetrics] | tuple[MeanMetrics, MeanMetrics]]) -> AurocDifference:
+    return metrics.paired_difference_over_seeds([one.auroc for one, _ in pairs], [other.auroc for _, other in pairs])
+
+
+def _check_same_images(first: Evaluation, other: Evaluation) -> None:
+    if (other.images.keys(), other.groups) != (first.images.keys(), first.groups):
+        raise EvaluationError(
+            f"evaluations of {', '.join(first.images)} and of {', '.join(other.images)} do not go together; "
+            "evaluate every gate on the same sets and groups"
+        )
+    if differing := [name for name in first.ids if not _same_images(first, other, name)]:
+        name = differing[0]
+        raise EvaluationError(
+            f"{first.images[name]} images of {name} in one evaluation and {other.images[name]} in another are not "
+            "the same images and do not go together; evaluate every gate on the same images"
+        )
 
 
 def _same_images(one: Evaluation, other: Evaluation, name: str) -> bool:

@@ -80,7 +80,7 @@ def _check_storable(score: Score) -> None:
         )
 
 
-def families(names: Collection[str]) -> tuple[str, ...]:
+def checked_families(names: Collection[str]) -> tuple[str, ...]:
     """Families of probes by name.
 
     Raises:

@@ -34,9 +34,9 @@ from normgate.errors import NormgateError, NormgateWarning
 from normgate.extractor import FeatureExtractor
 from normgate.features import Features
 from normgate.files import OutputError, listed, names_in, sha256, whole_folder
-from normgate.gate.choosing import families
+from normgate.gate.choosing import checked_families
 from normgate.gate.gate import Gate
-from normgate.normalization import is_normalized, l2norm, remove_l2norm, temperature, unwrap
+from normgate.normalization import is_normalized, l2norm, remove_l2norm, unwrap
 from normgate.probes import ProbeReport
 from normgate.scores import ScoreError
 from normgate.taps import MagnitudeSpec
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
     from normgate.scores import Score
 
-FORMAT = 1
+FORMAT = 2
 SETS = ("train", "tuning", "probes", "calibration")
 _JSON_LIMIT = 64 * 2**20
 _ROOM = 64 * 2**20
@@ -111,18 +111,13 @@ def _write(gate: Gate, folder: Path) -> None:
 def describe(gate: Gate) -> dict[str, Any]:
     """What a gate is, as plain JSON values."""
     extractor = gate.extractor
-    model = unwrap(extractor.model)
-    tau: float | str | None = None
-    if is_normalized(model):
-        learned = "log_temperature" in dict(extractor.head.named_parameters())
-        tau = "learned" if learned else temperature(model)
     return {
         "network": {
             "backbone": None if gate.backbone is None else gate.backbone.to_dict(),
-            "class": type(model).__name__,
+            "class": type(unwrap(extractor.model)).__name__,
             "head": extractor.head_name,
             "magnitude": None if extractor.magnitude is None else extractor.magnitude.to_dict(),
-            "temperature": tau,
+            "temperature": gate.temperature,
         },
         "preprocessing": extractor.preprocessing.to_dict(),
         "classes": list(gate.classes),
@@ -133,7 +128,7 @@ def describe(gate: Gate) -> dict[str, Any]:
         "versions": {"normgate": __version__}
         | {name: importlib.metadata.version(name) for name in ("torch", "timm", "numpy", "pillow")},
         "provenance": dict(gate.provenance),
-        **({"trained_on_probes": list(gate.trained_on_probes)} if gate.trained_on_probes else {}),
+        "trained_on_probes": list(gate.trained_on_probes),
     }
 
 
@@ -172,7 +167,7 @@ def _assemble(
         raise TypeError("classes is no list of names")
     if not len(classes) == len(set(classes)) == extractor.head.out_features:
         raise ValueError(f"{len(set(classes))} different classes for {extractor.head.out_features} outputs")
-    report = description.get("probes")  # absent in gates from before there were probes
+    report = description["probes"]
     arrays = load_arrays(path / "calibration.safetensors")
     return Gate(
         extractor=extractor,
@@ -193,7 +188,7 @@ def _assemble(
         },
         digests={name: _digests(rows) for name, rows in load_arrays(path / "digests.safetensors").items()},
         provenance=provenance,
-        trained_on_probes=families(description.get("trained_on_probes", [])),
+        trained_on_probes=checked_families(description["trained_on_probes"]),
     )
 
 
@@ -321,10 +316,11 @@ def _checked(path: Path) -> dict[str, Any]:
             raise TypeError("format is no number, or files no list of them")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise GateFolderError(f"{file} is no description of a gate: {error}") from error
-    if version > FORMAT:
+    if version != FORMAT:
+        age, fix = ("a newer", "upgrade normgate") if version > FORMAT else ("an earlier", "make the gate again")
         raise GateFolderError(
-            f"{path} is in format {version} of a newer normgate; this is {__version__}, which reads up to "
-            f"format {FORMAT}: upgrade normgate"
+            f"{path} is in format {version} of {age} normgate; this is {__version__}, which reads format {FORMAT}: "
+            f"{fix}"
         )
     present = {*names_in(path)} - {"gate.json"}
     problems = (

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -15,18 +15,17 @@ from normgate.calibration import Calibration, smallest_n
 from normgate.class_order import warn_of_order
 from normgate.classes import class_names
 from normgate.data.decoding import DEFAULT_MAX_PIXELS
-from normgate.data.loading import load_batches
-from normgate.data.sources import is_nothing, open_source
+from normgate.data.sources import open_source
 from normgate.errors import ProbeWarning
 from normgate.extractor import FeatureExtractor
-from normgate.gate.choosing import AUTO, choose, families, reprobed, unfitted
+from normgate.gate.choosing import AUTO, checked_families, choose, reprobed, unfitted
 from normgate.gate.duplicates import warn_of_copies
 from normgate.gate.errors import GateError
 from normgate.gate.recognition import recognised
-from normgate.gate.sets import Reading, collect, digests, kept, merged, warn_of_other_folders
-from normgate.normalization import unwrap
+from normgate.gate.sets import ReadingOptions, collect, digests, kept, merged, warn_of_other_folders
+from normgate.normalization import is_normalized, temperature, unwrap
 from normgate.progress import silent
-from normgate.verdicts import EMPTY, NOT_FINITE, Verdicts
+from normgate.verdicts import EMPTY, NOT_FINITE, Verdicts, verdicts_on
 from normgate.verdicts import concatenate as concatenate_verdicts
 
 if TYPE_CHECKING:
@@ -99,8 +98,16 @@ class Gate:
         return self.extractor.preprocessing
 
     @property
+    def temperature(self) -> float | Literal["learned"] | None:
+        """τ of the normalisation in training; None where the network was trained without."""
+        model = unwrap(self.extractor.model)
+        if not is_normalized(model):
+            return None
+        return "learned" if "log_temperature" in dict(self.extractor.head.named_parameters()) else temperature(model)
+
+    @property
     def score_name(self) -> str:
-        """Of its score."""
+        """The name of its score."""
         return self.score.name
 
     @property
@@ -192,7 +199,7 @@ class Gate:
         smallest_n(false_alarm_rate)  # what cannot work is said before the images are read
         wanted = unfitted(score, train=train is not None, tuning=tuning is not None)
         told = _plain(provenance or {})
-        trained_on = families(trained_on_probes)
+        trained_on = checked_families(trained_on_probes)
         extractor = FeatureExtractor(model, preprocessing, head=head, features=features, device=device)
         source = None if train is None else open_source(train, labelled=True)
         if classes is None and source is not None:
@@ -202,7 +209,7 @@ class Gate:
                 "the names of the classes are not known; pass classes= in the order of the network's outputs"
             )
         names = class_names(classes, extractor.head.out_features)
-        reading = Reading(
+        reading = ReadingOptions(
             drop_duplicates=drop_duplicates,
             skip_unreadable=skip_unreadable,
             workers=workers,
@@ -275,7 +282,7 @@ class Gate:
             raise GateError(
                 "a lean gate keeps no calibration features; pass calibration images to change more than the rate"
             )
-        reading = Reading(
+        reading = ReadingOptions(
             drop_duplicates=drop_duplicates,
             skip_unreadable=skip_unreadable,
             workers=workers,
@@ -340,16 +347,8 @@ class Gate:
                 "a tensor may have been prepared or not: pass uint8 images (paths, PIL images or arrays of H × W × C), "
                 "or preprocessed=True for a float tensor that is the network's input already"
             )
-        if is_nothing(images):
-            return EMPTY
-        batches = load_batches(
-            open_source(images, labelled=False),
-            self.preprocessing,
-            batch_size=batch_size,
-            workers=workers,
-            max_pixels=max_pixels,
-        )
-        return concatenate_verdicts([self.judge_batch(batch) for batch in batches] or [EMPTY])
+        options = {"batch_size": batch_size, "workers": workers, "max_pixels": max_pixels}
+        return verdicts_on(images, self.judge_batch, self.preprocessing, **options)
 
     def judge_batch(self, batch: PixelBatch) -> Verdicts:
         """Verdicts on a batch of loaded images, the unreadable ones included."""

@@ -29,7 +29,7 @@ KEPT_ROWS = 10_000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Reading:
+class ReadingOptions:
     """How images are read; see `Gate.calibrate`."""
 
     drop_duplicates: bool
@@ -44,7 +44,7 @@ def collect(
     extractor: FeatureExtractor,
     data: Mapping[str, Data | None],
     classes: Sequence[str],
-    reading: Reading,
+    reading: ReadingOptions,
     known: Mapping[str, tuple[bytes, ...]],
 ) -> dict[str, Features]:
     """Features of each set that is given and, where tuning images are, of probes made of them.
@@ -116,7 +116,7 @@ def bank(sets: Mapping[str, Features]) -> Features | None:
 
 
 def _features(
-    extractor: FeatureExtractor, source: Source, name: str, classes: Sequence[str], reading: Reading
+    extractor: FeatureExtractor, source: Source, name: str, classes: Sequence[str], reading: ReadingOptions
 ) -> Features:
     extraction = extract(
         extractor,

@@ -7,6 +7,7 @@ from normgate.metrics.comparisons import (
     paired_mean_difference,
 )
 from normgate.metrics.intervals import Estimate, auroc_interval
+from normgate.metrics.over_seeds import paired_difference_over_seeds
 from normgate.metrics.ranking import BLIND, INVERTED, auroc, average_precision, fpr_at_id_tpr, fpr_at_ood_tpr
 from normgate.metrics.selective import (
     RiskCoverage,
@@ -38,6 +39,7 @@ __all__ = [
     "ood_metrics",
     "open_set_risk_coverage",
     "paired_auroc_difference",
+    "paired_difference_over_seeds",
     "paired_mean_difference",
     "risk_coverage",
 ]

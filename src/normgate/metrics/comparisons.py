@@ -112,7 +112,8 @@ def paired_mean_difference(
         low, high = (2 * limit - 1 for limit in bounded_limits(share, fewest, level))
         return AurocDifference(difference, low, high, bounded_p_value(share, fewest))
     z = normal_quantile(level)
-    variance = _variance([[mine - theirs for mine, theirs in zip(*pair, strict=True)] for pair in _pairs(a, b)])
+    pairs = zip(a.placements, b.placements, strict=True)
+    variance = _variance([[mine - theirs for mine, theirs in zip(*pair, strict=True)] for pair in pairs])
     low = high = difference
     if variance.known:
         low, high = difference - variance.reach(z), difference + variance.reach(z)
@@ -197,17 +198,13 @@ class _Sets:
         )
 
 
-def _pairs(a: _Sets, b: _Sets) -> list[tuple[tuple[Floats, Floats], tuple[Floats, Floats]]]:
-    return list(zip(a.placements, b.placements, strict=True))
-
-
 def _variance(placements: Sequence[Sequence[Floats]]) -> Variance:
     """The variance of a mean over S OoD sets, from V₁₀ and V₀₁ of each (or their differences).
 
     An ID image counts once for all sets, with the mean of what it says of each.
     """
-    known = np.mean([v10 for v10, _ in placements], axis=0)
-    parts = [(known, 1.0), *((v01, 1 / len(placements)) for _, v01 in placements)]
+    id_means = np.mean([v10 for v10, _ in placements], axis=0)
+    parts = [(id_means, 1.0), *((v01, 1 / len(placements)) for _, v01 in placements)]
     return variance_of_means([(values, np.ones(len(values), dtype=np.int64), weight) for values, weight in parts])
 
 

@@ -82,7 +82,8 @@ class ProbeReport:
     @property
     def uninformative(self) -> tuple[str, ...]:
         """The probes that no score tells from ID images (a texture survives shuffling, say): left out of all means."""
-        return tuple(name for name in self._unseen if name not in self.informative)
+        informative = self.informative
+        return tuple(name for name in self._unseen if name not in informative)
 
     @property
     def _unseen(self) -> tuple[str, ...]:
@@ -192,7 +193,7 @@ class ProbeReport:
         """Plain JSON values."""
         auroc = {score: dict(own) for score, own in self.auroc.items()}
         values = {"images": self.images, "probed": self.probed, "auroc": auroc, "refused": dict(self.refused)}
-        return {**values, **({"trained_on": list(self.trained_on)} if self.trained_on else {})}
+        return {**values, "trained_on": list(self.trained_on)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -202,10 +203,9 @@ class ProbeReport:
             ProbeError: it is no such report.
         """
         names = {field.name for field in dataclasses.fields(cls)}
-        # Reports from before networks could be trained on probes do not say it.
-        if not isinstance(values, dict) or {*values, "trained_on"} != names:
+        if not isinstance(values, dict) or values.keys() != names:
             raise ProbeError("this is no report of probes")
-        trained_on = values.get("trained_on", [])
+        trained_on = values["trained_on"]
         if not (isinstance(trained_on, list) and all(isinstance(family, str) for family in trained_on)):
             raise ProbeError("this is no report of probes")
         report = cls(**{**values, "trained_on": tuple(trained_on)})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from normgate.lazily import late_names
 
@@ -40,10 +40,10 @@ _MODULES = {
     "screening_report": "writing",
 }
 
-_get, __dir__ = late_names(__name__, _MODULES)
 
-
-def __getattr__(name: str) -> Any:
-    if _MODULES.get(name) == "figures":
+def _check(name: str) -> None:
+    if _MODULES[name] == "figures":
         importlib.import_module("normgate.report.checks").check_installed()
-    return _get(name)
+
+
+__getattr__, __dir__ = late_names(__name__, _MODULES, check=_check)

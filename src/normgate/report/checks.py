@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from normgate.files import check_output, names_in
+from normgate.lazily import missing
 from normgate.report.errors import ReportError
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ OF_GATES = {
 
 def installed() -> bool:
     """Whether the libraries that draw and fill the page are there."""
-    return not _missing()
+    return not missing(*NEEDED)
 
 
 def check_installed() -> None:
@@ -36,8 +36,8 @@ def check_installed() -> None:
     Raises:
         ReportError: a library that draws or fills the page is missing.
     """
-    if missing := _missing():
-        raise ReportError(f"reports and figures need {', '.join(missing)}: pip install 'normgate[report]'")
+    if absent := missing(*NEEDED):
+        raise ReportError(f"reports and figures need {', '.join(absent)}: pip install 'normgate[report]'")
 
 
 def check_report(path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
@@ -85,7 +85,3 @@ def foreign(folder: Path) -> str | None:
     """The name of something in a folder that is no figure of ours; None where there is nothing else."""
     own = {f"{name}{suffix}" for name in NAMES for suffix in FORMATS}
     return next((name for name in names_in(folder) if name not in own), None)
-
-
-def _missing() -> list[str]:
-    return [name for name in NEEDED if importlib.util.find_spec(name) is None]

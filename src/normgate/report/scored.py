@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow.parquet as pq
+import pyarrow as pa
 
 from normgate.evaluation import Evaluation, SeedSummary
 from normgate.gate import Gate
 from normgate.report.errors import ReportError
+from normgate.screening.tables import SCHEMA, read_tables
 from normgate.verdicts import Verdicts
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def unlike(name: str, taken: Container[str]) -> str:
 
 def of_table(path: Path) -> ScoredSet:
     """The images of a table of verdicts, a file or a folder of parts."""
-    table = pq.read_table(path)
+    table = pa.concat_tables([SCHEMA.empty_table(), *read_tables(path)])
     readable = table.filter(table["error"].is_null())
     failed = table.filter(table["error"].is_valid())
     columns = {name: readable[name].to_pylist() for name in ("id", "label", "error")}

@@ -35,10 +35,10 @@ PRIVATE = "It shows training images, on request: share it as you would share the
 
 
 def evaluation_report(
-    path: str | os.PathLike[str],
     gate: Gate,
     evaluation: Evaluation,
     images: Mapping[str, Data],
+    path: str | os.PathLike[str],
     *,
     neighbours: Data | None = None,
     max_pixels: int = DEFAULT_MAX_PIXELS,
@@ -48,10 +48,10 @@ def evaluation_report(
     """Write what an evaluation found as a page.
 
     Args:
-        path: of the page, `.html`; it appears whole or not at all.
         gate: what was evaluated.
         evaluation: with its features kept (`keep_features`).
         images: by set what was evaluated, the known ones under `id`; a sample of them is read again and shown.
+        path: of the page, `.html`; it appears whole or not at all.
         neighbours: the images that the gate was trained on, of which those near to a shown image are then shown, too;
             None shows none, since they are private until someone says otherwise.
         max_pixels: larger images are not shown.
@@ -107,11 +107,11 @@ def evaluation_report(
 
 
 def screening_report(
-    path: str | os.PathLike[str],
     gate: Gate,
     verdicts: str | os.PathLike[str],
     images: Data,
     summary: Summary,
+    path: str | os.PathLike[str],
     *,
     neighbours: Data | None = None,
     max_pixels: int = DEFAULT_MAX_PIXELS,
@@ -121,11 +121,11 @@ def screening_report(
     """Write what a screening run found as a page.
 
     Args:
-        path: of the page, `.html`; it appears whole or not at all.
         gate: that judged.
         verdicts: the table that the run has written.
         images: what was screened; a sample of it is read again and shown.
         summary: of the run.
+        path: of the page, `.html`; it appears whole or not at all.
         neighbours: see `evaluation_report`.
         max_pixels: larger images are not shown.
         overwrite: replace a file that exists.

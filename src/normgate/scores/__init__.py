@@ -11,6 +11,8 @@ import difflib
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from normgate.lazily import late_names
+
 if TYPE_CHECKING:
     from normgate.scores.base import Score, ScoreError
 
@@ -107,7 +109,4 @@ def described(score: Score) -> str:
     return score.name + (f" ({', '.join(settings)})" if settings else "")
 
 
-def __getattr__(name: str) -> Any:
-    if name in ("Score", "ScoreError"):
-        return getattr(importlib.import_module("normgate.scores.base"), name)
-    raise AttributeError(f"module 'normgate.scores' has no attribute {name!r}")
+__getattr__, __dir__ = late_names(__name__, {"Score": "base", "ScoreError": "base"})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
@@ -12,8 +12,6 @@ from normgate.scores.base import Score, ScoreError
 from normgate.scores.blocks import blocks
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from normgate.features import Features
 
 _MOST = 50
@@ -45,12 +43,6 @@ class KNN(Score):
     def least_rows(self) -> int:
         """As many as neighbours are asked for."""
         return self.k or 1
-
-    def load_state(self, state: Mapping[str, torch.Tensor]) -> Self:
-        """As any score; an earlier version lowered the k that was asked for, and noted that all the same."""
-        if self.k is not None and "k" in state and int(state["k"]) != self.k:
-            self.k = None
-        return super().load_state(state)
 
     def _fit(self, features: Features) -> dict[str, torch.Tensor]:
         assert features.labels is not None

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib.util
 import itertools
 import logging
 import os
@@ -21,6 +20,7 @@ from normgate.data.decoding import ImageError
 from normgate.data.remote import RemoteFile
 from normgate.data.sources import Record
 from normgate.errors import NormgateError
+from normgate.lazily import missing
 from normgate.runtime import PortableGate
 from normgate.screening.judged import judged
 from normgate.screening.summary import ScreeningError
@@ -60,7 +60,7 @@ def check_ray() -> None:
     Raises:
         ScreeningError: Ray is not installed.
     """
-    if importlib.util.find_spec("ray") is None:
+    if missing("ray"):
         raise ScreeningError("the engine 'ray' needs Ray: pip install 'normgate[ray]'")
 
 

@@ -135,6 +135,8 @@ def screen(
     if engine == "ray" and isinstance(source, PathList):
         source = PathList(list(source.paths))  # lines of a pipe cannot be read elsewhere
     _check_apart(target, source)
+    if rejected_to is not None and rejected is None:
+        raise ScreeningError("rejected_to= says where rejected files go; say rejected='copy' or 'move', too")
     place = None if rejected_to is None else Path(rejected_to)
     carrier = None if rejected is None else Carrier(rejected, source, place)
     chosen = choose_judge(gate, runtime, threads=1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from normgate.lazily import late_names
 
@@ -25,10 +25,10 @@ _MODULES = {
     "run": "running",
 }
 
-_get, __dir__ = late_names(__name__, _MODULES)
 
-
-def __getattr__(name: str) -> Any:
-    if name in _MODULES and name != "ServingError":
+def _check(name: str) -> None:
+    if name != "ServingError":
         importlib.import_module("normgate.serving.errors").check_installed()
-    return _get(name)
+
+
+__getattr__, __dir__ = late_names(__name__, _MODULES, check=_check)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
-
 from normgate.errors import NormgateError
+from normgate.lazily import missing
 
 NEEDED = {"starlette": "starlette", "uvicorn": "uvicorn", "httptools": "httptools"}
 NEEDED |= {"prometheus_client": "prometheus-client", "python_multipart": "python-multipart"}
@@ -34,5 +33,6 @@ def check_installed() -> None:
     Raises:
         ServingError: some are missing.
     """
-    if missing := [package for name, package in NEEDED.items() if importlib.util.find_spec(name) is None]:
-        raise ServingError(f"the server needs {', '.join(missing)}: pip install 'normgate[serve]'")
+    if absent := missing(*NEEDED):
+        packages = ", ".join(NEEDED[name] for name in absent)
+        raise ServingError(f"the server needs {packages}: pip install 'normgate[serve]'")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 from typing import TYPE_CHECKING, Any
 
+from normgate.lazily import missing
 from normgate.serving.errors import ServingError
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def ray_application(gate: str | os.PathLike[str], options: Options | None = None
     several = settings.get("num_replicas") not in (None, 1) or settings.get("autoscaling_config") is not None
     if options is not None and options.shift_state is not None and several:
         raise ServingError("replicas have an alarm each, and one file cannot keep them: leave out shift_state")
-    if importlib.util.find_spec("ray") is None or importlib.util.find_spec("ray.serve") is None:
+    if missing("ray") or missing("ray.serve"):
         raise ServingError("more than one machine needs Ray Serve: pip install 'normgate[ray]'")
     from ray import serve
 

@@ -141,8 +141,13 @@ def _config(application: Any, options: Options, *, workers: int = 1) -> uvicorn.
     )
 
 
+_LAST_PORT = 65535
+
+
 def _bound(host: str, port: int) -> socket.socket:
     """A socket that has the port, and does not listen yet."""
+    if not 0 <= port <= _LAST_PORT:  # getaddrinfo would take it modulo 2**16
+        raise ServingError(f"a port is a number from 0 to {_LAST_PORT}, not {port}; choose another with --port (port=)")
     try:
         family, kind, protocol, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         found = socket.socket(family, kind, protocol)

@@ -87,7 +87,7 @@ class Checkpoint:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
             found, log = json.loads(metadata["run"]), json.loads(metadata["log"])
-            scaler = json.loads(metadata.get("scaler", "{}"))
+            scaler = json.loads(metadata["scaler"])
             tensors = load_file(path)
             if not isinstance(found, dict) or not isinstance(log, list) or not isinstance(scaler, dict):
                 raise ValueError("its metadata is not that of a checkpoint")

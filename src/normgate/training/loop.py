@@ -170,7 +170,9 @@ def fit(
             image_sum = int(images_seen)
             with agreed(fabric):
                 if not image_sum:
-                    raise TrainingError("no training image can be read any longer; bring them back and pass --resume")
+                    raise TrainingError(
+                        "no training image can be read any longer; bring them back and pass --resume (resume=True)"
+                    )
                 if (missing := steps_an_epoch * batch - image_sum) and fabric.is_global_zero:
                     warnings.warn(
                         f"{missing} of {count} training images were left out of epoch {epoch + 1}: they cannot be read "
@@ -190,7 +192,7 @@ def fit(
                     raise TrainingError(
                         f"the loss is {loss_mean} in epoch {epoch + 1}: training diverged; lower the learning rate "
                         f"(now {recipe.learning_rate:g}) or check the weights that it started from, and pass "
-                        "--overwrite"
+                        "--overwrite (overwrite=True)"
                     )
                 _check_weights(model, epoch + 1)
                 if measure is not None and fabric.is_global_zero:
@@ -228,7 +230,7 @@ def _check_weights(model: nn.Module, epoch: int) -> None:
         if not torch.isfinite(weights).all():
             raise TrainingError(
                 f"after epoch {epoch} weights of the network are not finite: {name}; choose another precision "
-                "(--precision) or a lower learning rate (--lr), and pass --overwrite"
+                "(--precision) or a lower learning rate (--lr), and pass --overwrite (overwrite=True)"
             )
 
 

@@ -115,5 +115,5 @@ def noticing_loss(fabric: Fabric) -> Iterator[None]:
             raise
         raise ProcessError(
             "another process of this run has ended, or cannot be reached: see what it said; "
-            "--resume goes on after the last epoch that is on the disk"
+            "--resume (resume=True) goes on after the last epoch that is on the disk"
         ) from error

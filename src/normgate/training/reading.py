@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from normgate.data.sources import Record
-    from normgate.gate.sets import Reading
+    from normgate.gate.sets import ReadingOptions
 
 SMALL_IMAGE = 96
 PHOTO_SIZE = 224
@@ -55,7 +55,9 @@ class ImageSet:
         )
 
 
-def read(sets: Mapping[str, Sequence[Record]], preprocessing: Preprocessing, reading: Reading) -> dict[str, ImageSet]:
+def read(
+    sets: Mapping[str, Sequence[Record]], preprocessing: Preprocessing, reading: ReadingOptions
+) -> dict[str, ImageSet]:
     """Decode every image once, before any training: what cannot be read, or is in two sets, is found out now."""
     found = {name: _decoded(name, records, preprocessing, reading) for name, records in sets.items()}
     digests = {name: part.digests for name, part in found.items()}
@@ -80,7 +82,7 @@ def check_enough(sets: Mapping[str, ImageSet], classes: Sequence[str], alpha: fl
     rank(alpha, len(sets["calibration"].records))
 
 
-def _decoded(name: str, source: Sequence[Record], preprocessing: Preprocessing, reading: Reading) -> ImageSet:
+def _decoded(name: str, source: Sequence[Record], preprocessing: Preprocessing, reading: ReadingOptions) -> ImageSet:
     height, width = preprocessing.size
     keep = name == "train" and len(source) * height * width * 3 <= RESIDENT_BYTES
     records: list[Record] = []
@@ -121,7 +123,7 @@ def warn_of_contradictions(images: ImageSet) -> None:
         )
 
 
-def geometry(
+def square_input(
     records: Sequence[Record], size: int | None, max_pixels: int, *, squash: bool, standardize: bool
 ) -> Preprocessing:
     """A square input: of the side asked for, of the images' own where they are small, else of 224 pixels.

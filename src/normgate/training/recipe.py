@@ -114,13 +114,8 @@ class Recipe:
         return float(self.temperature_start ** (1 - moved) * self.temperature**moved)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values; what runs and gates of earlier versions did not know is named only where it is used."""
-        values = dataclasses.asdict(self)
-        return {
-            field.name: values[field.name]
-            for field in dataclasses.fields(self)
-            if field.name not in _LATER or values[field.name] != field.default
-        }
+        """Plain JSON values."""
+        return dataclasses.asdict(self)
 
     @classmethod
     def named(cls, name: str, **changes: Any) -> Recipe:
@@ -137,18 +132,6 @@ class Recipe:
             known = ", ".join(field.name for field in dataclasses.fields(cls))
             raise RecipeError(f"a recipe has no {', '.join(sorted(unknown))}; it has {known}")
         return cls(**values)
-
-
-_LATER = {
-    "averaging",
-    "descent",
-    "head_bias",
-    "head_decay",
-    "patterns",
-    "radial",
-    "rotations",
-    "temperature_start",
-}
 
 
 def _is_number(value: object) -> TypeGuard[float]:

@@ -69,6 +69,14 @@ def split(
             f"too few images in {len(lonely)} of {len(names)} classes: {', '.join(lonely[:5])}"
             f"{', …' if len(lonely) > 5 else ''}; add images or remove the class"
         )
+    if groups is not None:
+        there = len(set(groups) - {None}) + sum(group is None for group in groups)
+        if there < (needed := 1 + hold_tuning + hold_calibration):
+            raise SplitError(
+                f"{len(labels)} images in {there} group{'s' * (there != 1)} cannot be split: tuning and calibration "
+                f"images are groups of their own, so {needed} are needed; pass sets of their own (--tuning, "
+                "--calibration), or leave out --group-column"
+            )
     rng = np.random.default_rng(seed)
     calibration: np.ndarray = np.empty(0, dtype=np.int64)
     tuning: np.ndarray = np.empty(0, dtype=np.int64)
