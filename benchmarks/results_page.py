@@ -205,12 +205,15 @@ def _section(everything: Runs) -> list[str]:
     first = next(iter(own.values()))[0]
     held = sorted({run["held_out"] for seeds in own.values() for run in seeds})
     recipe = first["recipe"]
-    devices = sorted({run["device"] for seeds in own.values() for run in seeds})
+    devices, precisions = (
+        sorted({run[what] for seeds in own.values() for run in seeds}) for what in ("device", "precision")
+    )
     parts = [
         f"{_network(first)}; {recipe['epochs']} epochs, batch {recipe['batch_size']}, "
         f"rate {recipe['learning_rate']:g}; {first['images']['train']} training images, "
         f"{held[0] if len(held) == 1 else f'{held[0]} to {held[-1]}'} held out of them for "
-        f"tuning and calibration; {first['images']['test']} test images; {first['precision']}; {', '.join(devices)}."
+        f"tuning and calibration; {first['images']['test']} test images; {', '.join(precisions)}; "
+        f"{', '.join(devices)}."
     ]
     parts.append(
         _table(
@@ -673,7 +676,8 @@ def _speed(timed: list[dict[str, Any]]) -> list[str]:
 SCREENING = """## How fast screening and serving are
 
 Images a second out of one Parquet file, decoding included: `screen` with PyTorch and with ONNX Runtime, beside a bare
-PyTorch loop of decoding, transforms and network. All take turns in one run, and these are the medians of the turns
+PyTorch loop of decoding, transforms and network, with networks that nobody has trained. All take turns in one run;
+these are the medians of the turns, and of each turn's ratio to the bare loop, in brackets the smallest and the largest
 (`benchmarks/screening.py`)."""
 SERVING = """The server, asked over HTTP by clients on the same cores, beside its runtime alone on the same images; the
 ResNet18 is at 224 pixels (`benchmarks/serving.py`):"""
@@ -682,7 +686,14 @@ ResNet18 is at 224 pixels (`benchmarks/serving.py`):"""
 def _screening(measured: dict[str, dict[str, Any]]) -> list[str]:
     screening, serving, kills = (measured[name] for name in ("screening", "serving", "kills"))
     rows = [
-        [name, *(f"{found['images_per_second'][how]:.0f}" for how in ("bare", "torch", "onnx"))]
+        [
+            name,
+            *(f"{found['images_per_second'][how]:.0f}" for how in ("bare", "torch", "onnx")),
+            *(
+                f"{ratio['median']:.2f} ({ratio['min']:.2f}–{ratio['max']:.2f})"
+                for ratio in (found["ratio"][how] for how in ("torch", "onnx"))
+            ),
+        ]
         for name, found in screening["networks"].items()
     ]
     asked = [
@@ -697,7 +708,8 @@ def _screening(measured: dict[str, dict[str, Any]]) -> list[str]:
     ]
     latency = [
         f"At {found['requests_per_second']:.0f} requests a second of an image each, {said} gate answers half of them "
-        f"within {1000 * found['p50_seconds']:.0f} ms, and 99 of 100 within {1000 * found['p99_seconds']:.0f} ms."
+        f"within {1000 * found['p50_seconds']:.0f} ms, and 99 of 100 within {1000 * found['p99_seconds']:.0f} ms"
+        + (f" ({found['not_200']} of {found['requests']} had another answer)." if found["not_200"] else ".")
         for said, found in (
             ("the demo's", serving["demo"]["latency"]),
             ("the ResNet18's", serving["resnet18"]["latency"]),
@@ -706,7 +718,7 @@ def _screening(measured: dict[str, dict[str, Any]]) -> list[str]:
     lost = kills["lost"] + kills["doubled"] + kills["foreign"]
     return [
         SCREENING,
-        _table(["network", "a bare loop", "PyTorch", "ONNX Runtime"], rows),
+        _table(["network", "a bare loop", "PyTorch", "ONNX Runtime", "PyTorch ÷ bare", "ONNX Runtime ÷ bare"], rows),
         f"{screening['device']}; commit {screening['commit']}.",
         SERVING,
         _table(["gate", "images", "served", "runtime alone"], asked),
@@ -720,8 +732,8 @@ def _screening(measured: dict[str, dict[str, Any]]) -> list[str]:
 SHIFT = """## How soon a shift is noticed
 
 Images of a CIFAR-10 stream until the alarm, after unknown images have begun to be mixed in: median over the orders in
-which it was raised, and in brackets how many these are, where it stayed quiet in others
-(`benchmarks/shift.py`; the alarm sees the gate's score)."""
+which it was raised, and in brackets how many these are, where it stayed quiet in others. All are of one gate, whose
+score the alarm sees (`benchmarks/shift.py`)."""
 
 
 def _shift(found: dict[str, Any]) -> list[str]:
@@ -735,14 +747,15 @@ def _shift(found: dict[str, Any]) -> list[str]:
     head = list(next(iter(delays.values())))
     false = found["false_alarms"]
     raised = "; ".join(
-        f"{own['raised']} of {false['streams']} with {images} calibration images"
+        f"{own['raised']} of {false['streams']} with {images} calibration scores"
         for images, own in false["by_calibration_images"].items()
     )
     return [
         SHIFT,
         _table(["unknown images", *head], [[name, *(own[column] for column in head)] for name, own in delays.items()]),
-        f"Score {found['score']}, δ = {found['delta']:g}; {found['device']}; commit {found['commit']}. Streams of "
-        f"{false['length']} images that do not change raised it at δ = {false['delta']:g} in {raised}.",
+        f"Score {found['score']}, δ = {found['delta']:g}; {found['device']}; commit {found['commit']}. Of made-up "
+        f"streams of {false['length']} scores, which have ties and heavy tails and do not change, these raised it at "
+        f"δ = {false['delta']:g}: {raised}.",
     ]
 
 

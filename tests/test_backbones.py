@@ -334,6 +334,12 @@ def test_a_checkpoint_of_two_networks_is_refused(fresh, trained, tmp_path):
         load_weights(fresh, tmp_path / "weights.pt")
 
 
+def test_weights_of_another_first_layer_are_told_how_to_be_taken(tmp_path):
+    save_file(tiny(stem=None).build().state_dict(), tmp_path / "w.safetensors")
+    with pytest.raises(BackboneError, match=r"conv1\.weight is .*pass --stem standard \(stem=None\)"):
+        load_weights(tiny(stem=1).build(), tmp_path / "w.safetensors")
+
+
 def test_a_checkpoint_that_holds_itself_is_refused(fresh, tmp_path):
     endless: dict[str, object] = {}
     endless["state_dict"] = endless

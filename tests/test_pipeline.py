@@ -359,6 +359,15 @@ def test_a_gate_whose_score_was_changed_is_not_the_one_that_was_trained(
         normgate.train(class_folders, tmp_path / "gate", resume=True, progress=untrained, **options)
 
 
+def test_a_gate_that_was_not_trained_here_is_no_finished_run(class_folders: Path, tmp_path: Path) -> None:
+    options = {"recipe": QUICK, "score": "norm", **OPTIONS}
+    gate = normgate.train(class_folders, **options)
+    for number, run in enumerate(("exp-7", None, ["a"])):
+        dataclasses.replace(gate, provenance={"run": run}).save(tmp_path / str(number))
+        with pytest.raises(pipeline.PipelineError, match=r"is finished, and recipe, .* differ"):
+            normgate.train(class_folders, tmp_path / str(number), resume=True, progress=untrained, **options)
+
+
 def test_what_is_in_the_way_of_a_run_is_said(class_folders: Path, tmp_path: Path) -> None:
     (tmp_path / "gate.run").touch()
     with pytest.raises(RunFolderError, match="is a file"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import functools
@@ -128,6 +129,15 @@ def test_a_learned_temperature_and_a_head_without_a_bias(tmp_path: Path) -> None
     export(own, tmp_path / "g.onnx")
     same(own, PortableGate.load(tmp_path / "g.onnx", threads=1))
     assert network[5].log_temperature.requires_grad
+
+
+def test_gates_are_exported_in_several_threads(tmp_path: Path) -> None:
+    gates = {"norm": gate("norm"), "knn": gate("knn")}
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        for done in [pool.submit(export, own, tmp_path / f"{name}.onnx") for name, own in gates.items()]:
+            done.result()
+    for name, own in gates.items():
+        same(own, PortableGate.load(tmp_path / f"{name}.onnx"))
 
 
 def test_what_is_exported_leaves_no_trace(class_folders: Path, tmp_path: Path) -> None:

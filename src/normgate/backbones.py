@@ -276,7 +276,10 @@ def load_weights(
     ]
     if problems:
         more = f" … and {len(problems) - 6} more" if len(problems) > 6 else ""
-        raise BackboneError(f"{path} does not fit the model: {', '.join(problems[:6])}{more}")
+        first = "conv1.weight"
+        stem = first in given and first in own and given[first].shape != own[first].shape
+        fix = "; where it has timm's own first layer, pass --stem standard (stem=None)" if stem else ""
+        raise BackboneError(f"{path} does not fit the model: {', '.join(problems[:6])}{more}{fix}")
     model.load_state_dict(given, strict=False)
     return kept
 

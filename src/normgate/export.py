@@ -7,6 +7,7 @@ import copy
 import io
 import json
 import logging
+import threading
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,6 @@ from normgate.lazily import missing
 from normgate.network_input import network_input
 from normgate.normalization import is_normalized, l2norm, remove_l2norm, temperature, unwrap
 from normgate.runtime import FORMAT, KEY, MOST_BYTES, OUTPUTS
-from normgate.threads import process_wide
 
 if TYPE_CHECKING:
     import os
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 OPSET = 18
 MOST_IMAGES = 4096
 """In a batch; the graph allocates a number for each image and calibration image."""
+_EXPORTING = threading.Lock()
+"""PyTorch's exporters keep what they are at in globals, so that two at a time would spoil each other's graphs."""
 
 
 class ExportError(NormgateError):
@@ -83,7 +85,7 @@ def export(gate: Gate, path: str | os.PathLike[str], *, overwrite: bool = False)
     example = torch.zeros(2, height, width, 3, dtype=torch.uint8)
     batch = torch.export.Dim("batch", min=1, max=MOST_IMAGES)
     try:
-        with _quietly(), torch.no_grad():
+        with _EXPORTING, _quietly(), torch.no_grad():
             program = torch.export.export(graph, (example,), dynamic_shapes=({0: batch},), strict=False)
             found = torch.onnx.export(
                 program, dynamo=True, opset_version=OPSET, input_names=["pixels"], output_names=list(OUTPUTS)
@@ -156,7 +158,6 @@ def _about(gate: Gate) -> dict[str, Any]:
     }
 
 
-@process_wide
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
     """Without what exporters tell their own developers."""

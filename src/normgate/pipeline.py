@@ -21,6 +21,7 @@ from normgate.gate import AUTO, Gate
 from normgate.gate.choosing import unfitted
 from normgate.gate.duplicates import warn_of_copies
 from normgate.gate.folder import foreign
+from normgate.gate.gate import trained_here
 from normgate.gate.sets import ReadingOptions, warn_of_other_folders
 from normgate.normalization import l2norm
 from normgate.progress import silent
@@ -298,7 +299,7 @@ def _finished(
     """The gate of a run that had ended before it was to be resumed, if it is the one that is asked for."""
     gate = Gate.load(target)
     found = {
-        **gate.provenance.get("run", {}),
+        **(gate.provenance["run"] if trained_here(gate.provenance) else {}),
         "false_alarm_rate": gate.calibration.alpha,
         "by_class": gate.calibration.by_class,
         "lean": not gate.kept,

@@ -322,6 +322,10 @@ def test_recipes_are_compared_seed_by_seed_whatever_the_order() -> None:
 def test_evaluations_of_unknown_seeds_are_paired_in_their_order() -> None:
     known, unknown = over_seeds([of_seed(1), of_seed(2)]), over_seeds([evaluation(2), evaluation(1)])
     assert known.compare("norm", "norm", unknown).sets["odd"].p_value == pytest.approx(1)
+    with pytest.raises(EvaluationError, match=r"other= is what over_seeds\(\[…\]\) gives, and not Evaluation"):
+        known.compare("norm", "norm", of_seed(1))  # type: ignore[arg-type]
+    with pytest.raises(EvaluationError, match="gates of the seeds 1, 2 and of the seeds 2, None make no pairs"):
+        known.compare("norm", "norm", over_seeds([of_seed(2), evaluation(1)]))
     with pytest.raises(EvaluationError, match="2 evaluations and 1 make no pairs"):
         known.compare("norm", "norm", over_seeds([evaluation(1)]))
     features = {"id": random_features(20, 1), "flat": random_features(20, 2)}

@@ -116,6 +116,10 @@ def test_what_is_no_score(given: Any, said: str) -> None:
 
 def test_a_name_beside_all_is_among_them_or_none() -> None:
     assert [score.name for score in chosen(["all", "knn"], None)] == [*scores.names()]
+    own = scores.create("knn", k=3).fit(TRAIN)
+    found = chosen(["all", own, scores.create("knn", k=3)], own)
+    assert [score.name for score in found] == [*scores.names()]
+    assert own in found
     with pytest.raises(ScoreError, match="did you mean 'knn'"):
         chosen(["all", "knnn"], None)
 

@@ -579,8 +579,13 @@ def test_a_timm_network_that_cannot_be_rebuilt_is_told(tmp_path: Path) -> None:
     ],
 )
 def test_damaged_probes_are_an_error(edit: Edit, folder: Path) -> None:
-    with pytest.raises(NormgateError, match="this is no report of probes"):
+    with pytest.raises(GateFolderError, match="is a damaged gate: this is no report of probes"):
         Gate.load(edited(folder, edit), device="cpu")
+
+
+def test_families_of_probes_that_there_are_not_are_damage(folder: Path) -> None:
+    with pytest.raises(GateFolderError, match="is a damaged gate: families of probes are some of"):
+        Gate.load(edited(folder, told("trained_on_probes", value=["x"])), device="cpu")
 
 
 def test_a_gate_may_be_without_probes(slim: Gate, folder: Path) -> None:

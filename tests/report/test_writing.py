@@ -10,6 +10,8 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -231,6 +233,15 @@ def test_screening(tmp_path: Path) -> None:
     (tmp_path / "v" / "notes.txt").write_text("mine")
     screening_report(gate(), tmp_path / "v", folder, summary, tmp_path / "later.html")
     assert "cannot be read any more" in (tmp_path / "later.html").read_text(encoding="utf-8")
+    # Nor do columns that others have added, in types of their own, keep it from being written.
+    table = pq.read_table(tmp_path / "v" / "part-00000.parquet")
+    wide = table.set_column(0, "id", table["id"].cast(pa.large_string())).append_column("mine", table["score"])
+    pq.write_table(wide, tmp_path / "wide.parquet")
+    screening_report(gate(), tmp_path / "wide.parquet", folder, summary, tmp_path / "wide.html")
+    assert "broken.png" in (tmp_path / "wide.html").read_text(encoding="utf-8")
+    pq.write_table(table.drop_columns("score"), tmp_path / "narrow.parquet")
+    with pytest.raises(ReportError, match=r"narrow\.parquet is no table of verdicts"):
+        screening_report(gate(), tmp_path / "narrow.parquet", folder, summary, tmp_path / "narrow.html")
 
 
 def test_what_cannot_be_written_is_said_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

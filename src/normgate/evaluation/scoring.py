@@ -39,7 +39,7 @@ def chosen(scores: str | Score | Sequence[str | Score], own: Score | None) -> li
         raise EvaluationError(f"scores= takes names and scores, or 'all', and not {scores!r}") from error
     if wants_all(scores):
         names = registry.names()
-        wanted = [*names, *(item for item in wanted if not (isinstance(item, str) and item in (ALL, *names)))]
+        wanted = [*names, *(item for item in wanted if not _is_among(item, (ALL, *names), own))]
         if own is not None and own.name not in wanted:
             wanted.insert(0, own)
     found: dict[str, Score] = {}
@@ -93,6 +93,11 @@ def computed(
             refused[score.name] = str(error)
     progress("scores", len(wanted) * images, len(wanted) * images)
     return values, refused
+
+
+def _is_among(item: str | Score, names: Sequence[str], own: Score | None) -> bool:
+    """Whether it is of these names, or the gate's score."""
+    return item in names if isinstance(item, str) else isinstance(item, Score) and _resolved(item, own) is own
 
 
 def _resolved(item: str | Score, own: Score | None) -> Score:

@@ -101,12 +101,14 @@ class SeedSummary:
             a: a score of these evaluations.
             b: a score of `other`.
             other: of gates of another recipe, say, with the same seeds and on the same images; these evaluations
-                themselves by default. Where seeds are not known, the evaluations are paired in their order.
+                themselves by default. Where no seed of one side is known, evaluations are paired in their order.
 
         Raises:
             EvaluationError: one of the scores is not of every evaluation, or `other` is of other images or seeds.
         """
         other = self if other is None else other
+        if not isinstance(other, SeedSummary):
+            raise EvaluationError(f"other= is what over_seeds([…]) gives, and not {type(other).__name__}")
         pairs = _paired(self.evaluations, other.evaluations)
         for score, summary in ((a, self), (b, other)):
             if score not in summary.metrics:
@@ -200,10 +202,10 @@ def over_seeds(evaluations: Sequence[Evaluation]) -> SeedSummary:
 
 
 def _paired(own: Sequence[Evaluation], others: Sequence[Evaluation]) -> list[tuple[Evaluation, Evaluation]]:
-    """Evaluations of the same seeds or, where one is not known, in their order."""
+    """Evaluations of the same seeds or, where those of one side are not known, in their order."""
     _check_same_images(own[0], others[0])
     mine, theirs = ([_seed(evaluation) for evaluation in part] for part in (own, others))
-    if own is others or None in (*mine, *theirs):
+    if own is others or not any(seed is not None for seed in mine) or not any(seed is not None for seed in theirs):
         if len(own) != len(others):
             raise EvaluationError(
                 f"{len(own)} evaluations and {len(others)} make no pairs; compare gates of as many seeds"

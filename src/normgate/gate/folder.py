@@ -35,9 +35,10 @@ from normgate.extractor import FeatureExtractor
 from normgate.features import Features
 from normgate.files import OutputError, listed, names_in, sha256, whole_folder
 from normgate.gate.choosing import checked_families
+from normgate.gate.errors import GateError
 from normgate.gate.gate import Gate
 from normgate.normalization import is_normalized, l2norm, remove_l2norm, unwrap
-from normgate.probes import ProbeReport
+from normgate.probes import ProbeError, ProbeReport
 from normgate.scores import ScoreError
 from normgate.taps import MagnitudeSpec
 
@@ -138,6 +139,8 @@ def load(path: Path, *, model: nn.Module | None, device: str | torch.device | No
         raise GateFolderError(f"model= takes the network, as in model=Net(), and {model!r} is none")
     try:
         return _assemble(path, _checked(path), model, device)
+    except (GateError, ProbeError) as error:
+        raise GateFolderError(f"{path} is a damaged gate: {error}") from error
     except NormgateError:
         raise
     except OSError as error:

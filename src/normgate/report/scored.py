@@ -91,8 +91,16 @@ def unlike(name: str, taken: Container[str]) -> str:
 
 
 def of_table(path: Path) -> ScoredSet:
-    """The images of a table of verdicts, a file or a folder of parts."""
-    table = pa.concat_tables([SCHEMA.empty_table(), *read_tables(path)])
+    """The images of a table of verdicts, a file or a folder of parts.
+
+    Raises:
+        ReportError: it is no such table.
+    """
+    try:
+        parts = [part.select(SCHEMA.names).cast(SCHEMA) for part in read_tables(path)]
+    except (KeyError, pa.ArrowException) as error:
+        raise ReportError(f"{path} is no table of verdicts, as 'normgate screen' writes it: {error}") from error
+    table = pa.concat_tables([SCHEMA.empty_table(), *parts])
     readable = table.filter(table["error"].is_null())
     failed = table.filter(table["error"].is_valid())
     columns = {name: readable[name].to_pylist() for name in ("id", "label", "error")}

@@ -75,7 +75,7 @@ def split(
             raise SplitError(
                 f"{len(labels)} images in {there} group{'s' * (there != 1)} cannot be split: tuning and calibration "
                 f"images are groups of their own, so {needed} are needed; pass sets of their own (--tuning, "
-                "--calibration), or leave out --group-column"
+                "--calibration; tuning=, calibration=), or leave out --group-column"
             )
     rng = np.random.default_rng(seed)
     calibration: np.ndarray = np.empty(0, dtype=np.int64)
