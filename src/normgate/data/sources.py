@@ -229,4 +229,4 @@ def _check_classes(source: Source, least: int) -> None:
         raise NoLabelsError("labels are needed, and this source has none")
     if len(source.classes) < least:
         there = f"only one class ({source.classes[0]})" if source.classes else "no class"
-        raise SourceError(f"there is {there}; at least {least} {'are' if least > 1 else 'is'} needed")
+        raise SourceError(f"there is {there}; at least {'two are' if least == 2 else 'one is'} needed")
