@@ -305,7 +305,7 @@ def _finished(
         "lean": not gate.kept,
     }
     differing = [name for name, value in json.loads(json.dumps(asked)).items() if found.get(name) != value]
-    if not gate.provenance.get("score") == _noted(score, gate.score) == _noted(score, score or gate.score):
+    if any(gate.provenance.get("score") != _noted(score, now) for now in (gate.score, score or gate.score)):
         differing.append("score")
     differing += [f"{name} images" for name in ("tuning", "calibration") if gate.digests.get(name) != digests[name]]
     if differing:

@@ -205,7 +205,7 @@ def _paired(own: Sequence[Evaluation], others: Sequence[Evaluation]) -> list[tup
     """Evaluations of the same seeds or, where those of one side are not known, in their order."""
     _check_same_images(own[0], others[0])
     mine, theirs = ([_seed(evaluation) for evaluation in part] for part in (own, others))
-    if own is others or not any(seed is not None for seed in mine) or not any(seed is not None for seed in theirs):
+    if own is others or {None} in (set(mine), set(theirs)):
         if len(own) != len(others):
             raise EvaluationError(
                 f"{len(own)} evaluations and {len(others)} make no pairs; compare gates of as many seeds"
