@@ -75,7 +75,7 @@ def trials() -> dict[str, Any]:
     return found
 
 
-def others() -> dict[str, dict[str, Any]]:
+def operations() -> dict[str, dict[str, Any]]:
     """What screening.py, serving.py, kills.py and shift.py have measured."""
     names = ("screening", "serving", "kills", "shift")
     return {name: json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8")) for name in names}
@@ -148,7 +148,7 @@ def summary(found: Runs) -> str:
     return _table(["known images and network", *OVER_PLAIN], rows) + "\n"
 
 
-def _said(run: dict[str, Any]) -> str:
+def _described(run: dict[str, Any]) -> str:
     """Known images, network and epochs of a run."""
     network = run["network"]
     said = [f"{PACKS[run['pack']].partition(' (')[0]}: {network['model']}"]
@@ -184,7 +184,7 @@ def _over_plain(found: Runs) -> list[tuple[str, str, list[str]]]:
             ]
             score, best = _best([other for _, other in both], where)
             row += [" → ".join(reversed(norms)), f"{score} {100 * best:.1f}"]
-        rows.append((base, _said(seeds[0]), row))
+        rows.append((base, _described(seeds[0]), row))
     return rows
 
 
@@ -741,8 +741,8 @@ def _shift(found: dict[str, Any]) -> list[str]:
     for key, delay in found["delays"].items():
         name, share, after = key.split(", ")
         number = "–" if delay["median_delay"] is None else f"{delay['median_delay']:.0f}"
-        all_ = delay["raised"] == delay["orders"]
-        cell = number if all_ else f"{number} ({delay['raised']} of {delay['orders']})"
+        always = delay["raised"] == delay["orders"]
+        cell = number if always else f"{number} ({delay['raised']} of {delay['orders']})"
         delays[name][f"{float(share):.0%} from image {after.removeprefix('after ')} on"] = cell
     head = list(next(iter(delays.values())))
     false = found["false_alarms"]
@@ -866,6 +866,6 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
 if __name__ == "__main__":
     import readme
 
-    PAGE.write_text(page(runs(), ablations(), speeds(), trials(), others()), encoding="utf-8")
+    PAGE.write_text(page(runs(), ablations(), speeds(), trials(), operations()), encoding="utf-8")
     readme.put("results_page.py", summary(runs()))
     print(PAGE)

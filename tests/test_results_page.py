@@ -33,7 +33,7 @@ def test_page_and_files_agree(results_page: ModuleType) -> None:
     found = results_page.runs()
     assert found
     page = results_page.page(
-        found, results_page.ablations(), results_page.speeds(), results_page.trials(), results_page.others()
+        found, results_page.ablations(), results_page.speeds(), results_page.trials(), results_page.operations()
     )
     assert (ROOT / "docs" / "results.md").read_text(encoding="utf-8") == page
 
@@ -54,7 +54,7 @@ def test_the_readme_has_the_gains_over_plain_training(
 
 
 def test_the_speed_of_screening_and_delays_are_those_of_the_files(results_page: ModuleType) -> None:
-    measured = results_page.others()
+    measured = results_page.operations()
     page = "\n".join([*results_page._screening(measured), *results_page._shift(measured["shift"])])
     onnx = measured["screening"]["networks"]["slim ResNet18 (width 16), 32 px"]["images_per_second"]["onnx"]
     assert re.search(rf"\| slim ResNet18 \(width 16\), 32 px \|.* {onnx:.0f} \|", page)
@@ -301,6 +301,6 @@ def test_a_norm_that_was_refused_costs_no_page(results_page: ModuleType) -> None
     found = results_page.runs()
     bare = {score: by_set for score, by_set in found["demo-plain"][0]["metrics"].items() if score != "norm"}
     runs = {**found, "demo-plain": [{**run, "metrics": bare} for run in found["demo-plain"]]}
-    page = results_page.page(runs, {}, [], results_page.trials(), results_page.others())
+    page = results_page.page(runs, {}, [], results_page.trials(), results_page.operations())
     (row,) = [line for line in page.partition("## Hand signs")[0].splitlines() if "(*demo*)" in line]
     assert " | – → " in row

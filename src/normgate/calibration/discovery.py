@@ -53,7 +53,10 @@ class RankHistogram:
     def __init__(self, sizes: int | Sequence[int]) -> None:
         distinct = set(np.atleast_1d(sizes).tolist())
         if not distinct or not all(type(size) is int and size >= 1 for size in distinct):
-            raise CalibrationError(f"a histogram of p-values needs the size of each calibration set, not {sizes!r}")
+            raise CalibrationError(
+                "a histogram of p-values needs the size of each calibration set, a whole number of at least 1, and not "
+                f"{sizes!r}"
+            )
         self._values: Floats = np.unique(np.concatenate([np.arange(1, n + 2) / (n + 1) for n in distinct]))
         self._counts = np.zeros(len(self._values), dtype=np.int64)
 

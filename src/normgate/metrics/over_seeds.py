@@ -43,8 +43,8 @@ def paired_difference_over_seeds(a: ArrayLike, b: ArrayLike, level: float = 0.95
     error = math.sqrt(math.fsum((differences - difference) ** 2) / max(freedom, 1) / seeds)
     if error < _ROUNDING:
         return AurocDifference(difference, -1.0, 1.0, 1.0)
-    reach = _student_quantile(level, freedom) * error
-    p_value = 1 - _student_probability(math.atan(abs(difference) / error / math.sqrt(freedom)), freedom)
+    reach = _exact_student_quantile(level, freedom) * error
+    p_value = 1 - _exact_student_probability(math.atan(abs(difference) / error / math.sqrt(freedom)), freedom)
     return AurocDifference(difference, max(difference - reach, -1.0), min(difference + reach, 1.0), max(p_value, 0.0))
 
 
@@ -60,8 +60,11 @@ def _aurocs(values: ArrayLike, name: str) -> Floats:
     return found
 
 
-def _student_probability(theta: float, freedom: int) -> float:
-    """P(|T| ≤ √n · tan θ) of Student's T with n whole degrees of freedom (Abramowitz & Stegun 26.7.3 and 26.7.4)."""
+def _exact_student_probability(theta: float, freedom: int) -> float:
+    """P(|T| ≤ √n · tan θ) of Student's T with n whole degrees of freedom (Abramowitz & Stegun 26.7.3 and 26.7.4).
+
+    Seeds are few: for one degree the expansion of `intervals.py`, whose degrees are no whole numbers, is a tenth off.
+    """
     sine, cosine = math.sin(theta), math.cos(theta)
     odd = freedom % 2
     total, term = 0.0, cosine if odd else 1.0
@@ -71,11 +74,11 @@ def _student_probability(theta: float, freedom: int) -> float:
     return 2 / math.pi * (theta + sine * total) if odd else sine * total
 
 
-def _student_quantile(level: float, freedom: int) -> float:
+def _exact_student_quantile(level: float, freedom: int) -> float:
     """The t with P(|T| ≤ t) = level."""
     low, high = 0.0, math.pi / 2
     while low < (theta := (low + high) / 2) < high:
-        if _student_probability(theta, freedom) < level:
+        if _exact_student_probability(theta, freedom) < level:
             low = theta
         else:
             high = theta

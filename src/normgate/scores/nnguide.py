@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from normgate.features import Features
 
 _MIN_ROWS = 1000
-_MOST = 10
+_USUAL_K = 10
 _BLOCK_BYTES = 64 * 2**20
 
 
@@ -62,7 +62,7 @@ class NNGuide(Score):
     def _score(self, features: Features) -> torch.Tensor:
         bank = self.state["bank"]
         rows = max(1, _BLOCK_BYTES // (4 * len(bank)))
-        k = min(self.k or _MOST, len(bank))
+        k = min(self.k or _USUAL_K, len(bank))
         parts = blocks(features.u, rows=rows)
         guidance = [(u @ bank.T).topk(k, dim=1).values.double().mean(dim=1) for (u,) in parts]
         return _energy(features) * torch.cat(guidance)
