@@ -25,7 +25,7 @@ import packs
 import speed
 from ablation import MAGNITUDES
 from normgate import demo
-from normgate.collapse import geometry
+from normgate.collapse import NeuralCollapse, geometry
 from normgate.data.sources import Data, load, open_source
 from provenance import RESULTS, at_once, commit, write
 from turns import Turn
@@ -173,7 +173,9 @@ def measured(name: str, seed: int, folder: Path, hardware: normgate.Hardware, ra
     if was_there:  # an earlier version may have chosen among fewer scores
         gate = gate.recalibrate(score="auto")
     log = gate.provenance["log"]
+    started = time.perf_counter()
     evaluation = normgate.evaluate(gate, test, packs.ood_data(run.pack), groups=packs.groups(run.pack))
+    evaluating = time.perf_counter() - started
     found = geometry(gate.kept["train"])
     last = log[-1]
     return {
@@ -185,6 +187,7 @@ def measured(name: str, seed: int, folder: Path, hardware: normgate.Hardware, ra
         "network": run.network,
         "precision": hardware.precision or ("bf16-mixed" if torch.cuda.is_available() else "32-true"),
         "seconds": sum(gate.provenance["sets"]["train"] / row["images_per_second"] for row in log) - turn.waited,
+        "seconds_evaluating": evaluating,
         "images": {**gate.provenance["sets"], "test": evaluation.images["id"]},
         "held_out": 0
         if run.all_images or run.pack == "demo"
@@ -196,8 +199,8 @@ def measured(name: str, seed: int, folder: Path, hardware: normgate.Hardware, ra
         if gate.probes is None
         else next((score for score in gate.probes.ranking() if score in MAGNITUDES), None),
         "collapse": {
-            "nc1_directions": found.directions.within_between,
-            "nc1_raw": found.raw.within_between,
+            **neural_collapse("directions", found.directions),
+            **neural_collapse("raw", found.raw),
             "norm_variation": found.norms["train"].variation,
             "floor": found.invariants.floor,
             "loss": found.invariants.loss,
@@ -210,6 +213,16 @@ def measured(name: str, seed: int, folder: Path, hardware: normgate.Hardware, ra
             for score, sets in evaluation.metrics.items()
         },
         "refused": evaluation.refused,
+    }
+
+
+def neural_collapse(name: str, found: NeuralCollapse) -> dict[str, float | None]:
+    """NC1 to NC4 of raw features or of directions; see docs/method.md."""
+    return {
+        f"nc1_{name}": found.within_between,
+        f"nc2_{name}": found.means.simplex_distance,
+        f"nc3_{name}": found.self_duality,
+        f"nc4_{name}": found.nearest_mean_disagreement,
     }
 
 
