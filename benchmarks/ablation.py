@@ -1,7 +1,7 @@
 """What makes the magnitude strong: one change to a recipe at a time, judged without any reported OoD set.
 
     python benchmarks/ablation.py SETTING [VARIANT ...] [--precision bf16-mixed] [--compile] [--at-once N]
-        [--parts DIR]
+        [--parts DIR] [--missing]
     python benchmarks/ablation.py --list
 
 Some classes of a setting are held out in turn: a network is trained on the others, and images of the held-out classes
@@ -50,7 +50,7 @@ from normgate.data.demo import demo_set
 from normgate.data.sources import Records, load, open_source
 from normgate.files import whole_file
 from normgate.training.splitting import divide_groups
-from provenance import at_once, commit, provenance, write
+from provenance import RESULTS, at_once, commit, provenance, write
 from turns import Turn
 
 if TYPE_CHECKING:
@@ -122,6 +122,7 @@ class Setting:
         held: classes that are held out together, by number.
         recipe: changes to the pack's recipe.
         network: arguments of `normgate.train`.
+        variants: those that are planned.
         tier: the machine it is meant for.
         near: what was predicted, where that differs from what was predicted elsewhere.
     """
@@ -130,6 +131,7 @@ class Setting:
     held: tuple[tuple[int, ...], ...]
     recipe: dict[str, Any]
     network: dict[str, Any]
+    variants: tuple[str, ...]
     tier: str = "cpu"
     near: dict[str, float] = dataclasses.field(default_factory=dict)
 
@@ -146,22 +148,47 @@ PREDICTED_OF_SHORT_RUNS = {
     "batch-half": 2.0,
     "averaging": -1.0,
 }
+MOST_PROMISING = ("paper", "epochs-double", "patterns", "radial-weak", "rotations", "standardized")
 SETTINGS = {
-    "demo": Setting("demo", ((0, 1), (2, 3), (4, 5), (6, 7)), {}, demo.NETWORK),
-    "demo-pairs": Setting("demo", tuple(itertools.combinations(range(8), 2)), {}, demo.NETWORK),
-    "cifar10-slim": Setting("cifar10", THREE_OF_TEN, {}, packs.SLIM),
+    "demo": Setting(
+        "demo",
+        ((0, 1), (2, 3), (4, 5), (6, 7)),
+        {},
+        demo.NETWORK,
+        tuple(name for name in VARIANTS if name not in ("rate-double", "decay-double", "warmup-short")),
+    ),
+    "demo-pairs": Setting("demo", tuple(itertools.combinations(range(8), 2)), {}, demo.NETWORK, MOST_PROMISING),
     "cifar10-resnet18": Setting(
-        "cifar10", THREE_OF_TEN, {"epochs": 30, "batch_size": 256, "learning_rate": 0.2}, {"model": "resnet18"}, "gpu"
+        "cifar10",
+        THREE_OF_TEN,
+        {"epochs": 30, "batch_size": 256, "learning_rate": 0.2},
+        {"model": "resnet18"},
+        (
+            *MOST_PROMISING,
+            "patterns-rotations",
+            "patterns-radial",
+            "no-bias",
+            "no-head-decay",
+            "tau-moving",
+            "batch-half",
+        ),
+        "gpu",
     ),
     "cifar10-resnet18-short": Setting(
         "cifar10",
         THREE_OF_TEN,
         {"epochs": 10, "batch_size": 256, "learning_rate": 0.2},
         {"model": "resnet18"},
+        ("paper", *PREDICTED_OF_SHORT_RUNS, "linear"),
         "gpu",
         PREDICTED_OF_SHORT_RUNS,
     ),
 }
+
+
+def result(setting: str, variant: str) -> Path:
+    """The file of a variant."""
+    return RESULTS / f"ablation-{setting}-{variant}.json"
 
 
 def recipe(setting: Setting, variant: Variant) -> normgate.Recipe:
@@ -272,32 +299,43 @@ def by_family(auroc: Mapping[str, float]) -> dict[str, float]:
     return {family: float(np.mean(values)) for family, values in families.items()}
 
 
-def main() -> None:
-    """Measure and write the JSON."""
+def options() -> argparse.ArgumentParser:
+    """Of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("setting", nargs="?", choices=SETTINGS)
-    parser.add_argument("variants", nargs="*", choices=[*VARIANTS, []], metavar="VARIANT", help="default: all")
+    parser.add_argument(
+        "variants", nargs="*", choices=[*VARIANTS, []], metavar="VARIANT", help="default: those that are planned"
+    )
     parser.add_argument("--precision", help="of training; see normgate train --help")
     parser.add_argument("--compile", action="store_true", help="let torch.compile write the step, where it can")
     parser.add_argument("--at-once", type=int, default=1, help="of a variant's networks")
     parser.add_argument("--parts", type=Path, help="folder that keeps each network's figures until all are there")
+    parser.add_argument("--missing", action="store_true", help="leave out variants that have a result")
     parser.add_argument("--list", action="store_true", help="print the variants and the settings")
-    arguments = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Measure and write the JSON."""
+    arguments = options().parse_args()
     if arguments.list or arguments.setting is None:
         for name, variant in VARIANTS.items():
             print(f"{name:26} {variant.near:+5.1f}  {variant.why}  {variant.changes}")
         for name, setting in SETTINGS.items():
             groups = f"{len(setting.held)} groups of classes held out in turn"
             print(f"{name:26} {setting.tier}  {groups}  {recipe(setting, VARIANTS['paper'])}")
+            print(f"{'':26} {', '.join(setting.variants)}")
             for other, near in setting.near.items():
                 print(f"{'':26} {near:+5.1f}  {other}, here")
         return
     setting = SETTINGS[arguments.setting]
     os.environ["NORMGATE_COMMIT"] = commit()  # of all networks, whatever is committed while they train
     os.environ["NORMGATE_AT_ONCE"] = str(at_once() * arguments.at_once)
-    for name in arguments.variants or VARIANTS:
+    for name in arguments.variants or setting.variants:
         variant = VARIANTS[name]
-        title = f"ablation-{arguments.setting}-{name}"
+        title = result(arguments.setting, name).stem
+        if arguments.missing and result(arguments.setting, name).exists():
+            continue
         compiled = arguments.compile and not variant.changes.keys() & {"radial", "temperature_start"}
         hardware = normgate.Hardware(precision=arguments.precision, compile=compiled)
         run = functools.partial(network, title, setting, variant, hardware, arguments.parts)

@@ -1,6 +1,6 @@
 """What a recipe is worth: a trained network, every score on the valid OoD sets, one JSON a run.
 
-    python benchmarks/quality.py NAME ... --gates DIR [--seeds 0 1 2 3 4] [--precision bf16-mixed] [--compile]
+    python benchmarks/quality.py NAME ... --gates DIR [--seeds 0 1 …] [--precision bf16-mixed] [--compile]
         [--speed]
     python benchmarks/quality.py --list
 
@@ -47,6 +47,7 @@ class Run:
         all_images: train on every training image, as published figures do; tuning and calibration images are then taken
             from the test images.
         tier: the machine it is meant for.
+        seeds: how many are planned, from 0 on.
     """
 
     pack: str
@@ -54,76 +55,82 @@ class Run:
     network: dict[str, Any]
     all_images: bool = False
     tier: str = "cpu"
+    seeds: int = 1
 
 
 TAUS: dict[str, Any] = {"plain": None, "l2": 1.0, "l2-0.1": 0.1, "l2-learned": "learned"}
 LENGTHS = (5, 10, 15, 20, 30, 40, 50, 80, 100)
 """Epochs of runs of other lengths, each with a descent of its own, so that "early" can be read off."""
 GPU_RECIPE: dict[str, Any] = {"epochs": 60, "batch_size": 256, "learning_rate": 0.2}
+
+
+def _on_gpu(changes: dict[str, Any], network: dict[str, Any], seeds: int = 1, pack: str = "cifar10") -> Run:
+    return Run(pack, {**GPU_RECIPE, **changes}, network, all_images=True, tier="gpu", seeds=seeds)
+
+
 RUNS = {
-    **{f"demo-{name}": Run("demo", {"temperature": tau}, demo.NETWORK) for name, tau in TAUS.items()},
-    **{f"cifar10-{name}": Run("cifar10", {"temperature": tau}, packs.SLIM) for name, tau in TAUS.items()},
+    **{f"demo-{name}": Run("demo", {"temperature": tau}, demo.NETWORK, seeds=5) for name, tau in TAUS.items()},
     **{
-        f"tinyimagenet100-{name}": Run("tinyimagenet100", {"temperature": tau}, packs.SLIM)
-        for name, tau in TAUS.items()
+        f"{pack}-{name}": Run(pack, {"temperature": TAUS[name]}, packs.SLIM, seeds=3 if name in ("plain", "l2") else 1)
+        for pack, names in (("cifar10", ("plain", "l2", "l2-0.1")), ("tinyimagenet100", TAUS))
+        for name in names
     },
     **{
-        f"cifar10-resnet18-{name}": Run(
-            "cifar10", {**GPU_RECIPE, "temperature": tau}, FULL, all_images=True, tier="gpu"
+        f"{pack}-{name}-e{epochs}": Run(pack, {"epochs": epochs, "temperature": TAUS[name]}, network, seeds=seeds)
+        for pack, network, lengths, seeds in (
+            ("demo", demo.NETWORK, LENGTHS, 5),
+            ("cifar10", packs.SLIM, (10, 20, 80), 3),
         )
-        for name, tau in TAUS.items()
+        for name in ("plain", "l2")
+        for epochs in lengths
+    },
+    **{f"cifar10-resnet18-{name}": _on_gpu({"temperature": tau}, FULL, seeds=5) for name, tau in TAUS.items()},
+    "cifar10-resnet18-patterns-rotations": _on_gpu({"patterns": 0.5, "rotations": 0.5}, FULL, seeds=5),
+    **{
+        f"cifar10-resnet18-{name}-e{epochs}": _on_gpu({"epochs": epochs, "temperature": TAUS[name]}, FULL)
+        for epochs in (100, 80, 20, 30, 40, 10, 50, 15, 5)
+        for name in ("l2", "plain")
     },
     **{
-        f"cifar10-{model}-{name}": Run(
-            "cifar10", {**GPU_RECIPE, "epochs": epochs, "temperature": TAUS[name], **more}, network, True, "gpu"
-        )
+        f"cifar10-{model}-{name}": _on_gpu({"epochs": epochs, "temperature": TAUS[name], **more}, network)
         for model, epochs, network, more in (
-            ("resnet50", 100, {"model": "resnet50"}, {}),
-            ("vgg16", 60, {**SMALL, "model": "vgg16_bn", "model_args": {"mlp_ratio": 0.125}}, {"learning_rate": 0.05}),
-            ("convnext", 60, {"model": "convnext_atto", "image_size": 64}, {"learning_rate": 0.05}),
             (
                 "vit",
                 60,
                 {**SMALL, "model": "vit_tiny_patch16_224", "model_args": {"img_size": 32, "patch_size": 4}},
                 {"learning_rate": 0.05},
             ),
+            ("vgg16", 60, {**SMALL, "model": "vgg16_bn", "model_args": {"mlp_ratio": 0.125}}, {"learning_rate": 0.05}),
+            ("convnext", 60, {"model": "convnext_atto", "image_size": 64}, {"learning_rate": 0.05}),
+            ("resnet50", 100, {"model": "resnet50"}, {}),
         )
         for name in ("plain", "l2")
     },
     **{
-        f"cifar10-resnet18-{name}-e{epochs}": Run(
-            "cifar10", {**GPU_RECIPE, "epochs": epochs, "temperature": TAUS[name]}, FULL, all_images=True, tier="gpu"
+        f"demo-resnet18-{name}": Run(
+            "demo", {"temperature": TAUS[name]}, {"model": "resnet18", "stem": 2}, tier="gpu", seeds=3
         )
         for name in ("plain", "l2")
-        for epochs in LENGTHS
     },
     **{
-        f"{pack}-{name}-e{epochs}": Run(pack, {"epochs": epochs, "temperature": TAUS[name]}, network)
-        for pack, network in (("demo", demo.NETWORK), ("cifar10", packs.SLIM))
-        for name in ("plain", "l2")
-        for epochs in LENGTHS
-        if epochs != packs.recipe(pack).epochs
+        f"tinyimagenet100-resnet18-{name}": _on_gpu({"temperature": TAUS[name]}, FULL, pack="tinyimagenet100")
+        for name in ("plain", "l2", "l2-0.1")
     },
     **{
-        f"cifar10-resnet18-{name}": Run("cifar10", {**GPU_RECIPE, **changes}, FULL, all_images=True, tier="gpu")
+        f"cifar10-resnet18-{name}": _on_gpu(changes, FULL)
         for name, changes in (
             ("patterns", {"patterns": 0.5}),
             ("patterns-all", {"patterns": 1.0}),
-            ("patterns-rotations", {"patterns": 0.5, "rotations": 0.5}),
             ("patterns-radial", {"patterns": 0.5, "radial": 0.01}),
         )
     },
-    **{
-        f"demo-resnet18-{name}": Run("demo", {"temperature": TAUS[name]}, {"model": "resnet18", "stem": 2}, tier="gpu")
-        for name in ("plain", "l2")
-    },
-    **{
-        f"tinyimagenet100-resnet18-{name}": Run(
-            "tinyimagenet100", {**GPU_RECIPE, "temperature": TAUS[name]}, FULL, all_images=True, tier="gpu"
-        )
-        for name in ("plain", "l2", "l2-0.1")
-    },
 }
+"""In the order of what is missed most."""
+
+
+def result(name: str, seed: int) -> Path:
+    """The file of a run."""
+    return RESULTS / f"quality-{name}-{seed}.json"
 
 
 def divided(pack: str, all_images: bool) -> tuple[Data, dict[str, Any]]:
@@ -229,32 +236,38 @@ def neural_collapse(name: str, found: NeuralCollapse) -> dict[str, float | None]
 KEPT = ("auroc", "auroc_low", "auroc_high", "fpr_at_id_tpr95", "fpr_at_ood_tpr95")
 
 
-def main() -> None:
-    """Measure and write the JSON."""
+def options() -> argparse.ArgumentParser:
+    """Of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", choices=[*RUNS, []], metavar="NAME", help="runs; see --list")
     parser.add_argument("--gates", type=Path, help="where gates are trained, or were")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--seeds", type=int, nargs="+", help="by default those that are planned")
     parser.add_argument("--precision", help="of training; see normgate train --help")
     parser.add_argument("--compile", action="store_true", help="let torch.compile write the training step")
     parser.add_argument("--missing", action="store_true", help="leave out runs that have a result")
     parser.add_argument("--speed", action="store_true", help="write a speed-NAME.json, too, of a machine of one's own")
     parser.add_argument("--list", action="store_true", help="print the runs and their tiers")
+    return parser
+
+
+def main() -> None:
+    """Measure and write the JSON."""
+    parser = options()
     arguments = parser.parse_args()
     if arguments.list or not arguments.names or arguments.gates is None:
         for name, run in RUNS.items():
-            print(f"{name:35} {run.tier}  {run.pack}  {run.changes}")
+            print(f"{name:35} {run.tier}  {run.seeds} seeds  {run.pack}  {run.changes}")
         return
     hardware = normgate.Hardware(precision=arguments.precision, compile=arguments.compile)
     plain = all(RUNS[name].network == FULL and not RUNS[name].changes.get("rotations") for name in arguments.names)
-    if arguments.speed and not (plain and len(arguments.names) == len(arguments.seeds) == at_once() == 1):
+    runs = [(name, seed) for name in arguments.names for seed in arguments.seeds or range(RUNS[name].seeds)]
+    runs.sort(key=lambda run: run[1])
+    if arguments.speed and not (plain and len(runs) == at_once() == 1):
         parser.error("--speed is of one run of a ResNet18 on 32 pixels, without rotations and with nothing beside it")
     rate = speed.matrix_rate() if arguments.speed else None
-    for seed in arguments.seeds:
-        for name in arguments.names:
-            if arguments.missing and (RESULTS / f"quality-{name}-{seed}.json").exists():
-                continue
-            write(f"quality-{name}-{seed}", measured(name, seed, arguments.gates, hardware, rate))
+    for name, seed in runs:
+        if not (arguments.missing and result(name, seed).exists()):
+            write(result(name, seed).stem, measured(name, seed, arguments.gates, hardware, rate))
 
 
 if __name__ == "__main__":

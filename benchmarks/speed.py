@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import normgate
 import packs
 from normgate.backbones import Backbone
-from normgate.data.sources import Records, load
+from normgate.data.sources import load
 from provenance import write
 
 
@@ -35,13 +35,11 @@ class Run:
         network: arguments of `normgate.train`.
         recipe: changes to the paper's recipe.
         compiled: whether torch.compile writes the step.
-        images: of the pack, at most.
     """
 
     network: dict[str, Any]
     recipe: dict[str, Any]
     compiled: bool = False
-    images: int = 50_000
 
 
 FULL: dict[str, Any] = {"model": "resnet18"}
@@ -50,7 +48,6 @@ RUNS = {
     "resnet18-compiled": Run(FULL, {"batch_size": 256, "learning_rate": 0.2}, compiled=True),
     "resnet18-compiled-128": Run(FULL, {}, compiled=True),
     "resnet18-compiled-512": Run(FULL, {"batch_size": 512, "learning_rate": 0.4}, compiled=True),
-    "slim": Run(packs.SLIM, {"batch_size": 256, "learning_rate": 0.2}, images=6000),
 }
 
 
@@ -97,8 +94,7 @@ def _wait(device: torch.device) -> None:
 
 def measured(run: Run, epochs: int) -> dict[str, Any]:
     """Train once and say where the time went."""
-    records = load(packs.opened("cifar10"))
-    images = Records(records[: run.images], records.classes)
+    images = load(packs.opened("cifar10"))
     recipe = normgate.Recipe.named("paper", epochs=epochs, **run.recipe)
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
