@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from normgate.classes import class_names, class_numbers
@@ -37,3 +39,14 @@ def test_names_that_are_numbers_are_names() -> None:
 def test_of_many_classes_some_are_named() -> None:
     with pytest.raises(FeatureError, match=r"none of the 10 classes \(c0, .*, c7, …\)"):
         class_numbers(["x"], ["d"], {f"c{i}": i for i in range(10)})
+
+
+@pytest.mark.parametrize("given", [{"a", "b"}, frozenset("ab"), {"a": 0, "b": 1}, "ab"])
+def test_names_without_an_order_are_refused(given: Any) -> None:
+    with pytest.raises(FeatureError, match="a list of names in the order of the network's outputs"):
+        class_names(given, 2)
+
+
+def test_one_output_makes_no_classes() -> None:
+    with pytest.raises(FeatureError, match="the network has one output"):
+        class_names(["a"], 1)

@@ -586,3 +586,16 @@ def test_progress_and_digests(network: nn.Module) -> None:
     ).features
     assert told == [("testing", 4, 10), ("testing", 8, 10), ("testing", 10, 10)]
     assert features.digests == tuple(digest(Image.fromarray(image)) for image in PIXELS)
+
+
+@pytest.mark.parametrize("temperature", [None, 0.5, "learned"])
+def test_logits_of_narrow_weights_are_not_rounded(temperature: float | None) -> None:
+    network = small_network()
+    if temperature is not None:
+        normgate.l2norm(network, temperature=temperature)
+    pixels = np.stack([record.payload for record in random_records(100, 4)])
+    narrow = FeatureExtractor(network.to(torch.bfloat16), PREPROCESSING)(pixels)
+    features = narrow.z if temperature is None else narrow.u / narrow.temperature
+    exact = features @ narrow.weight.T + narrow.bias
+    assert torch.allclose(narrow.logits, exact, atol=1e-5)
+    assert len(narrow.logits.amax(dim=1).unique()) == 100

@@ -233,3 +233,10 @@ def test_what_cannot_be_features_is_refused(changes: dict[str, Any], said: str) 
     given = {"z": torch.zeros(2, 2), "logits": torch.zeros(2, 3), "weight": torch.zeros(3, 2), "bias": None}
     with pytest.raises(FeatureError, match=said):
         Features(**{**given, "temperature": 1.0, "ids": ("a", "b"), **changes})
+
+
+def test_a_mask_is_of_all_rows() -> None:
+    features = random_features(5, 1)
+    assert features.select([True, False, True, False, False]).ids == ("i0", "i2")
+    with pytest.raises(FeatureError, match="a mask of 3 rows does not fit 5 images"):
+        features.select([True, False, True])

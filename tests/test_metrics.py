@@ -910,3 +910,12 @@ def test_settings_are_numbers_of_any_kind(share: Any) -> None:
 def test_fractions_that_no_float_is_near_to() -> None:
     with pytest.raises(MetricError, match="id_scores holds what is no float"):
         auroc([Fraction(10**400)], [1.0])
+
+
+def test_the_p_value_and_the_interval_agree_where_a_score_is_constant() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        m, n = rng.integers(10, 200), rng.integers(10, 31)
+        shift = rng.choice([0.0, 0.5, 2.0, 50.0])
+        found = paired_auroc_difference(rng.normal(shift, 1, m), rng.normal(0, 1, n), np.zeros(m), np.zeros(n))
+        assert (found.p_value < 0.05) == (found.low > 0 or found.high < 0)

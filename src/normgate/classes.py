@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Set
 from typing import TYPE_CHECKING
 
 import torch
@@ -9,15 +10,21 @@ import torch
 from normgate.features import FeatureError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
 
 def class_names(given: Sequence[str], outputs: int) -> tuple[str, ...]:
     """Names by class number.
 
     Raises:
-        FeatureError: there is not one name an output.
+        FeatureError: there is not one name an output, they come in no order, or one output makes no classes.
     """
+    if isinstance(given, str | Set | Mapping):
+        raise FeatureError(
+            f"classes= is a list of names in the order of the network's outputs, and no {type(given).__name__}"
+        )
+    if outputs < 2:
+        raise FeatureError("the network has one output; a classifier of two classes or more is needed")
     names = tuple(str(name) for name in given)
     if len(names) != outputs or len(set(names)) != outputs:
         raise FeatureError(

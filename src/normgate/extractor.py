@@ -15,7 +15,7 @@ from normgate.data.decoding import DEFAULT_MAX_PIXELS
 from normgate.data.loading import load_batches
 from normgate.data.preprocessing import Preprocessing, PreprocessingError
 from normgate.features import FeatureError, Features, Rows, concatenate
-from normgate.normalization import find_head, stored, temperature, unwrap
+from normgate.normalization import find_head, stored, temperature, trained_logits, unwrap
 from normgate.precision import inference
 from normgate.progress import silent
 from normgate.taps import MagnitudeSpec, capture, features_last, find_magnitude, magnitude_at
@@ -144,9 +144,10 @@ class FeatureExtractor:
         """What a forward pass over a prepared batch (N, 3, H, W) shows, where the network is and with its graph."""
         with capture(self.model, self.head, self.magnitude) as tap, self._stage_tap() as stages:
             self.model(batch)
+        narrow = tap.logits.element_size() < 4  # its logits would be rounded, and tie
         return Rows(
             z=tap.z,
-            logits=tap.logits,
+            logits=trained_logits(self.head, tap.z) if narrow else tap.logits,
             weight=self.head.weight.detach(),
             bias=None if self.head.bias is None else self.head.bias.detach(),
             temperature=temperature(self.model),

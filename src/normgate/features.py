@@ -32,7 +32,8 @@ class FeatureError(NormgateError):
 class Features:
     """One row an image, float32 on the CPU, with the head that the features feed.
 
-    Arrays and tensors of other kinds of numbers are taken, and become that.
+    Arrays and tensors of other kinds of numbers are taken, and become that. Tensors that are float32 on the CPU already
+    are kept and not copied: do not write to them afterwards.
 
     Attributes:
         z: (N, D), the head's input before any normalisation.
@@ -126,8 +127,14 @@ class Features:
         return value
 
     def select(self, rows: Sequence[int] | np.ndarray | torch.Tensor) -> Features:
-        """The features of some rows, in the order given; row numbers or a mask."""
+        """The features of some rows, in the order given; row numbers or a mask.
+
+        Raises:
+            FeatureError: a mask is not of as many rows.
+        """
         index = torch.as_tensor(np.asarray(rows))
+        if index.dtype == torch.bool and index.shape != (len(self),):
+            raise FeatureError(f"a mask of {len(index)} rows does not fit {len(self)} images")
         index = index.nonzero()[:, 0] if index.dtype == torch.bool else index.long()
         positions = index.tolist()
         return dataclasses.replace(

@@ -124,6 +124,20 @@ def remove_l2norm(model: M) -> M:
     return model
 
 
+def trained_logits(head: nn.Linear, z: Tensor) -> Tensor:
+    """What a head says of its inputs in trained form, in float32 however narrow its weights are: (N, K).
+
+    Args:
+        head: normalised or not.
+        z: (N, D) features before any normalisation.
+    """
+    x = _at_least_float32(z)
+    if _normalize_input in head._forward_pre_hooks.values():
+        x = F.normalize(x, dim=-1) / _temperature(head)
+    bias = None if head.bias is None else _at_least_float32(head.bias)
+    return F.linear(x, _at_least_float32(head.weight), bias)
+
+
 def is_normalized(model: nn.Module) -> bool:
     """Whether :func:`l2norm` is on; true of deep copies, unpickled copies and wrapped models too."""
     return _normalized_head(model) is not None

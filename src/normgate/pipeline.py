@@ -22,12 +22,13 @@ from normgate.gate.choosing import unfitted
 from normgate.gate.duplicates import warn_of_copies
 from normgate.gate.folder import foreign
 from normgate.gate.gate import trained_here
-from normgate.gate.sets import ReadingOptions, warn_of_other_folders
+from normgate.gate.sets import ReadingOptions, open_held_out, warn_of_other_folders, warn_of_other_labels
 from normgate.normalization import l2norm
 from normgate.progress import silent
 from normgate.training import Hardware, Recipe, fit
 from normgate.training.geometry_log import GeometryLog, sample
 from normgate.training.images import ResidentImages, StreamedImages
+from normgate.training.loop import check_batch
 from normgate.training.objective import trained_on_probes
 from normgate.training.processes import agreed, check_same, noticing_loss, patient
 from normgate.training.reading import (
@@ -145,6 +146,8 @@ def train(
     sets, classes = _sets(data, tuning, calibration, seed=seed, alpha=false_alarm_rate)
     # Further processes start here, and not before: what was wrong until now has been said once.
     hardware = hardware or Hardware()
+    if isinstance(hardware.devices, int):
+        check_batch(recipe.batch_size, hardware.devices * hardware.nodes)
     fabric = hardware.fabric()
     if target is None and fabric.world_size > 1:
         raise PipelineError("several processes share the gate through its folder; pass output=")
@@ -273,12 +276,11 @@ def _sets(
     )
     sets = {
         "train": Records([*records.subset(parts.train), *unlabelled], source.classes),
-        "tuning": records.subset(parts.tuning) if tuning is None else load(open_source(tuning, labelled=False)),
-        "calibration": records.subset(parts.calibration)
-        if calibration is None
-        else load(open_source(calibration, labelled=False)),
+        "tuning": records.subset(parts.tuning) if tuning is None else load(open_held_out(tuning)),
+        "calibration": records.subset(parts.calibration) if calibration is None else load(open_held_out(calibration)),
     }
     check_groups({name: (record.group for record in part) for name, part in sets.items()})
+    warn_of_other_labels(sets, source.classes)
     return sets, source.classes
 
 

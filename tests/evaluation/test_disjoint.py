@@ -23,9 +23,12 @@ def gate() -> Gate:
 def test_each_set_is_compared_with_those_of_the_gate_and_with_the_known_images() -> None:
     seen = {"train": [b"a", b"b"], "calibration": [b"c"]}
     sets = {"id": [b"a", b"c", b"c", b"x"], "far": [b"x", b"b"], "near": [b"y"]}
-    assert shared_images(seen, sets) == {"id": {"train": 1, "calibration": 2}, "far": {"train": 1, "id": 1}}
+    found = shared_images(seen, sets)
+    assert found == {"id": {"train": 1, "calibration": 2, "itself": 1}, "far": {"train": 1, "id": 1}}
+    assert shared_lines(found)[1].startswith("id: 1 are copies of other images of the set")
     assert shared_images({}, {"id": [b"a"]}) == {}
-    assert shared_images({}, {"id": [b"a"], "far": [b"x", b"x"], "near": [b"y", b"x"]}) == {"near": {"far": 1}}
+    again = shared_images({}, {"id": [b"a"], "far": [b"x", b"x"], "near": [b"y", b"x"]})
+    assert again == {"far": {"itself": 1}, "near": {"far": 1}}
     seen, sets = {"train": [b"t"]}, {"id": [b"a"], "train": [b"x", b"t"], "near": [b"y", b"x"]}
     shared = shared_images(seen, sets)
     assert shared == {"train": {"train": 1}, "near": {"train (OoD)": 1}}

@@ -391,3 +391,25 @@ def test_the_known_images_are_the_set_id() -> None:
     made = Features(torch.zeros(2, 2), torch.zeros(2, 3), torch.zeros(3, 2), None, 1.0, ("a", "b"))
     with pytest.raises(EvaluationError, match="under 'id'; there are only: a"):
         evaluate_features(None, {"a": made})
+
+
+def test_scores_of_one_name_and_other_settings_are_pointed_out() -> None:
+    features = {"id": random_features(20, 1), "odd": random_features(10, 2)}
+    one, other = (
+        evaluate_features(None, features, scores=["norm", scores.create("knn", k=k)], train=random_features(30, 3))
+        for k in (1, 5)
+    )
+    with pytest.warns(NormgateWarning, match="knn of these gates differ in their settings"):
+        over_seeds([one, other])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert over_seeds(iter([one, one])).metrics.keys() == {"norm", "knn"}
+
+
+def test_the_same_images_may_have_other_names() -> None:
+    known = dataclasses.replace(random_features(20, 1), digests=tuple(bytes([i]) for i in range(20)))
+    renamed = dataclasses.replace(known, ids=tuple(f"other{i}" for i in range(20)))
+    of = [
+        evaluate_features(None, {"id": part, "odd": random_features(10, 2)}, scores="norm") for part in (known, renamed)
+    ]
+    assert over_seeds(of).metrics["norm"]["odd"]["auroc"].std == 0

@@ -160,3 +160,35 @@ def test_a_detector_of_pytorch_ood_is_one_more_score() -> None:
     assert found.metrics["pytorch_ood.KNN"].keys() == {"odd"}
     assert found.compare("pytorch_ood.KNN", "knn").sets["odd"].difference == pytest.approx(0, abs=0.01)
     assert not theirs.state
+
+
+def test_scores_and_groups_are_gone_through_once() -> None:
+    found = evaluate_features(
+        None, FEATURES, scores=map(str, ["norm", "msp"]), groups={"far": (name for name in ["odd"])}, train=TRAIN
+    )
+    assert list(found.metrics) == ["norm", "msp"]
+    assert found.groups == {"far": ("odd",)}
+    assert set(scores.names()) >= set(evaluate_features(None, FEATURES, scores=iter(["all"]), train=TRAIN).metrics)
+    with pytest.raises(EvaluationError, match="names no score"):
+        evaluate_features(None, FEATURES, scores=[])
+
+
+@pytest.mark.parametrize("name", ["set", "id", "wrong", "", 3])
+def test_a_score_has_a_name_that_a_table_of_images_can_have(name: Any) -> None:
+    with pytest.raises(EvaluationError, match="is no name for a score"):
+        evaluate_features(None, FEATURES, scores=[FirstNumber(name)], train=TRAIN)
+
+
+def test_known_images_that_are_alike_do_not_refuse_a_norm_that_varies_over_tuning_images() -> None:
+    alike = dataclasses.replace(FEATURES["id"], z=torch.nn.functional.normalize(FEATURES["id"].z, dim=1))
+    sets = {"id": alike, "odd": FEATURES["odd"]}
+    found = evaluate_features(None, sets, scores=["norm"], tuning=random_features(30, 5))
+    assert "norm" in found.metrics
+    with pytest.raises(EvaluationError, match="norms of this network hardly vary"):
+        evaluate_features(None, sets, scores=["norm"])
+
+
+def test_the_whole_curve_of_outliers_is_of_one_set() -> None:
+    found = evaluate_features(None, FEATURES, scores=["norm"], train=TRAIN)
+    with pytest.raises(EvaluationError, match=r"say of which OoD set with ood=; choose from: odd"):
+        found.risk_coverage("norm", "outliers")

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -23,7 +25,7 @@ from normgate import Gate, scores
 from normgate.calibration import CalibrationError
 from normgate.data.preprocessing import Preprocessing
 from normgate.data.sources import Record, Records, SourceError
-from normgate.errors import NormgateError
+from normgate.errors import NormgateError, NormgateWarning
 from normgate.export import export
 from normgate.features import FeatureError
 from normgate.gate import GateError, Verdicts
@@ -350,7 +352,7 @@ def test_gates_features_and_results_are_shown_on_one_line() -> None:
     unlabelled = dataclasses.replace(gate.kept["train"], labels=None)
     assert repr(unlabelled) == f"<Features: 60 images, {width} dimensions, 3 classes, no labels>"
     found = normgate.evaluate(gate, random_records(20, 5), {"far": [FLAT]}, scores=["msp"])
-    assert repr(found) == f"<Evaluation: 2 scores of 20 images against far, accuracy {found.accuracy:.1%}>"
+    assert repr(found) == f"<Evaluation: 1 score of 20 images against far, accuracy {found.accuracy:.1%}>"
     assert repr(found.risk_coverage("msp", "outliers", "far")).startswith("<RiskCoverage: ")
 
 
@@ -690,3 +692,46 @@ def test_arguments_that_make_no_sense_are_errors() -> None:
     with pytest.raises(GateError, match="at least 1"):
         gate(torch.zeros(2, 3, 8, 8), preprocessed=True, batch_size=0)
     assert len(gate(Records([]))) == 0
+
+
+def png(image: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "png")
+    return file.getvalue()
+
+
+def labelled(count: int, seed: int, names: list[str]) -> tuple[list[np.ndarray], list[str]]:
+    records = random_records(count, seed)
+    return [record.payload for record in records], [names[i % len(names)] for i in range(count)]
+
+
+@pytest.mark.parametrize("names", [list(CLASSES), ["0", "1", "2"]])
+def test_labels_of_held_out_images_are_taken_however_they_are_given(
+    names: list[str], tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    sets = {"tuning": labelled(30, 2, names), "calibration": labelled(40, 3, names)}
+    gate = calibrated(**sets)
+    assert gate.held_out == calibrated().held_out
+    assert gate.held_out is not None
+    assert gate.held_out.images == 70
+    for name, (images, labels) in sets.items():
+        table = pa.table({"image": [png(image) for image in images], "label": labels})
+        pq.write_table(table, tmp_path / f"{name}.parquet")
+    tables = {name: tmp_path / f"{name}.parquet" for name in sets}
+    assert calibrated(**tables).held_out == gate.held_out
+    assert gate.recalibrate(sets["calibration"], tuning=tables["tuning"]).held_out == gate.held_out
+    assert not [warning for warning in recwarn if "no class" in str(warning.message)]
+
+
+def test_labels_that_are_no_class_are_pointed_out() -> None:
+    unknown = labelled(40, 3, ["zebra", "cat"])
+    with pytest.warns(NormgateWarning, match=r"calibration images have labels that are no class \(zebra\)"):
+        gate = calibrated(calibration=unknown)
+    assert gate.held_out == calibrated(calibration=pixels(40)).held_out  # of the tuning images alone
+    with pytest.warns(NormgateWarning, match=r"tuning images have labels that are no class \(zebra\)"):
+        gate.recalibrate(tuning=labelled(30, 4, ["zebra", "cat"]))
+
+
+def test_what_is_no_score_is_told_from_a_wrong_name() -> None:
+    with pytest.raises(GateError, match="is neither the name of a score nor a score"):
+        calibrated(score=lambda features: features.z[:, 0])

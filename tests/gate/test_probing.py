@@ -19,7 +19,7 @@ from normgate.gate.probing import IMAGES
 from normgate.probes import PROBES
 from normgate.scores.knn import KNN
 from normgate.scores.norm import Norm
-from samples import PREPROCESSING, random_records, small_network
+from samples import CLASSES, PREPROCESSING, random_records, small_network
 
 
 def calibrated(**options: object) -> Gate:
@@ -122,9 +122,7 @@ def test_a_probe_without_finite_features_is_left_out_and_told() -> None:
     network = torch.nn.Sequential(Standardized(), torch.nn.Flatten(), torch.nn.Linear(192, 8), torch.nn.Linear(8, 3))
     sets = {"tuning": random_records(60, 2), "calibration": random_records(40, 3)}
     with pytest.warns(ProbeWarning, match="no finite features for flat/black, flat/white"):
-        gate = Gate.calibrate(
-            network, preprocessing=PREPROCESSING, classes=("a", "b", "c"), score="energy", head="3", **sets
-        )
+        gate = Gate.calibrate(network, preprocessing=PREPROCESSING, classes=CLASSES, score="energy", head="3", **sets)
     assert gate.probes is not None
     assert "flat/black" not in gate.probes.probes
     assert "noise/uniform" in gate.probes.probes

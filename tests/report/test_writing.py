@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 import normgate
-from normgate import Evaluation, Gate
+from normgate import Evaluation, Gate, NormgateWarning
 from normgate.collapse.norms import norms_of
 from normgate.data.sources import Records, open_source
 from normgate.evaluation import over_seeds
@@ -430,3 +430,34 @@ def test_probes_that_were_trained_on_are_named() -> None:
     said = sections.probes({}, dataclasses.replace(gate(), probes=probed))["lines"]
     assert "Left out, since the network was trained on them: noise, pose." in said
     assert not any("trained on" in line for line in sections.probes({}, gate())["lines"])
+
+
+def test_images_that_were_not_scored_are_not_shown(tmp_path: Path) -> None:
+    """In memory they have numbers for names, so that another order would put other pictures beside the scores."""
+    turned = {**IMAGES, "flat": ODD[::-1]}
+    with pytest.warns(NormgateWarning, match="images of flat are not those that were scored"):
+        evaluation_report(gate(), evaluated(gate()), turned, tmp_path / "r.html")
+    evaluation_report(gate(), evaluated(gate()), IMAGES, tmp_path / "right.html")
+    pages = [(tmp_path / name).read_text(encoding="utf-8") for name in ("r.html", "right.html")]
+    shown, right = ({own["src"] for tag, own in Elements(page).found if tag == "img"} for page in pages)
+    assert shown < right
+
+
+def test_properties_are_of_the_images_that_were_scored() -> None:
+    evaluation = evaluated(gate())
+    assert evaluation.features is not None
+    known = random_records(50, 5)
+    pixels = [record.payload for record in known]
+    moved = Records(
+        [dataclasses.replace(record, payload=pixels[(i + (i >= 25)) % 50]) for i, record in enumerate(known)], CLASSES
+    )
+    right, half, some, none = (
+        figures.measured_geometry(gate(), evaluation.features, images)
+        for images in (known, moved, known[:25], random_records(50, 6))
+    )
+    assert right is not None
+    assert half is not None
+    assert some is not None
+    assert none is not None
+    assert half.correlations == some.correlations != right.correlations
+    assert none.correlations == {}

@@ -496,3 +496,20 @@ def test_settings_that_are_not_the_usual_ones_are_told() -> None:
 def test_every_score_says_what_it_is() -> None:
     assert len({scores.summary(name) for name in scores.names()}) == len(scores.names())
     assert all(scores.summary(name).endswith(".") for name in scores.names())
+
+
+@pytest.mark.parametrize(
+    ("name", "setting"), [("knn", "k"), ("nnguide", "k"), ("gen", "top"), ("residual", "dims"), ("norm_gain", "stage")]
+)
+def test_whole_numbers_of_numpy_are_settings_and_what_is_none_is_not(name: str, setting: str) -> None:
+    settings = scores.create(name, **{setting: np.int64(2)}).settings
+    assert type(settings[setting]) is int
+    for wrong in (2.0, True, "2", -1):
+        with pytest.raises(ScoreError, match="needs"):
+            scores.create(name, **{setting: wrong})
+
+
+def test_scores_are_compared_by_their_settings() -> None:
+    one, other = (scores.create("cosine").fit(random_features(30, seed)) for seed in (1, 2))
+    assert one == other
+    assert scores.create("knn", k=3) != scores.create("knn", k=4)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
+import numpy as np
 import pytest
 from lightning_fabric import Fabric
 
-from normgate.training import Hardware, HardwareError
+import normgate
+from normgate.training import Hardware, HardwareError, TrainingError
 
 
 @pytest.mark.parametrize(
@@ -50,3 +53,12 @@ def test_machines_that_cannot_find_each_other_are_told_how(monkeypatch: pytest.M
     monkeypatch.setenv("NODE_RANK", "2")
     with pytest.raises(HardwareError, match="from 0 to 1, and not '2'"):
         Hardware("cpu", nodes=2).fabric()
+
+
+def test_more_processes_than_a_batch_has_pairs_are_refused_before_they_start(tmp_path: Path) -> None:
+    images = (np.random.default_rng(0).integers(0, 256, (60, 8, 8, 3), dtype=np.uint8), [i % 2 for i in range(60)])
+    with pytest.raises(TrainingError, match="3000 processes cannot share a batch of 128 images"):
+        normgate.train(
+            images, tmp_path / "gate", false_alarm_rate=0.3, hardware=Hardware(accelerator="cpu", devices=3000)
+        )
+    assert not list(tmp_path.iterdir())

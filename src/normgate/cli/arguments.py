@@ -37,6 +37,15 @@ def opened_place(
     )
 
 
+def opened_held_out(
+    place: str, *, image_column: str = "image", label_column: str = "label", group_column: str | None = None
+) -> Source:
+    """Tuning or calibration images at a place, with labels where a table has some."""
+    from normgate.gate.sets import open_held_out
+
+    return open_held_out(place, image_column=image_column, label_column=label_column, group_column=group_column)
+
+
 def check_order(command: str, gate: Path, data: str) -> None:
     """Say so where the gate and the images have changed places.
 

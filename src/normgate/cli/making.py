@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from normgate.cli.arguments import check_order, json_arguments, opened_place, score_of, stem_of, temperature_of
+from normgate.cli.arguments import (
+    check_order,
+    json_arguments,
+    opened_held_out,
+    opened_place,
+    score_of,
+    stem_of,
+    temperature_of,
+)
 from normgate.cli.options import (
     PIXELS,
     Alpha,
@@ -145,10 +153,11 @@ def train(
         raise NormgateError(f"{', '.join(twice)} is set twice: by an option of its own and by --set; leave one out")
 
     sources: list[Source] = []
-    columns = {"image_column": image_column, "label_column": label_column}
+    columns: dict[str, Any] = {"image_column": image_column, "label_column": label_column}
 
     def opened(place: str, labelled: bool) -> "Source":
-        sources.append(opened_place(place, labelled=labelled, **columns, group_column=group_column))
+        how = {**columns, "group_column": group_column}
+        sources.append(opened_place(place, labelled=True, **how) if labelled else opened_held_out(place, **how))
         return sources[-1]
 
     with console.progress_bars() as progress, _told_of_epochs(output, resume):
@@ -313,7 +322,7 @@ def calibrate(
     def opened(place: str | None, labelled: bool) -> "Source | None":
         if place is None:
             return None
-        sources.append(opened_place(place, labelled=labelled, **columns))
+        sources.append(opened_place(place, labelled=True, **columns) if labelled else opened_held_out(place, **columns))
         return sources[-1]
 
     with console.progress_bars() as progress:

@@ -9,12 +9,15 @@ if TYPE_CHECKING:
 
 
 _KNOWN = ("train", "tuning", "calibration", "id")
+_ITSELF = "itself"
 
 
 def shared_images(
     seen: Mapping[str, Sequence[bytes]], sets: Mapping[str, Sequence[bytes]]
 ) -> dict[str, dict[str, int]]:
     """For each evaluated set, how many of its images are in other sets, by the name of these; only what there is.
+
+    Under `itself`: how many are copies of another image of the set.
 
     Args:
         seen: fingerprints of train, tuning and calibration images.
@@ -26,6 +29,7 @@ def shared_images(
     for name, own in sets.items():
         others = {**before, **seen, **({} if name == "id" else {"id": sets.get("id", ())})}
         counts = {other: sum(map(set(theirs).__contains__, own)) for other, theirs in others.items()}
+        counts[_ITSELF] = len(own) - len(set(own))
         if any(counts.values()):
             found[name] = {other: count for other, count in counts.items() if count}
         if name != "id":
@@ -42,7 +46,13 @@ def shared_lines(shared: Mapping[str, Mapping[str, int]]) -> list[str]:
             lines.append(
                 f"{name}: {' and '.join(counts)}, too; figures of them say nothing of new images: take them out"
             )
-        counts = [f"{count} are {other} images" for other, count in others.items() if other not in _KNOWN]
+        if copies := others.get(_ITSELF):
+            lines.append(
+                f"{name}: {copies} are copies of other images of the set, which its interval takes for images of their "
+                "own: leave each in once"
+            )
+        apart = (*_KNOWN, _ITSELF)
+        counts = [f"{count} are {other} images" for other, count in others.items() if other not in apart]
         if counts:
             lines.append(
                 f"{name}: {' and '.join(counts)}, too; a mean of such sets counts them twice, and its interval takes "

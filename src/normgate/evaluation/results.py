@@ -105,7 +105,8 @@ class Evaluation:
         """On one line; `table` shows the figures."""
         right = "" if self.accuracy is None else f", accuracy {self.accuracy:.1%}"
         unknown = f" against {', '.join(self.sets)}" if self.sets else ""
-        return f"<Evaluation: {len(self.values)} scores of {self.images['id']} images{unknown}{right}>"
+        scores = f"{len(self.metrics)} score{'s' * (len(self.metrics) != 1)}"
+        return f"<Evaluation: {scores} of {self.images['id']} images{unknown}{right}>"
 
     @property
     def sets(self) -> tuple[str, ...]:
@@ -159,7 +160,8 @@ class Evaluation:
             assert self.wrong is not None
             return metrics.risk_coverage(values["id"], self.wrong)
         if ood not in self.sets:
-            raise EvaluationError(f"{ood!r} is no OoD set; choose from: {', '.join(self.sets)}")
+            said = "say of which OoD set with ood=" if ood is None else f"{ood!r} is no OoD set"
+            raise EvaluationError(f"{said}; choose from: {', '.join(self.sets)}")
         return metrics.open_set_risk_coverage(values["id"], values[ood], self.wrong if errors == "both" else None)
 
     def to_dict(self, *, images: bool = False) -> dict[str, Any]:
@@ -179,7 +181,11 @@ class Evaluation:
         }
 
     def table(self, metric: str = "auroc") -> str:
-        """A metric in points, a row a score and a column a set or mean, as Markdown; AUROC with its 95 % interval."""
+        """A metric in points, a row a score and a column a set or mean, as Markdown; AUROC with its 95 % interval.
+
+        Raises:
+            EvaluationError: there is no such metric.
+        """
         from normgate.evaluation.writing import markdown_table
 
         return markdown_table(self, metric)

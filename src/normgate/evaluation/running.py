@@ -28,7 +28,7 @@ from normgate.evaluation.disjoint import shared_images, shared_lines
 from normgate.evaluation.extraction import Reader
 from normgate.evaluation.figures import score_figures
 from normgate.evaluation.results import Evaluation, EvaluationError, GateOutcome
-from normgate.evaluation.scoring import ALL, chosen, computed, wants_all
+from normgate.evaluation.scoring import ALL, asked, chosen, computed
 from normgate.evaluation.words import mean_name
 from normgate.extractor import FeatureExtractor
 from normgate.gate import Gate
@@ -59,8 +59,8 @@ def evaluate(
     id: Data,  # noqa: A002
     ood: Mapping[str, Data],
     *,
-    scores: str | Score | Sequence[str | Score] = ALL,
-    groups: Mapping[str, Sequence[str]] | None = None,
+    scores: str | Score | Iterable[str | Score] = ALL,
+    groups: Mapping[str, Iterable[str]] | None = None,
     train: Data | None = None,
     tuning: Data | None = None,
     preprocessing: Preprocessing | None = None,
@@ -105,6 +105,7 @@ def evaluate(
         EvaluationError: a set is called `id` or as a mean is, a group names no set, a score that was asked for by name
             cannot be had, or arguments for a network are missing or were given beside a gate.
         CacheError: the cache's folder cannot be used.
+        SourceError: something is no source of images, holds none, or has labels that are not one an image.
         FeatureError: there is not one class an output, an image of `id` has a label that is no class, or no image of a
             set can be read.
         ScoreError: there is no score of that name.
@@ -117,8 +118,9 @@ def evaluate(
     if not isinstance(gate, Gate | nn.Module):
         how = f": normgate.Gate.load({str(gate)!r})" if isinstance(gate, str | Path) else ""
         raise EvaluationError(f"evaluate() takes a gate or a network, and not {type(gate).__name__}{how}")
-    _checked_groups(groups, list(ood))
     # What cannot work is said before the images are read.
+    groups = _checked_groups(groups, list(ood))
+    scores = asked(scores)
     chosen(scores, gate.score if isinstance(gate, Gate) else None)
     if isinstance(gate, Gate):
         network = {"preprocessing": preprocessing, "classes": classes, "head": head, "features": features}
@@ -180,8 +182,8 @@ def evaluate_features(
     gate: Gate | None,
     features: Mapping[str, Features],
     *,
-    scores: str | Score | Sequence[str | Score] = ALL,
-    groups: Mapping[str, Sequence[str]] | None = None,
+    scores: str | Score | Iterable[str | Score] = ALL,
+    groups: Mapping[str, Iterable[str]] | None = None,
     train: Features | None = None,
     tuning: Features | None = None,
     keep_features: bool = False,
@@ -217,10 +219,11 @@ def evaluate_features(
         tuning = gate.kept.get("tuning") if tuning is None else tuning
     fitted = {name: part for name, part in (("train", train), ("tuning", tuning)) if part is not None}
     _check_one_network(known, [*features.items(), *fitted.items()])
+    scores = asked(scores)
     wanted = chosen(scores, own)
     extra = [] if own is None or own in wanted else [own]
     values, refused = computed([*wanted, *extra], features, train=train, tuning=tuning, own=own, progress=progress)
-    if refused and not wants_all(scores):
+    if refused and ALL not in scores:
         raise EvaluationError("; ".join(f"{name} cannot be had: {reason}" for name, reason in refused.items()))
     wrong = None if known.labels is None else (known.logits.argmax(dim=1) != known.labels).numpy()
     grouped = _checked_groups(groups, [name for name in features if name != "id"])
@@ -343,15 +346,17 @@ def _outcome(
     )
 
 
-def _checked_groups(groups: Mapping[str, Sequence[str]] | None, sets: Sequence[str]) -> dict[str, tuple[str, ...]]:
+def _checked_groups(groups: Mapping[str, Iterable[str]] | None, sets: Sequence[str]) -> dict[str, tuple[str, ...]]:
     if groups is None:
         groups = {"mean": tuple(sets)} if sets else {}
     if not isinstance(groups, Mapping):
         raise EvaluationError(f"groups= names its sets, as in {{'far': ['digits']}}, and is no {type(groups).__name__}")
     if taken := [mean_name(group) for group in groups if mean_name(group) in sets]:
         raise EvaluationError(f"{taken[0]!r} is the name of a mean over sets; call that OoD set something else")
-    for group, names in groups.items():
-        if isinstance(names, str) or not names or (unknown := [name for name in names if name not in sets]):
-            said = "no set" if isinstance(names, str) or not names else ", ".join(unknown)
+    found = {group: () if isinstance(names, str) else tuple(dict.fromkeys(names)) for group, names in groups.items()}
+    for group, names in found.items():
+        unknown = [name for name in names if name not in sets]
+        if unknown or not names:
+            said = ", ".join(map(str, unknown)) or "no set"
             raise EvaluationError(f"the group {group!r} names {said}; a group is a list of: {', '.join(sets)}")
-    return {group: tuple(dict.fromkeys(names)) for group, names in groups.items()}
+    return found

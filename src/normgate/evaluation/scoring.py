@@ -11,7 +11,7 @@ from normgate.progress import silent
 from normgate.scores import Score, ScoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     import numpy as np
 
@@ -19,9 +19,27 @@ if TYPE_CHECKING:
     from normgate.progress import Progress
 
 ALL = "all"
+"""Every score that has a name, of which some may be missing."""
+IMAGE_COLUMNS = ("set", "id", "wrong")
+"""Of a table of images, beside those of its scores."""
 
 
-def chosen(scores: str | Score | Sequence[str | Score], own: Score | None) -> list[Score]:
+def asked(scores: str | Score | Iterable[str | Score]) -> list[str | Score]:
+    """Names and scores as a list, so that they can be gone through again.
+
+    Raises:
+        EvaluationError: there is none, or something that is neither.
+    """
+    try:
+        wanted = [scores] if isinstance(scores, str | Score | type) else list(scores)
+    except TypeError as error:
+        raise EvaluationError(f"scores= takes names and scores, or 'all', and not {scores!r}") from error
+    if not wanted:
+        raise EvaluationError("scores= names no score; leave it out for all, or name one or more")
+    return wanted
+
+
+def chosen(scores: str | Score | Iterable[str | Score], own: Score | None) -> list[Score]:
     """The scores to compute: `own` as it is, others as new objects, so that nobody else's are fitted.
 
     Args:
@@ -31,13 +49,11 @@ def chosen(scores: str | Score | Sequence[str | Score], own: Score | None) -> li
 
     Raises:
         ScoreError: there is no score of that name.
-        EvaluationError: two scores have the same name, or something is no score.
+        EvaluationError: two scores have the same name, one has a name that a table of images needs, or something is no
+            score.
     """
-    try:
-        wanted = [scores] if isinstance(scores, str | Score | type) else list(scores)
-    except TypeError as error:
-        raise EvaluationError(f"scores= takes names and scores, or 'all', and not {scores!r}") from error
-    if wants_all(scores):
+    wanted = asked(scores)
+    if ALL in wanted:
         names = registry.names()
         wanted = [*names, *(item for item in wanted if not _is_among(item, (ALL, *names), own))]
         if own is not None and own.name not in wanted:
@@ -45,17 +61,16 @@ def chosen(scores: str | Score | Sequence[str | Score], own: Score | None) -> li
     found: dict[str, Score] = {}
     for item in wanted:
         score = _resolved(item, own)
+        if not isinstance(score.name, str) or not score.name or score.name in IMAGE_COLUMNS:
+            raise EvaluationError(
+                f'{score.name!r} is no name for a score; give it another: dataclasses.replace(score, name="my_score")'
+            )
         if score.name in found or (own is not None and score.name == own.name and score is not own):
             again = isinstance(item, str) and wanted.count(item) > 1
             fix = f'give one another name: dataclasses.replace(score, name="{score.name}_2")'
             raise EvaluationError(f"two scores are called {score.name}; {'name it once' if again else fix}")
         found[score.name] = score
     return list(found.values())
-
-
-def wants_all(scores: str | Score | Sequence[str | Score]) -> bool:
-    """Whether "all" is among them, so that a score may be missing."""
-    return ALL in ([scores] if isinstance(scores, str | Score | type) else scores)
 
 
 def computed(
@@ -83,10 +98,12 @@ def computed(
     values: dict[str, dict[str, np.ndarray]] = {}
     refused: dict[str, str] = {}
     images = sum(map(len, features.values()))
+    # Known images of one kind, such as of one class, may be alike in what tells others from them.
+    judged_by = features["id"] if tuning is None else tuning
     for number, score in enumerate(wanted):
         progress("scores", number * images, len(wanted) * images)
         try:
-            if score is not own and (reason := score.fit(train, tuning).refusal(features["id"])):
+            if score is not own and (reason := score.fit(train, tuning).refusal(judged_by)):
                 raise ScoreError(reason)
             values[score.name] = {name: score(part).numpy() for name, part in features.items()}
         except ScoreError as error:

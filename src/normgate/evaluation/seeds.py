@@ -158,7 +158,7 @@ class SeedSummary:
         save(self, path, overwrite=overwrite)
 
 
-def over_seeds(evaluations: Sequence[Evaluation]) -> SeedSummary:
+def over_seeds(evaluations: Iterable[Evaluation]) -> SeedSummary:
     """Mean, smallest and largest of every figure over evaluations of gates that differ by their seed.
 
     Args:
@@ -167,6 +167,7 @@ def over_seeds(evaluations: Sequence[Evaluation]) -> SeedSummary:
     Raises:
         EvaluationError: there is none, or they are not of the same sets, groups and images.
     """
+    evaluations = list(evaluations)
     if not evaluations:
         raise EvaluationError("a summary over seeds needs at least one evaluation")
     first = evaluations[0]
@@ -176,6 +177,7 @@ def over_seeds(evaluations: Sequence[Evaluation]) -> SeedSummary:
     shared = [score for score in first.metrics if all(score in other.metrics for other in evaluations)]
     if not shared:
         raise EvaluationError("there is no score that every evaluation has; evaluate every gate with the same scores")
+    _warn_of_other_settings(shared, evaluations)
     outcomes = [evaluation.outcome for evaluation in evaluations if evaluation.outcome is not None]
     own = {evaluation.gate_score for evaluation in evaluations}
     return SeedSummary(
@@ -245,9 +247,9 @@ def _check_same_images(first: Evaluation, other: Evaluation) -> None:
 
 
 def _same_images(one: Evaluation, other: Evaluation, name: str) -> bool:
-    """By their names and, where it is known, by what they show: images in memory have numbers for names."""
-    contents = [evaluation.contents[name] for evaluation in (one, other) if name in evaluation.contents]
-    return one.ids[name] == other.ids[name] and len(set(contents)) <= 1
+    """By what they show, where it is known (images in memory have numbers for names), and else by their names."""
+    contents = [evaluation.contents.get(name) for evaluation in (one, other)]
+    return one.ids[name] == other.ids[name] if None in contents else contents[0] == contents[1]
 
 
 def _warn_of_other_gates(gates: Sequence[dict[str, Any] | None]) -> None:
@@ -265,6 +267,22 @@ def _warn_of_other_gates(gates: Sequence[dict[str, Any] | None]) -> None:
     else:
         return
     warnings.warn(f"these gates {said}; evaluate gates of one recipe and other seeds", NormgateWarning, stacklevel=3)
+
+
+def _warn_of_other_settings(scores: Sequence[str], evaluations: Sequence[Evaluation]) -> None:
+    """Warn where scores of one name are not the same score."""
+    differing = [
+        score
+        for score in scores
+        if any(other.settings.get(score) != evaluations[0].settings.get(score) for other in evaluations)
+    ]
+    if differing:
+        warnings.warn(
+            f"{', '.join(differing)} of these gates differ in their settings, so that a mean over them is of nothing; "
+            'evaluate every gate with the same, such as scores=["all", dataclasses.replace(score, name="another")]',
+            NormgateWarning,
+            stacklevel=3,
+        )
 
 
 def _spreads(parts: Sequence[SetMetrics] | Sequence[MeanMetrics]) -> dict[str, Spread]:

@@ -13,6 +13,7 @@ import numpy as np
 from normgate.evaluation.disjoint import shared_lines
 from normgate.evaluation.figures import DEFINITIONS
 from normgate.evaluation.results import Evaluation, EvaluationError
+from normgate.evaluation.scoring import IMAGE_COLUMNS
 from normgate.evaluation.words import auroc_text, columns, points, row, spread_text, summary_lines
 from normgate.files import whole_file
 
@@ -40,7 +41,7 @@ def save_images(evaluation: Evaluation, path: str | os.PathLike[str], *, overwri
 
     target = Path(path)
     check_image_table(target)
-    by_column: dict[str, list[Any]] = {"set": [], "id": [], "wrong": []}
+    by_column: dict[str, list[Any]] = {name: [] for name in IMAGE_COLUMNS}
     for name, ids in evaluation.ids.items():
         wrong = evaluation.wrong if name == "id" else None
         by_column["set"] += [name.encode("utf-8", "backslashreplace").decode()] * len(ids)  # a name may not be UTF-8

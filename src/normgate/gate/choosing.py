@@ -42,6 +42,10 @@ def unfitted(score: str | Score, *, train: bool, tuning: bool) -> Score | None:
                 "(--tuning), or name a score: calibration images are for the threshold alone"
             )
         return None
+    if not isinstance(score, str | scores.Score):
+        raise GateError(
+            f"{score!r} is neither the name of a score nor a score; choose from: {', '.join(scores.names())}"
+        )
     wanted = copy.copy(score) if isinstance(score, scores.Score) else scores.create(score)
     _check_storable(wanted)
     if wanted.needs_fit and not train:

@@ -22,7 +22,16 @@ from normgate.gate.choosing import AUTO, checked_families, choose, reprobed, unf
 from normgate.gate.duplicates import warn_of_copies
 from normgate.gate.errors import GateError
 from normgate.gate.recognition import recognised
-from normgate.gate.sets import ReadingOptions, collect, digests, kept, merged, warn_of_other_folders
+from normgate.gate.sets import (
+    ReadingOptions,
+    collect,
+    digests,
+    kept,
+    merged,
+    open_held_out,
+    warn_of_other_folders,
+    warn_of_other_labels,
+)
 from normgate.normalization import is_normalized, temperature, unwrap
 from normgate.progress import silent
 from normgate.verdicts import EMPTY, NOT_FINITE, Verdicts, verdicts_on
@@ -217,8 +226,11 @@ class Gate:
             progress=progress,
             batch_size=batch_size,
         )
-        data = {"train": source, "tuning": tuning, "calibration": calibration}
-        sets = collect(extractor, data, names, reading, {})
+        given = {"tuning": tuning, "calibration": calibration}
+        held_out = {name: open_held_out(images) for name, images in given.items() if images is not None}
+        if not trained_here(told):
+            warn_of_other_labels(held_out, names)
+        sets = collect(extractor, {"train": source, **held_out}, names, reading, {})
         if not trained_here(told):  # there it has been said before the training, and the order cannot be wrong
             warn_of_copies(sets["calibration"].digests or ())
             warn_of_other_folders({name: part.ids for name, part in sets.items()}, names)
@@ -264,7 +276,8 @@ class Gate:
         probed on `tuning`, else on the tuning and probe features that the gate keeps. A lean gate stays lean.
 
         Raises:
-            GateError: something is needed that a lean gate does not keep.
+            NormgateError: a subclass for each thing that can be wrong, such as a `GateError` where something is needed
+                that a lean gate does not keep; the message names the fix.
         """
         alpha = self.calibration.alpha if false_alarm_rate is None else false_alarm_rate
         smallest_n(alpha)
@@ -290,8 +303,10 @@ class Gate:
             progress=progress,
             batch_size=batch_size,
         )
-        data = {"train": train, "tuning": tuning, "calibration": calibration}
-        new = collect(self.extractor, data, self.classes, reading, self.digests)
+        given = {"tuning": tuning, "calibration": calibration}
+        held_out = {name: open_held_out(images) for name, images in given.items() if images is not None}
+        warn_of_other_labels(held_out, self.classes)
+        new = collect(self.extractor, {"train": train, **held_out}, self.classes, reading, self.digests)
         if "calibration" in new:
             warn_of_copies(new["calibration"].digests or ())
         warn_of_other_folders({name: part.ids for name, part in new.items()}, self.classes)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from normgate.data.datasets import DatasetImages
 from normgate.data.loading import count
-from normgate.data.sources import Records, open_source
+from normgate.data.memory import ImageList
+from normgate.data.parquet import ParquetImages
+from normgate.data.sources import Records, Source, SourceError, open_source
 from normgate.data.unreadable import check_readable
 from normgate.errors import NormgateWarning
 from normgate.extractor import extract
@@ -20,7 +23,7 @@ from normgate.gate.probing import probe_features
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from normgate.data.sources import Data, Source
+    from normgate.data.sources import Data
     from normgate.extractor import FeatureExtractor
     from normgate.features import Features
     from normgate.progress import Progress
@@ -62,7 +65,11 @@ def collect(
         GateError: none is left of a set.
         DuplicateError: sets share images.
     """
-    given = {name: open_source(images, labelled=name == "train") for name, images in data.items() if images is not None}
+    given = {
+        name: open_source(images, labelled=True) if name == "train" else open_held_out(images)
+        for name, images in data.items()
+        if images is not None
+    }
     sets: dict[str, Features] = {}
     for name, source in given.items():
         part = _features(extractor, source, name, classes, reading)
@@ -134,9 +141,62 @@ def _features(
     return extraction.features
 
 
+def open_held_out(
+    data: Data, *, image_column: str = "image", label_column: str = "label", group_column: str | None = None
+) -> Source:
+    """Tuning or calibration images, with the labels that a table, a data set or `(images, labels)` may have.
+
+    They need none. Folders are opened without, since they may be dates or cameras.
+
+    Args:
+        data: see `open_source`, as are the columns.
+        image_column: in tables, the column of images.
+        label_column: in tables, the column of labels, which need not be there.
+        group_column: in tables, the column that tells which images belong together.
+    """
+    columns: dict[str, Any] = {"image_column": image_column, "label_column": label_column}
+    columns["group_column"] = group_column
+    source = open_source(data, labelled=False, **columns)
+    if isinstance(data, Source) or not isinstance(source, ParquetImages | ImageList | DatasetImages):
+        return source
+    try:
+        return open_source(data, labelled=True, least_classes=1, **columns)
+    except SourceError:  # there are none, or not one for each image
+        return source
+
+
 def _is_labelled(source: Source, classes: Sequence[str]) -> bool:
-    """Whether held-out images have labels, as those do that are a part of the training data; others need none."""
-    return isinstance(source, Records) and {record.label for record in source} <= set(classes)
+    """Whether held-out images have labels, all of which are classes."""
+    return bool(source.classes or isinstance(source, Records)) and not _others(source, classes)
+
+
+def _others(source: Source, classes: Sequence[str]) -> list[str | None]:
+    """Labels that are neither names of classes nor, where these are no numbers, their numbers."""
+    numbers = () if any(name.isdecimal() for name in classes) else map(str, range(len(classes)))
+    found: set[str | None] = (
+        {record.label for record in source} if isinstance(source, Records) else {*(source.classes or ())}
+    )
+    return sorted(found - {*classes, *numbers}, key=str)
+
+
+def warn_of_other_labels(sources: Mapping[str, Source], classes: Sequence[str]) -> None:
+    """Warn where tuning or calibration images have labels that are no class: a gate would take these for familiar.
+
+    Args:
+        sources: by the name of the set.
+        classes: names of the classes.
+    """
+    for name in ("tuning", "calibration"):
+        source = sources.get(name)
+        others = [] if source is None or source.classes is None else _others(source, classes)
+        if others:
+            warnings.warn(
+                f"{name} images have labels that are no class ({', '.join(map(str, others[:8]))}"
+                f"{', …' if len(others) > 8 else ''}), so that no label is looked at; if these are images of unknown "
+                f"classes, leave them out: {name} images say what is familiar",
+                NormgateWarning,
+                stacklevel=3,
+            )
 
 
 def _by_folder(images: Features, classes: Sequence[str]) -> torch.Tensor | None:

@@ -83,6 +83,9 @@ def auroc_interval(id_scores: ArrayLike, ood_scores: ArrayLike, level: float = 0
     where one set is small, AUROC is near 1, and the scores have no such strays. Strays that are not like the other
     set but rank beyond all of it are worse: where 2 to 20 % of the OoD images do, against 400 ID images, coverage is 80
     to 99 % with 10 to 100 of them, and 96 % with 300.
+
+    Raises:
+        MetricError: an array is empty, holds NaN or something else than numbers, or `level` is no share.
     """
     return group_auroc_interval(TieGroups.of(id_scores, ood_scores), level)
 

@@ -22,7 +22,11 @@ INVERTED = 0.4
 
 
 def auroc(id_scores: ArrayLike, ood_scores: ArrayLike) -> float:
-    """P(s_ID > s_OoD) + ½ P(s_ID = s_OoD): the Mann–Whitney statistic (Hanley & McNeil, 1982)."""
+    """P(s_ID > s_OoD) + ½ P(s_ID = s_OoD): the Mann–Whitney statistic (Hanley & McNeil, 1982).
+
+    Raises:
+        MetricError: an array is empty, holds NaN or something else than numbers.
+    """
     return group_auroc(TieGroups.of(id_scores, ood_scores))
 
 
@@ -35,6 +39,9 @@ def average_precision(id_scores: ArrayLike, ood_scores: ArrayLike, positive: Lit
         id_scores: (m,) scores of ID images.
         ood_scores: (n,) scores of OoD images.
         positive: which images are to be found: "ood", from low scores up, or "id", from high scores down.
+
+    Raises:
+        MetricError: an array is empty, holds NaN or something else than numbers.
     """
     return group_average_precision(TieGroups.of(id_scores, ood_scores), positive)
 
@@ -43,6 +50,9 @@ def fpr_at_id_tpr(id_scores: ArrayLike, ood_scores: ArrayLike, tpr: float = 0.95
     """Share of OoD images accepted at the highest threshold that accepts `tpr` or more of the ID images.
 
     The FPR95 of ODIN, CIDER and KNN: ID is the positive class.
+
+    Raises:
+        MetricError: an array is empty, holds NaN or something else than numbers, or `tpr` is no share.
     """
     return group_fpr_at_id_tpr(TieGroups.of(id_scores, ood_scores), tpr)
 
@@ -51,6 +61,9 @@ def fpr_at_ood_tpr(id_scores: ArrayLike, ood_scores: ArrayLike, tpr: float = 0.9
     """Share of ID images flagged at the lowest threshold that flags `tpr` or more of the OoD images.
 
     The FPR95 of OpenOOD and pytorch-ood: OoD is the positive class.
+
+    Raises:
+        MetricError: an array is empty, holds NaN or something else than numbers, or `tpr` is no share.
     """
     return group_fpr_at_ood_tpr(TieGroups.of(id_scores, ood_scores), tpr)
 

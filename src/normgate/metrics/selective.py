@@ -61,6 +61,9 @@ def risk_coverage(scores: ArrayLike, wrong: ArrayLike, weights: ArrayLike | None
         scores: (N,) scores, larger = accepted sooner.
         wrong: (N,) bool, whether the answer would be an error: a wrong label, or any label for an outlier.
         weights: (N,) positive and finite; None gives each image the same.
+
+    Raises:
+        MetricError: an array is empty or not of numbers, of true and false or of weights, or they differ in length.
     """
     values = check_scores(scores, "scores")
     errors = _flags(wrong, "wrong", len(values))
@@ -86,7 +89,11 @@ def risk_coverage(scores: ArrayLike, wrong: ArrayLike, weights: ArrayLike | None
 
 
 def aurc(scores: ArrayLike, wrong: ArrayLike, weights: ArrayLike | None = None) -> float:
-    """Area under the risk-coverage curve: see `risk_coverage`."""
+    """Area under the risk-coverage curve: see `risk_coverage`.
+
+    Raises:
+        MetricError: as of `risk_coverage`.
+    """
     return risk_coverage(scores, wrong, weights).aurc
 
 
@@ -101,6 +108,9 @@ def open_set_risk_coverage(
         id_scores: (m,) scores of ID images.
         ood_scores: (n,) scores of OoD images.
         id_wrong: (m,) bool, whether an ID image's label is wrong; None counts outliers as the only errors.
+
+    Raises:
+        MetricError: as of `risk_coverage`.
     """
     id_values, ood_values = check_scores(id_scores, "id_scores"), check_scores(ood_scores, "ood_scores")
     m, n = len(id_values), len(ood_values)
@@ -118,6 +128,9 @@ def accuracy_among_accepted(correct: ArrayLike, accepted: ArrayLike) -> float | 
     Args:
         correct: (N,) bool.
         accepted: (N,) bool.
+
+    Raises:
+        MetricError: the arrays are not of true and false, or differ in length.
     """
     taken = _flags(accepted, "accepted", None)
     right = _flags(correct, "correct", len(taken))

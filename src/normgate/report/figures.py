@@ -291,10 +291,16 @@ def measured_geometry(
     wanted = own.evenly(STATISTICS_SAMPLE)
     places = {name: row for row, name in enumerate(wanted.ids)}
     records = [record for record in known if record.id in places]
-    batches = list(load_batches(records, gate.extractor.preprocessing, max_pixels=max_pixels))
+    batches = list(load_batches(records, gate.extractor.preprocessing, max_pixels=max_pixels, digests=True))
     rows = [places[record.id] for batch in batches for record in batch.decoded]
     if not rows:
         return found
     pixels = np.concatenate([batch.pixels for batch in batches])
+    if wanted.digests is not None:  # names in memory are no more than numbers
+        read = (one for batch in batches for one in batch.digests)
+        same = np.array([one == wanted.digests[row] for row, one in zip(rows, read, strict=True)])
+        rows, pixels = [row for row, is_same in zip(rows, same, strict=True) if is_same], pixels[same]
+        if not rows:
+            return found
     norms = norms_of(wanted.select(rows))
     return dataclasses.replace(found, correlations=norm_correlations(norms, image_statistics(pixels)))

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from normgate.data.decoding import DEFAULT_MAX_PIXELS, ImageError, decode
+from normgate.data.decoding import DEFAULT_MAX_PIXELS, ImageError, decode, digest
 from normgate.data.sources import Records
 from normgate.data.thumbnails import thumbnail
+from normgate.errors import NormgateWarning
 from normgate.extractor import extract
 from normgate.neighbours import Neighbours
 
@@ -94,15 +96,17 @@ def galleries(
     ends = max(2, min(EXTREMES, ENDS // max(1, len(sets))))
     chosen = {part.name: _chosen(part, size, ends) for part in sets}
     wanted = {name: {image for rows in groups for image in rows} for name, groups in chosen.items()}
-    records = {
-        part.name: _found(sources[part.name], {part.verdicts.id[row] for row in wanted[part.name]}) for part in sets
-    }
-    near = {} if train is None else _neighbours(gate, list(records.items()), train, max_pixels)
-    found = {}
+    records, shown = {}, {}
     for part in sets:
-        cards = {row: _card(part, row, records[part.name], near, max_pixels) for row in wanted[part.name]}
-        found[part.name] = Gallery(*(tuple(cards[row] for row in rows) for rows in chosen[part.name]))
-    return found
+        found = _found(sources[part.name], {part.verdicts.id[row] for row in wanted[part.name]})
+        shown[part.name] = _thumbnails(part, found, max_pixels)
+        records[part.name] = {name: record for name, record in found.items() if name in shown[part.name]}
+    near = {} if train is None else _neighbours(gate, list(records.items()), train, max_pixels)
+    galleries = {}
+    for part in sets:
+        cards = {row: _card(part, row, shown[part.name], near) for row in wanted[part.name]}
+        galleries[part.name] = Gallery(*(tuple(cards[row] for row in rows) for rows in chosen[part.name]))
+    return galleries
 
 
 def _chosen(part: ScoredSet, size: int, most: int) -> tuple[list[int], list[int], list[int]]:
@@ -126,17 +130,10 @@ def _found(source: Iterable[Record], ids: set[str]) -> dict[str, Record]:
     return {record.id: record for record in source if record.id in ids}
 
 
-def _card(
-    part: ScoredSet,
-    row: int,
-    records: Mapping[str, Record],
-    near: Mapping[str, tuple[Neighbour, ...]],
-    max_pixels: int,
-) -> Card:
+def _card(part: ScoredSet, row: int, shown: Mapping[str, str], near: Mapping[str, tuple[Neighbour, ...]]) -> Card:
     verdict = part.verdicts[row]
-    record = records.get(verdict.id)
     return Card(
-        uri=None if record is None else _thumbnail(record, max_pixels),
+        uri=shown.get(verdict.id),
         id=verdict.id,
         label=str(verdict.label),
         true=None if part.true is None else part.true[row],
@@ -147,12 +144,33 @@ def _card(
     )
 
 
-def _thumbnail(record: Record, max_pixels: int) -> str | None:
-    try:
-        image = decode(record.payload, max_pixels)
-    except ImageError:
-        return None
-    return thumbnail(image, SIDE)
+def _thumbnails(part: ScoredSet, records: Mapping[str, Record], max_pixels: int) -> dict[str, str]:
+    """By id, of the records that can be read and show what was scored: names in memory are no more than numbers."""
+    scored = {} if part.digests is None else dict(zip(part.verdicts.id, part.digests, strict=True))
+    shown: dict[str, str] = {}
+    others = 0
+    for name, record in records.items():
+        try:
+            image = decode(record.payload, max_pixels)
+        except ImageError:
+            continue
+        if scored and digest(image) != scored[name]:
+            others += 1
+        else:
+            shown[name] = thumbnail(image, SIDE)
+    if others:
+        warn_of_others(part.name, others)
+    return shown
+
+
+def warn_of_others(name: str, count: int) -> None:
+    """Say that images are not those that were scored, and are not shown."""
+    warnings.warn(
+        f"{count} images of {name} are not those that were scored, and are left out of the report; pass the images of "
+        "the evaluation, in the same order",
+        NormgateWarning,
+        stacklevel=5,
+    )
 
 
 def _neighbours(

@@ -31,6 +31,7 @@ class ScoredSet:
         true: N names of classes, where the images have labels.
         errors: (id, message) of images that could not be read, the first of them where there are many.
         unreadable: how many could not be read.
+        digests: N fingerprints of the images, where these are known.
     """
 
     name: str
@@ -39,6 +40,7 @@ class ScoredSet:
     true: tuple[str, ...] | None = None
     errors: tuple[tuple[str, str], ...] = ()
     unreadable: int = 0
+    digests: tuple[bytes, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.verdicts)
@@ -78,6 +80,7 @@ def of_evaluation(gate: Gate, evaluation: Evaluation) -> list[ScoredSet]:
                 true=None if features.labels is None else tuple(gate.classes[i] for i in features.labels.tolist()),
                 errors=tuple(errors[:FIRST_ERRORS]),
                 unreadable=len(errors),
+                digests=features.digests,
             )
         )
     return sets

@@ -6,6 +6,7 @@ import abc
 import contextlib
 import dataclasses
 import math
+import numbers
 from typing import TYPE_CHECKING, ClassVar, Self
 
 import torch
@@ -40,7 +41,7 @@ class Score(abc.ABC):
     remedy: ClassVar[str] = "check the network's weights and the preprocessing"  # where scores are not finite
 
     name: str
-    state: dict[str, torch.Tensor] = dataclasses.field(default_factory=dict, init=False, repr=False)
+    state: dict[str, torch.Tensor] = dataclasses.field(default_factory=dict, init=False, repr=False, compare=False)
 
     def fit(self, features: Features | None, tuning: Features | None = None) -> Self:
         """Learn from training features (N, D) with labels; a second fit forgets the first.
@@ -183,6 +184,13 @@ def _kind(value: object) -> str:
     if isinstance(value, torch.Tensor):
         return f"a {str(value.dtype).removeprefix('torch.')} tensor of shape {tuple(value.shape)}"
     return f"a {type(value).__name__}"
+
+
+def whole(value: object, least: int) -> int | None:
+    """A setting that is a whole number of at least so much, as an int (NumPy's are not JSON); None where it is none."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
+        return None
+    return int(value)
 
 
 def _check_finite(values: torch.Tensor, what: str, remedy: str) -> None:

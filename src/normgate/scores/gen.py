@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from normgate.scores.base import Score, ScoreError
+from normgate.scores.base import Score, ScoreError, whole
 from normgate.scores.blocks import blocks
 from normgate.scores.softmax import log_softmax, negated
 
@@ -34,8 +34,9 @@ class GEN(Score):
     def __post_init__(self) -> None:
         if not 0 < self.gamma < math.inf:
             raise ScoreError(f"{self.name} needs a finite gamma above 0, not {self.gamma!r}")
-        if type(self.top) is not int or self.top < 1:
+        if (top := whole(self.top, 1)) is None:
             raise ScoreError(f"{self.name} needs a whole number of top classes of at least 1, not {self.top!r}")
+        self.top = top
 
     def _score(self, features: Features) -> torch.Tensor:
         return torch.cat([self._generalised(logits) for (logits,) in blocks(features.space(self.space))])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from normgate.scores.base import Score, ScoreError
+from normgate.scores.base import Score, ScoreError, whole
 from normgate.scores.blocks import blocks
 
 if TYPE_CHECKING:
@@ -36,8 +36,10 @@ class KNN(Score):
     k: int | None = None
 
     def __post_init__(self) -> None:
-        if self.k is not None and (type(self.k) is not int or self.k < 1):
-            raise ScoreError(f"{self.name} needs a whole number k of at least 1, not {self.k!r}")
+        if self.k is not None:
+            if (k := whole(self.k, 1)) is None:
+                raise ScoreError(f"{self.name} needs a whole number k of at least 1, not {self.k!r}")
+            self.k = k
 
     @property
     def least_rows(self) -> int:

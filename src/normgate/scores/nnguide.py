@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from normgate.scores.base import Score, ScoreError
+from normgate.scores.base import Score, ScoreError, whole
 from normgate.scores.blocks import blocks
 
 if TYPE_CHECKING:
@@ -37,8 +37,10 @@ class NNGuide(Score):
     def __post_init__(self) -> None:
         if not 0 < self.fraction <= 1:
             raise ScoreError(f"{self.name} needs a fraction above 0 and at most 1, not {self.fraction!r}")
-        if self.k is not None and (type(self.k) is not int or self.k < 1):
-            raise ScoreError(f"{self.name} needs a whole number k of at least 1, not {self.k!r}")
+        if self.k is not None:
+            if (k := whole(self.k, 1)) is None:
+                raise ScoreError(f"{self.name} needs a whole number k of at least 1, not {self.k!r}")
+            self.k = k
 
     @property
     def least_rows(self) -> int:

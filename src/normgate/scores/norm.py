@@ -33,8 +33,8 @@ class Norm(Score):
             return None
         return (
             f"norms of this network hardly vary over real images (coefficient of variation {variation:.2g}, "
-            f"below {MIN_VARIATION:g}): a layer before the head has normalised them away; if that is F.normalize in "
-            "the network's own forward, leave it out and call normgate.l2norm(network)"
+            f"below {MIN_VARIATION:g}), as where a layer before the head has normalised them away; if that is "
+            "F.normalize in the network's own forward, leave it out and call normgate.l2norm(network)"
         )
 
     def _score(self, features: Features) -> torch.Tensor:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from normgate.scores.base import ScoreError
+from normgate.scores.base import ScoreError, whole
 from normgate.scores.norm import Norm, magnitudes
 
 if TYPE_CHECKING:
@@ -34,8 +34,9 @@ class NormGain(Norm):
     stage: int = 0
 
     def __post_init__(self) -> None:
-        if type(self.stage) is not int or self.stage < 0:
+        if (stage := whole(self.stage, 0)) is None:
             raise ScoreError(f"{self.name} needs the number of a stage, 0 or above, not {self.stage!r}")
+        self.stage = stage
 
     def _refusal(self, features: Features) -> str | None:
         return self._unknown_stage(features) or super()._refusal(features)

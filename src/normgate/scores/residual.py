@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from normgate.scores.base import Score, ScoreError
+from normgate.scores.base import Score, ScoreError, whole
 from normgate.scores.blocks import mean_row
 from normgate.scores.mahalanobis import covariance
 
@@ -29,8 +29,10 @@ class Residual(Score):
     dims: int | None = None
 
     def __post_init__(self) -> None:
-        if self.dims is not None and (type(self.dims) is not int or self.dims < 0):
-            raise ScoreError(f"{self.name} needs a whole number dims of at least 0, or None, not {self.dims!r}")
+        if self.dims is not None:
+            if (dims := whole(self.dims, 0)) is None:
+                raise ScoreError(f"{self.name} needs a whole number dims of at least 0, or None, not {self.dims!r}")
+            self.dims = dims
 
     def _fit(self, features: Features) -> dict[str, torch.Tensor]:
         n, d = features.z.shape

@@ -210,13 +210,22 @@ def fit(
     return log
 
 
-def _check(recipe: Recipe, batch: int, processes: int, size: tuple[int, int], compiled: bool) -> None:
-    """Refuse what cannot be trained so."""
-    if batch // processes < 2:  # batch normalisation needs two
+def check_batch(batch: int, processes: int) -> None:
+    """Refuse more processes than a batch has pairs of images: batch normalisation needs two.
+
+    Raises:
+        TrainingError: as said.
+    """
+    if batch // processes < 2:
         raise TrainingError(
             f"{processes} processes cannot share a batch of {batch} images, each needs two or more; "
             "raise the batch size (--batch-size), or use fewer devices"
         )
+
+
+def _check(recipe: Recipe, batch: int, processes: int, size: tuple[int, int], compiled: bool) -> None:
+    """Refuse what cannot be trained so."""
+    check_batch(batch, processes)
     if compiled and (recipe.radial or recipe.temperature_start):
         raise TrainingError("a step with a radial loss or a moving temperature cannot be compiled; leave out --compile")
     if recipe.rotations and size[0] != size[1]:
