@@ -449,3 +449,9 @@ def test_a_missing_file_is_an_error(fresh, tmp_path):
         load_weights(fresh, tmp_path / "weights.pt")
     with pytest.raises(BackboneError, match="cannot read the weights"):
         load_weights(fresh, tmp_path)
+
+
+@pytest.mark.parametrize("layers", [[1, 1], [0, 0, 0, 0], [1, 1, 1, 1.5], 4, None])
+def test_blocks_are_of_four_stages(layers: object) -> None:
+    with pytest.raises(BackboneError, match="four stages"):
+        Backbone("resnet18", 3, width=8, args={"layers": layers}).build()

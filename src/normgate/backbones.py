@@ -76,6 +76,13 @@ class Backbone:
                 "(and resize small images), or use a ResNet such as resnet18"
             )
         args = dict(self.args)
+        layers = args.get("layers", [1, 1, 1, 1])
+        if _is_resnet(self.name) and not (
+            isinstance(layers, list | tuple) and len(layers) == 4 and all(type(n) is int and n > 0 for n in layers)
+        ):
+            raise BackboneError(
+                f"layers says how many blocks each of a ResNet's four stages has, such as [1, 1, 1, 1], not {layers!r}"
+            )
         deep = False
         if self.width is not None:
             # timm gives a plain stem 64 channels, a deep one any number: build a deep one, then replace it.

@@ -368,3 +368,11 @@ def test_a_pattern_and_a_folder_give_the_same_images(save, tmp_path):
     assert ids(f"{tmp_path}/**") == ids(tmp_path) == ["a/0.png", "b/1.png"]
     shutil.rmtree(tmp_path / "a")
     assert ids(f"{tmp_path}/**") == ["b/1.png"]
+
+
+def test_only_tables_have_columns_of_groups(tmp_path: Path, png: bytes) -> None:
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.png").write_bytes(png)
+    with pytest.raises(SourceError, match="which alone have columns of groups"):
+        open_source(tmp_path, labelled=True, group_column="person")

@@ -81,6 +81,11 @@ def _source(
             group_column=group_column,
             select=query,
         )
+    if group_column is not None:
+        raise SourceError(
+            f"{files.root} holds no Parquet files, which alone have columns of groups: make a table of the images, or "
+            f"leave out --group-column {group_column} (group_column=None)"
+        )
     if query:
         raise SourceError(f"?{query} selects rows of Parquet files, and {files.root} holds none")
     if kind == "shards":

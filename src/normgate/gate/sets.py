@@ -152,13 +152,15 @@ def open_held_out(
         data: see `open_source`, as are the columns.
         image_column: in tables, the column of images.
         label_column: in tables, the column of labels, which need not be there.
-        group_column: in tables, the column that tells which images belong together.
+        group_column: in tables, the column that tells which images belong together; others have none.
     """
-    columns: dict[str, Any] = {"image_column": image_column, "label_column": label_column}
-    columns["group_column"] = group_column
+    columns: dict[str, Any] = {"image_column": image_column}
     source = open_source(data, labelled=False, **columns)
     if isinstance(data, Source) or not isinstance(source, ParquetImages | ImageList | DatasetImages):
         return source
+    if isinstance(source, ParquetImages):
+        columns |= {"label_column": label_column, "group_column": group_column}
+        source = open_source(data, labelled=False, **columns)
     try:
         return open_source(data, labelled=True, least_classes=1, **columns)
     except SourceError:  # there are none, or not one for each image
