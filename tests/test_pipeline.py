@@ -394,7 +394,7 @@ def test_a_learned_temperature_stands_in_no_ones_way(
         ({"seed": -1}, "a seed is a whole number"),
         ({"seed": 2**70}, "a seed is a whole number"),
         ({"seed": 1.5}, "a seed is a whole number"),
-        ({"score": 3}, "there is no score 3"),
+        ({"score": 3}, "3 is neither the name of a score nor a score"),
         ({"recipe": 3}, "there is no recipe 3"),
         ({"false_alarm_rate": "x"}, "strictly between 0 and 1"),
         ({"false_alarm_rate": None}, "strictly between 0 and 1"),

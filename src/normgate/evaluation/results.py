@@ -62,7 +62,8 @@ class Evaluation:
         refused: scores that were not computed, with the reason.
         errors: `(set, id, message)` of each image that could not be read.
         shared: `shared[set][other]`, number of images of a set that are in one of the gate's sets, too, or of an OoD
-            set that are in the ID set: figures of them say nothing of new images; or in an OoD set before it.
+            set that are in the ID set: figures of them say nothing of new images; or in an OoD set before it;
+            and under `itself` how many are copies of others of the set.
         seconds: wall-clock time.
         ids: names of the images, by set.
         values: `values[score][set]`, the score of each image, (N,) float64; the gate's score is always among them.

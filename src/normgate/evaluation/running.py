@@ -80,7 +80,7 @@ def evaluate(
     Args:
         gate: a gate, whose network, threshold and kept features are used; or a network, trained with `l2norm` or not.
         id: test images of the known classes, labelled or not; used for neither training nor calibration. Images that
-            sets share all the same are counted under `shared` of the result, with a warning.
+            sets share all the same, and copies within one, are counted under `shared` of the result, with a warning.
         ood: named sets of images that should be rejected.
         scores: names, scores with settings of their own (copies are fitted), one of either, or "all" that can be had.
             The gate's score is used as it was fitted in the gate.

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from normgate.data.datasets import DatasetImages
 from normgate.data.loading import count
 from normgate.data.memory import ImageList
 from normgate.data.parquet import ParquetImages
@@ -144,7 +143,7 @@ def _features(
 def open_held_out(
     data: Data, *, image_column: str = "image", label_column: str = "label", group_column: str | None = None
 ) -> Source:
-    """Tuning or calibration images, with the labels that a table, a data set or `(images, labels)` may have.
+    """Tuning or calibration images, with the labels that a table or `(images, labels)` may have.
 
     They need none. Folders are opened without, since they may be dates or cameras.
 
@@ -156,7 +155,7 @@ def open_held_out(
     """
     columns: dict[str, Any] = {"image_column": image_column}
     source = open_source(data, labelled=False, **columns)
-    if isinstance(data, Source) or not isinstance(source, ParquetImages | ImageList | DatasetImages):
+    if isinstance(data, Source) or not isinstance(source, ParquetImages | ImageList):
         return source
     if isinstance(source, ParquetImages):
         columns |= {"label_column": label_column, "group_column": group_column}
