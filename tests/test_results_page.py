@@ -120,6 +120,7 @@ def test_runs_of_other_lengths_are_compared_with_plain_ones_as_long(part: Callab
                 "recipe": {**run["recipe"], "epochs": epochs},
                 "metrics": {"norm": {**norm, "mean near": {**norm["mean near"], "auroc": near}}},
                 "chosen": "norm",
+                "magnitude": "norm",
             }
         ]
         for name, epochs, near in (
