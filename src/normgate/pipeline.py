@@ -146,8 +146,8 @@ def train(
     sets, classes = _sets(data, tuning, calibration, seed=seed, alpha=false_alarm_rate)
     # Further processes start here, and not before: what was wrong until now has been said once.
     hardware = hardware or Hardware()
-    if isinstance(hardware.devices, int):
-        check_batch(recipe.batch_size, hardware.devices * hardware.nodes)
+    if isinstance(hardware.devices, int) and (processes := hardware.devices * hardware.nodes) > 0:
+        check_batch(recipe.batch_size, processes)
     fabric = hardware.fabric()
     if target is None and fabric.world_size > 1:
         raise PipelineError("several processes share the gate through its folder; pass output=")

@@ -62,3 +62,10 @@ def test_more_processes_than_a_batch_has_pairs_are_refused_before_they_start(tmp
             images, tmp_path / "gate", false_alarm_rate=0.3, hardware=Hardware(accelerator="cpu", devices=3000)
         )
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("devices", [0, -1])
+def test_no_process_trains_nothing(devices: int, tmp_path: Path) -> None:
+    images = (np.random.default_rng(0).integers(0, 256, (60, 8, 8, 3), dtype=np.uint8), [i % 2 for i in range(60)])
+    with pytest.raises(HardwareError, match="training cannot run as asked"):
+        normgate.train(images, tmp_path / "gate", false_alarm_rate=0.3, hardware=Hardware("cpu", devices=devices))

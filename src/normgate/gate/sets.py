@@ -53,7 +53,7 @@ def collect(
 
     Args:
         extractor: the network.
-        data: train, tuning and calibration images; None where there are none.
+        data: train, tuning and calibration images, those as `open_held_out` gives them; None where there are none.
         classes: names of the classes, by class number.
         reading: how.
         known: fingerprints of sets from before; no image may be in two sets, these included. Training images stay
@@ -64,11 +64,7 @@ def collect(
         GateError: none is left of a set.
         DuplicateError: sets share images.
     """
-    given = {
-        name: open_source(images, labelled=True) if name == "train" else open_held_out(images)
-        for name, images in data.items()
-        if images is not None
-    }
+    given = {name: open_source(images, labelled=name == "train") for name, images in data.items() if images is not None}
     sets: dict[str, Features] = {}
     for name, source in given.items():
         part = _features(extractor, source, name, classes, reading)

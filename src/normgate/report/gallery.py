@@ -159,18 +159,13 @@ def _thumbnails(part: ScoredSet, records: Mapping[str, Record], max_pixels: int)
         else:
             shown[name] = thumbnail(image, SIDE)
     if others:
-        warn_of_others(part.name, others)
+        warnings.warn(
+            f"{others} images of {part.name} are not those that were scored, and are left out of the report; pass the "
+            "images of the evaluation, in the same order",
+            NormgateWarning,
+            stacklevel=5,
+        )
     return shown
-
-
-def warn_of_others(name: str, count: int) -> None:
-    """Say that images are not those that were scored, and are not shown."""
-    warnings.warn(
-        f"{count} images of {name} are not those that were scored, and are left out of the report; pass the images of "
-        "the evaluation, in the same order",
-        NormgateWarning,
-        stacklevel=5,
-    )
 
 
 def _neighbours(
