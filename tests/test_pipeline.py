@@ -320,10 +320,10 @@ def test_a_finished_gate_is_resumed_with_the_same_arguments_alone(class_folders:
         ({"score": "knn"}, "score"),
         ({"calibration": few}, "images, calibration images"),
     ):
-        with pytest.raises(pipeline.PipelineError, match=f"is finished, and .*{said}.* differ"):
+        with pytest.raises(pipeline.PipelineError, match=rf"is finished, and not .*\(.*{said}.*\)"):
             normgate.train(class_folders, tmp_path / "gate", resume=True, progress=untrained, **{**options, **other})
     (class_folders / "cat" / "00.png").unlink()
-    with pytest.raises(pipeline.PipelineError, match=r"is finished, and .*images"):
+    with pytest.raises(pipeline.PipelineError, match=r"is finished, and not .*images"):
         normgate.train(class_folders, tmp_path / "gate", resume=True, progress=untrained, **options)
 
 
@@ -340,7 +340,7 @@ def test_a_score_with_other_settings_is_another_score(class_folders: Path, tmp_p
     normgate.train(class_folders, tmp_path / "gate", score=scores.create("knn", k=3), **options)
     again = normgate.train(class_folders, tmp_path / "gate", score=scores.create("knn", k=3), resume=True, **options)
     assert again.score.settings["k"] == 3
-    with pytest.raises(pipeline.PipelineError, match="is finished, and score differ"):
+    with pytest.raises(pipeline.PipelineError, match=r"is finished, and not what is asked for \(score\)"):
         normgate.train(class_folders, tmp_path / "gate", score=scores.create("knn", k=5), resume=True, **options)
     with pytest.raises(scores.ScoreError, match="at least 500 training images"):
         normgate.train(class_folders, score=scores.create("knn", k=500), progress=untrained, **options)
@@ -355,7 +355,7 @@ def test_a_gate_whose_score_was_changed_is_not_the_one_that_was_trained(
     normgate.train(class_folders, tmp_path / "gate", resume=True, progress=untrained, **options)
     other = next(name for name in ("energy", "knn") if name != gate.score.name)
     gate.recalibrate(score=other).save(tmp_path / "gate", overwrite=True)
-    with pytest.raises(pipeline.PipelineError, match="is finished, and score differ"):
+    with pytest.raises(pipeline.PipelineError, match=r"is finished, and not what is asked for \(score\)"):
         normgate.train(class_folders, tmp_path / "gate", resume=True, progress=untrained, **options)
 
 
@@ -364,7 +364,7 @@ def test_a_gate_that_was_not_trained_here_is_no_finished_run(class_folders: Path
     gate = normgate.train(class_folders, **options)
     for number, run in enumerate(("exp-7", None, ["a"])):
         dataclasses.replace(gate, provenance={"run": run}).save(tmp_path / str(number))
-        with pytest.raises(pipeline.PipelineError, match=r"is finished, and recipe, .* differ"):
+        with pytest.raises(pipeline.PipelineError, match=r"is finished, and not .* \(recipe, .*\)"):
             normgate.train(class_folders, tmp_path / str(number), resume=True, progress=untrained, **options)
 
 
@@ -409,5 +409,35 @@ def test_wrong_values_are_said(class_folders: Path, tmp_path: Path, options: dic
 
 
 def test_by_class_says_what_train_can_do(class_folders: Path, tmp_path: Path) -> None:
-    with pytest.raises(NormgateError, match="leave out --by-class"):
-        normgate.train(class_folders, tmp_path / "gate", recipe=QUICK, by_class=True, **OPTIONS)
+    with pytest.raises(NormgateError, match=r"needs at least \d+ calibration images, 4 in each.*leave out --by-class"):
+        normgate.train(class_folders, tmp_path / "gate", recipe=QUICK, by_class=True, progress=untrained, **OPTIONS)
+    assert not list(tmp_path.glob("gate*"))
+
+
+def test_a_stopped_run_that_replaces_a_gate_goes_on(class_folders: Path, tmp_path: Path) -> None:
+    """The gate that is there stays until the new one takes its place."""
+    target = tmp_path / "gate"
+    normgate.train(class_folders, target, recipe=QUICK, **OPTIONS)
+    before = (target / "gate.json").read_bytes()
+    recipe = Recipe(epochs=4, batch_size=8, learning_rate=0.05)
+
+    def stop(task: str, done: int, total: int | None, /, **figures: float) -> None:
+        if task == "training" and done > 2 * 48:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        normgate.train(class_folders, target, recipe=recipe, overwrite=True, progress=stop, **OPTIONS)
+    assert (target / "gate.json").read_bytes() == before
+    with pytest.raises(pipeline.PipelineError, match=r"unfinished run in .* pass --overwrite"):
+        normgate.train(class_folders, target, recipe=recipe, resume=True, progress=untrained, **OPTIONS)
+    first: list[int] = []
+
+    def noted(task: str, done: int, total: int | None, /, **figures: float) -> None:
+        first.extend([done] if task == "training" else [])
+
+    resumed = normgate.train(
+        class_folders, target, recipe=recipe, resume=True, overwrite=True, progress=noted, **OPTIONS
+    )
+    assert first[0] > 2 * 48
+    assert equal(weights(resumed), weights(normgate.train(class_folders, recipe=recipe, **OPTIONS)))
+    assert not (tmp_path / "gate.run").exists()

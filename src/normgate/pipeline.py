@@ -39,7 +39,7 @@ from normgate.training.reading import (
     square_input,
     warn_of_contradictions,
 )
-from normgate.training.run_folder import check_run, remove_leftover, run_folder, running
+from normgate.training.run_folder import CHECKPOINT, check_run, remove_leftover, run_folder, running
 from normgate.training.splitting import check_groups, split
 
 if TYPE_CHECKING:
@@ -139,6 +139,8 @@ def train(
     made = unfitted(score, train=True, tuning=True)  # what no gate can hold is said before the images are read
     target = None if output is None else Path(output)
     finished = target is not None and resume and (target / "gate.json").exists()
+    if target is not None and overwrite and (run_folder(target) / CHECKPOINT).exists():
+        finished = False  # the unfinished run is to go on, and to take the gate's place
     if target is not None and not finished:
         check_output(target, overwrite=overwrite, foreign=foreign)
         check_run(run_folder(target), resume=resume, overwrite=overwrite)
@@ -167,7 +169,7 @@ def train(
                 progress=progress,
             )
             pixels = read(sets, preprocessing, reading)
-            check_enough(pixels, classes, false_alarm_rate)
+            check_enough(pixels, classes, false_alarm_rate, by_class=by_class)
             warn_of_contradictions(pixels["train"])
             warn_of_copies(pixels["calibration"].digests)
             warn_of_other_folders(
@@ -311,9 +313,12 @@ def _finished(
         differing.append("score")
     differing += [f"{name} images" for name in ("tuning", "calibration") if gate.digests.get(name) != digests[name]]
     if differing:
+        anew = "to train anew another output or --overwrite"
+        if (run_folder(target) / CHECKPOINT).exists():
+            anew = f"to go on with the unfinished run in {run_folder(target)} pass --overwrite (overwrite=True), too"
         raise PipelineError(
-            f"{target} is finished, and {', '.join(differing)} differ from what is asked for; for another rate or "
-            "score use 'normgate calibrate', and to train anew another output or --overwrite"
+            f"{target} is finished, and not what is asked for ({', '.join(differing)}); for another rate or score use "
+            f"'normgate calibrate', and {anew}"
         )
     return gate
 

@@ -137,9 +137,16 @@ def test_limits_and_statuses(serve: Serve, files: list[bytes]) -> None:
     assert "empty" in error(ask("/verdicts", content=b"", headers=PNG), 422)
     assert "image/" in error(ask("/verdicts", content=b"{}", headers={"Content-Type": "application/json"}), 415)
     assert "file name" in error(ask("/verdicts", files={"images": (None, b"text")}), 422)
-    assert "no files" in error(
-        ask("/verdicts", content=b"--x--\r\n", headers={"Content-Type": "multipart/form-data; boundary=x"}), 422
-    )
+    kind = {"Content-Type": "multipart/form-data; boundary=x"}
+    assert "no files" in error(ask("/verdicts", content=b"--x--\r\n", headers=kind), 422)
+    head = b'--x\r\nContent-Disposition: form-data; name="images"; filename="a.png"\r\n\r\n'
+    whole = 2 * (head + files[0] + b"\r\n") + b"--x--\r\n"
+    for cut in (2, 4, 6, 40, len(whole) // 2, len(whole) - 20):
+        answer = ask("/verdicts", content=whole[:-cut], headers=kind)
+        if cut == 2:  # the last line without its end
+            assert len(answer.json()["verdicts"]) == 2
+        else:
+            assert "before its last boundary" in error(answer, 422)
     for wrong in ("-1", "9", "many", "", "²", "1" * 5000):
         assert "neighbours" in error(ask("/verdicts", params={"neighbours": wrong}, content=files[0], headers=PNG), 422)
     assert error(client.get("/verdicts"), 405)

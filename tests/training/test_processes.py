@@ -23,7 +23,7 @@ import normgate
 from normgate import Gate, Recipe
 from normgate.training import Hardware
 from normgate.training.processes import ProcessError, agreed
-from normgate.training.run_folder import RunFolderError, running
+from normgate.training.run_folder import CHECKPOINT, RunFolderError, remove_leftover, running
 from samples import CLASSES
 
 SIDE = 8
@@ -239,3 +239,32 @@ def test_a_folder_that_not_all_machines_see_is_refused(tmp_path: Path, monkeypat
     ):
         pass
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_run_that_is_going_is_left_alone(resume: bool, tmp_path: Path) -> None:
+    target, fabric = tmp_path / "gate", Fabric(accelerator="cpu")
+    with running(target, resume=False, fabric=fabric) as folder:
+        (folder / CHECKPOINT).write_bytes(b"epochs")
+        with (
+            pytest.raises(RunFolderError, match="another run is writing"),
+            running(target, resume=resume, fabric=fabric),
+        ):
+            pass
+        remove_leftover(folder)
+        assert (folder / CHECKPOINT).read_bytes() == b"epochs"
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_a_stopped_run_left_is_gone_on_with_or_replaced(tmp_path: Path) -> None:
+    target, fabric = tmp_path / "gate", Fabric(accelerator="cpu")
+    with pytest.raises(ValueError, match="stopped"), running(target, resume=False, fabric=fabric) as folder:
+        (folder / CHECKPOINT).write_bytes(b"epochs")
+        raise ValueError("stopped")
+    with pytest.raises(ValueError, match="stopped"), running(target, resume=True, fabric=fabric) as folder:
+        assert (folder / CHECKPOINT).read_bytes() == b"epochs"
+        raise ValueError("stopped")
+    with pytest.raises(ValueError, match="stopped"), running(target, resume=False, fabric=fabric) as folder:
+        assert not (folder / CHECKPOINT).exists()
+        raise ValueError("stopped")
+    assert not list(tmp_path.iterdir())  # there was nothing to go on with

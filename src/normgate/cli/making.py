@@ -201,6 +201,7 @@ def _told_of_epochs(output: Path, resume: bool) -> "Iterator[None]":
     from lightning_fabric.utilities.rank_zero import rank_zero_only
 
     from normgate import console
+    from normgate.calibration import CalibrationError
     from normgate.data.names import printable
     from normgate.errors import NormgateError
     from normgate.training import TrainingError
@@ -216,9 +217,10 @@ def _told_of_epochs(output: Path, resume: bool) -> "Iterator[None]":
         now = _written(checkpoint)
         ours = now != before or (resume and not isinstance(error, NormgateError))
         if now is not None and ours:
-            message = (
-                f"the epochs so far are kept in {checkpoint.parent}; the same command with --resume goes on with them"
-            )
+            how = "the same command with --resume goes on with them"
+            if isinstance(error, CalibrationError):  # which the same command would end with, too
+                how = "--resume makes a gate of them once the threshold is asked for in another way, as said below"
+            message = f"the epochs so far are kept in {checkpoint.parent}; {how}"
             rank_zero_only(console.err.print)(printable(message), style="yellow", soft_wrap=True)
         raise
 

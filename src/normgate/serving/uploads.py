@@ -134,8 +134,18 @@ async def _chunks(request: Request, options: Options, body: Body) -> AsyncGenera
         yield chunk
 
 
+class _Form(MultiPartParser):
+    """Knows whether the last boundary has come: of a form that is cut short a part would be lost without a word."""
+
+    ended = False
+
+    def on_end(self) -> None:
+        """The last boundary has come."""
+        self.ended = True
+
+
 async def _read_form(request: Request, options: Options, body: Body) -> list[Record]:
-    parser = MultiPartParser(
+    parser = _Form(
         request.headers,
         _chunks(request, options, body),
         max_files=options.max_images,
@@ -149,6 +159,9 @@ async def _read_form(request: Request, options: Options, body: Body) -> list[Rec
         raise Refused(422, f"the form is not accepted: {error.message}") from error
     except (UnicodeError, ValueError) as error:  # names in a charset that is none
         raise Refused(422, f"the form cannot be read: {error}") from error
+    if not parser.ended:
+        await form.close()
+        raise Refused(422, "the form ends before its last boundary; send it whole")
     files = [part for _, part in form.multi_items() if isinstance(part, UploadFile)]
     if len(files) != len(form.multi_items()):
         raise Refused(422, "the form has a part without a file name; send nothing but images, as files")

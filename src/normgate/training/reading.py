@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from normgate.calibration.conformal import rank
+from normgate.calibration.conformal import rank, smallest_n
 from normgate.data.decoding import ImageError, decode
 from normgate.data.fetching import fetched, fetchers
 from normgate.data.loading import load_batches
@@ -69,7 +69,7 @@ def read(
     return {name: part.without(rows[name]) if rows[name] else part for name, part in found.items()}
 
 
-def check_enough(sets: Mapping[str, ImageSet], classes: Sequence[str], alpha: float) -> None:
+def check_enough(sets: Mapping[str, ImageSet], classes: Sequence[str], alpha: float, *, by_class: bool) -> None:
     """Say before training, and not after it, that images are missing."""
     seen = {record.label for record in sets["train"].records}
     if missing := [name for name in classes if name not in seen]:
@@ -79,7 +79,14 @@ def check_enough(sets: Mapping[str, ImageSet], classes: Sequence[str], alpha: fl
         )
     if not sets["tuning"].records:
         raise ReadingError("no tuning image is left; pass tuning images of their own (--tuning)")
-    rank(alpha, len(sets["calibration"].records))
+    there = len(sets["calibration"].records)
+    rank(alpha, there)
+    if by_class and there < (needed := smallest_n(alpha) * len(classes)):
+        raise ReadingError(
+            f"a false-alarm rate of {alpha:g} by class needs at least {needed} calibration images, {smallest_n(alpha)} "
+            f"in each predicted class, and there are {there}: add images (--calibration), allow a higher rate "
+            "(--alpha), or use one threshold for all classes (leave out --by-class)"
+        )
 
 
 def _decoded(name: str, source: Sequence[Record], preprocessing: Preprocessing, reading: ReadingOptions) -> ImageSet:

@@ -10,6 +10,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from filelock import FileLock, Timeout
+
 from normgate.errors import NormgateError
 from normgate.files import explained, names_in
 from normgate.training.processes import agreed
@@ -20,7 +22,8 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 CHECKPOINT = "checkpoint.safetensors"
-_FILES = (CHECKPOINT, "log.csv", ".*.partial*")
+_LOCK = "_lock"
+_FILES = (CHECKPOINT, "log.csv", _LOCK, ".*.partial*")
 
 
 class RunFolderError(NormgateError):
@@ -52,9 +55,10 @@ def check_run(folder: Path, *, resume: bool, overwrite: bool) -> None:
 
 
 def remove_leftover(folder: Path) -> None:
-    """Remove what a run left that was killed after its gate was written."""
+    """Remove what a run left that was killed after its gate was written, and no run that is going."""
     if folder.is_dir() and _foreign(folder) is None:
-        shutil.rmtree(folder)
+        with contextlib.suppress(RunFolderError), _locked(folder):
+            shutil.rmtree(folder)
 
 
 @contextlib.contextmanager
@@ -62,33 +66,55 @@ def running(target: Path | None, *, resume: bool, fabric: Fabric) -> Iterator[Pa
     """A folder for checkpoint and log while training: `<target>.run`, removed when the gate stands.
 
     Raises:
-        RunFolderError: not all processes see it.
+        RunFolderError: another run is going there, or not all processes see it.
     """
     if target is None:
         with tempfile.TemporaryDirectory(prefix="normgate-") as name:
             yield Path(name)
         return
     folder, main = run_folder(target), fabric.is_global_zero
-    with agreed(fabric):
-        if main:
-            if folder.exists() and not resume:
-                shutil.rmtree(folder)
-            with explained(folder):
-                folder.mkdir(parents=True, exist_ok=True)
-    try:
+    with contextlib.ExitStack() as held:
         with agreed(fabric):
-            # A list of names is fresh where a network disk still remembers that one was not there.
-            if not folder.parent.is_dir() or folder.name not in names_in(folder.parent):
-                raise RunFolderError(
-                    f"{folder} cannot be seen from every machine; choose an output on a disk that all of them share"
-                )
-        yield folder
-    except BaseException:
-        if main and not any(folder.iterdir()):  # there is nothing to resume
-            folder.rmdir()
-        raise
-    if main:
-        shutil.rmtree(folder)
+            if main:
+                held.enter_context(_locked(folder))
+                for name in set() if resume else set(names_in(folder)) - {_LOCK}:
+                    (folder / name).unlink()
+        try:
+            with agreed(fabric):
+                # A list of names is fresh where a network disk still remembers that one was not there.
+                if not folder.parent.is_dir() or folder.name not in names_in(folder.parent):
+                    raise RunFolderError(
+                        f"{folder} cannot be seen from every machine; choose an output on a disk that all of them share"
+                    )
+            yield folder
+        except BaseException:
+            if main and not set(names_in(folder)) - {_LOCK}:  # there is nothing to resume
+                shutil.rmtree(folder)
+            raise
+        if main:
+            shutil.rmtree(folder)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock; the folder is made where it is missing.
+
+    Raises:
+        RunFolderError: another run holds it.
+    """
+    lock = FileLock(folder / _LOCK)
+    with explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise RunFolderError(f"another run is writing {folder}; wait for it, or choose another output") from error
+        except NotImplementedError:  # a disk without locks
+            pass
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _foreign(folder: Path) -> str | None:
