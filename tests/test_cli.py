@@ -117,6 +117,8 @@ def test_exit_codes(gate: Path, class_folders: Path, tmp_path: Path, capsys: pyt
         (["screen", gate, tmp_path / "gat", "-o", tmp_path / "x"], "did you mean"),
         (["train", class_folders, "-o", tmp_path / "g", "--alpha", "0.2", "--model", "resnet81"], "resnet"),
         (["train", class_folders, "-o", tmp_path / "g", "--alpha", "0.2", "--score", "nrm"], "'norm'"),
+        (["train", class_folders, "-o", tmp_path / "g", "--score", "auto:k=4"], "auto takes no settings"),
+        (["train", class_folders, "-o", tmp_path / "g", "--score", "gen:gamma=nan"], "not 'gamma=nan'\n"),
         (["train", class_folders, "-o", tmp_path / "g", "--temperature", "hot"], "learned"),
         (["train", class_folders, "-o", tmp_path / "g", "--set", "averaging"], "--set wants NAME=JSON"),
         (

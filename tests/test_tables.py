@@ -202,7 +202,8 @@ def test_a_verdict_as_json_has_no_nan(shown: Callable, capsys: pytest.CaptureFix
 
 def test_what_is_said_of_a_screening(shown: Callable) -> None:
     text = shown(_summarised, SUMMARY, Path("v.parquet"))
-    assert "4 images in 2.0 s (2 a second): 2 accepted, 1 rejected, 1 unreadable (3 other files skipped)" in text
+    assert "4 images in 2.0 s (2 a second): 2 accepted, 1 rejected, 1 unreadable" in text
+    assert "unreadable (3 other files skipped, not named like images); verdicts in" in text
     assert text.endswith("verdicts in v.parquet\njudged by PyTorch\nbad.png: not an image\n")
     more = dataclasses.replace(SUMMARY, unreadable=7)
     assert "… and 6 more; all are in the column 'error' of v.parquet" in shown(_summarised, more, Path("v.parquet"))

@@ -162,7 +162,8 @@ def _timm_model(name: str, **args: Any) -> nn.Module:
     try:
         model = timm.create_model(name, pretrained=False, **args)
     except Exception as error:
-        raise BackboneError(f"{name} cannot be built with {args}: {type(error).__name__}: {error}") from error
+        why = ": ".join(part for part in (type(error).__name__, str(error)) if part)
+        raise BackboneError(f"{name} cannot be built with {args}: {why}") from error
     assert isinstance(model, nn.Module)
     return model
 

@@ -206,7 +206,7 @@ def print_summary(summary: Summary, output: Path, rejected: Iterable[str] | None
     told.print(
         f"{summary.images} image{'s' * (summary.images != 1)} in {summary.seconds:.1f} s{rate}: "
         f"{summary.accepted} accepted, {summary.rejected} rejected, {summary.unreadable} unreadable"
-        + (f" ({summary.skipped} other files skipped)" if summary.skipped else "")
+        + (f" ({summary.skipped} other files skipped, not named like images)" if summary.skipped else "")
         + f"; verdicts in {output}",
         soft_wrap=True,
     )

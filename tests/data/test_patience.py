@@ -53,9 +53,29 @@ def test_what_lasts_is_not(error, pauses):
     assert pauses == []
 
 
+def not_found(cause: Exception) -> FileNotFoundError:
+    error = FileNotFoundError("http://h/x")
+    error.__cause__ = cause
+    return error
+
+
+def test_what_is_no_more_than_called_a_file_that_is_not_there(pauses):
+    """Of every failed request over HTTP fsspec says that there is no such file."""
+    action = Flaky(not_found(OSError("Connect call failed")))
+    assert patiently(action) == "done"
+    assert len(pauses) == 1
+    with pytest.raises(FileNotFoundError):
+        patiently(Flaky(not_found(StatusError(403))))
+    assert len(pauses) == 1
+
+
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
+        (not_found(OSError("Connect call failed")), "Connect call failed"),
+        (not_found(StatusError(503)), "the server answered 503"),
+        (not_found(StatusError(404)), "there is no such file"),
+        (not_found(FileNotFoundError()), "there is no such file"),
         (FileNotFoundError("http://h/x?signature=secret"), "there is no such file"),
         (PermissionError("secret"), "access is denied"),
         (TimeoutError(), "there was no answer in time"),

@@ -106,6 +106,7 @@ def test_mistakes_name_the_fix_before_any_work(
         (["--ood", f"cats={class_folders / 'dog'}"], "given twice"),
         (["--cache", tmp_path / "file"], "--no-cache"),
         (["--cache-limit", "inf"], "--no-cache"),
+        (["--cache", tmp_path / "c", "--no-cache"], "leave one out"),
         (["--score", "nrm"], "'norm'"),
         (["--label-column", "lable", "--id", tmp_path / "t.parquet"], "no column 'lable'"),
         (["--group", "far=cats,"], "names a set without a name"),

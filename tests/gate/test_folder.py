@@ -298,6 +298,21 @@ def test_a_description_is_not_read_whatever_its_size(tmp_path: Path) -> None:
         Gate.load(tmp_path)
 
 
+def test_a_changed_description(folder: Path) -> None:
+    description = json.loads((folder / "gate.json").read_text())
+    (folder / "gate.json").write_text(json.dumps(description, sort_keys=True, ensure_ascii=True))  # says the same
+    Gate.load(folder)
+    for name, value in (("false_alarm_rate", 0.051), ("digest", None), ("by_class", 0), ("more", 1)):
+        (folder / "gate.json").write_text(json.dumps({**description, name: value}))
+        with pytest.raises(GateFolderError, match=r"is damaged: gate\.json has changed\. Copy the gate anew"):
+            Gate.load(folder)
+
+
+def test_provenance_of_any_keys_has_a_digest(tmp_path: Path, slim: Gate) -> None:
+    dataclasses.replace(slim, provenance={"run": {1: "a", "b": (2, float("nan"), 0.1)}}).save(tmp_path / "gate")
+    assert Gate.load(tmp_path / "gate").provenance["run"]["1"] == "a"
+
+
 def test_a_gate_of_another_format(folder: Path) -> None:
     description = json.loads((folder / "gate.json").read_text())
     for version, said in (
@@ -364,6 +379,7 @@ def edited(folder: Path, edit: Edit) -> Path:
     for name in description["files"]:
         if (folder / name).is_file():
             description["files"][name] = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+    description.pop("digest", None)  # as a gate of before there was one
     (folder / "gate.json").write_text(json.dumps(description))
     return folder
 

@@ -444,6 +444,14 @@ def test_a_run_that_is_over_leaves_the_next_one_alone(tmp_path: Path) -> None:
     assert list((tmp_path / "v.parquet.run").glob("part-*"))
 
 
+def test_what_was_killed_while_it_was_removed_goes_with_the_next_run(tmp_path: Path) -> None:
+    for name in (".v.parquet.run.ab12.old", ".v.parquet.run.cd34.old", ".w.parquet.run.ab12.old"):
+        (tmp_path / name / "run").mkdir(parents=True)
+        (tmp_path / name / "run" / "part-00000.parquet").touch()
+    screen(gate(), random_records(3, 4), tmp_path / "v.parquet")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".w.parquet.run.ab12.old", "v.parquet"]
+
+
 def test_files_of_images_that_cannot_be_told_from_others_are_not_lost_either(
     incoming: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

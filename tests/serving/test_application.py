@@ -392,6 +392,7 @@ def test_a_hostile_folder_is_refused_and_nothing_of_it_runs(gate_folder: Path, t
         create_application(folder)
     (folder / "__init__.py").unlink()
     told = json.loads((folder / "gate.json").read_text())
+    del told["digest"]
     for name in ("os.system", "__import__('os').system('true')", "hf-hub:stranger/net"):
         told["network"]["backbone"]["name"] = name
         (folder / "gate.json").write_text(json.dumps(told))

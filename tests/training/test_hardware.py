@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from lightning_fabric import Fabric
+from lightning_fabric.utilities.rank_zero import rank_zero_only
 
 import normgate
 from normgate.training import Hardware, HardwareError, TrainingError
@@ -21,11 +22,28 @@ from normgate.training import Hardware, HardwareError, TrainingError
         Hardware("cpu", precision="8-bit"),
         Hardware("cpu", devices=0),
         Hardware("cpu", strategy="fsdp"),
+        Hardware("cpu", precision="16-mixed"),
+        Hardware("cpu:3"),
+        Hardware("cuda:77"),
+        Hardware("cuda:x"),
+        Hardware("cuda:0", devices=2),
     ],
 )
 def test_what_is_not_there_is_refused(hardware: Hardware) -> None:
-    with pytest.raises(HardwareError, match=r"--device|whole network"):
+    with pytest.raises(HardwareError, match=r"--device|whole network|--precision bf16-mixed"):
         hardware.fabric()
+
+
+def test_one_of_several_devices_is_named_as_in_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, object] = {}
+
+    def made(**options: object) -> Fabric:
+        asked.update(options)
+        return Fabric(accelerator="cpu")
+
+    monkeypatch.setattr("lightning_fabric.Fabric", made)
+    Hardware("cuda:1").fabric()
+    assert (asked["accelerator"], asked["devices"]) == ("cuda", [1])
 
 
 def test_lightning_says_nothing_of_settings_that_were_chosen_here(caplog: pytest.LogCaptureFixture) -> None:
@@ -44,6 +62,7 @@ def test_lightning_says_nothing_of_settings_that_were_chosen_here(caplog: pytest
 
 
 def test_machines_that_cannot_find_each_other_are_told_how(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rank_zero_only, "rank", 0)  # which Lightning sets for the whole process
     for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "GROUP_RANK"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")

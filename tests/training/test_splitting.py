@@ -69,6 +69,11 @@ def test_too_few_groups_are_told_by_what_would_help() -> None:
     assert len(alone.train) == 80
 
 
+def test_groups_as_coarse_as_classes_are_pointed_out() -> None:
+    with pytest.raises(SplitError, match=r"no group is divided and a class is in few of them; .*leave out --group-co"):
+        split(["a"] * 40 + ["b"] * 40 + ["c"] * 40, ["a"] * 40 + ["b"] * 40 + ["c"] * 40, seed=0, alpha=0.05)
+
+
 def test_images_without_a_group_are_groups_by_themselves() -> None:
     labels = ["a", "b"] * 100
     groups = [None if row < 150 else f"person {row // 10}" for row in range(200)]

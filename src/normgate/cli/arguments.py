@@ -137,9 +137,11 @@ def score_of(text: str, *, own_name: bool = False) -> str | Score:
         )
     if not colon:
         return text
+    if name == "auto":
+        raise NormgateError("auto takes no settings: probes choose among the scores as they are (--score auto)")
     from normgate import scores
 
-    score = scores.create(name, **json_arguments(settings.split(","), "--score NAME:", "knn:k=5"))
+    score = scores.create(name, **json_arguments(settings.split(","), f"--score {name}:…", "knn:k=5"))
     return dataclasses.replace(score, name=text) if own_name else score
 
 
@@ -153,7 +155,8 @@ def json_arguments(pairs: list[str], option: str = "--model-arg", example: str =
         try:
             arguments[name] = json.loads(value)
         except ValueError as error:
-            text = f"; a text needs quotes: '{name}=\"{value}\"'" if value.isidentifier() else ""
+            is_text = value.isidentifier() and value.lower() not in ("nan", "inf", "infinity", "none", "true", "false")
+            text = f"; a text needs quotes: '{name}=\"{value}\"'" if is_text else ""
             raise NormgateError(f"{option} wants NAME=JSON, such as {example}, not {pair!r}{text}") from error
         if not (name and equals):
             raise NormgateError(f"{option} wants NAME=JSON, such as {example}, not {pair!r}")

@@ -125,6 +125,8 @@ def evaluate(
     sets = {name: opened_place(place, image_column=image_column) for name, place in named("--ood", ood)}
     groups = {name: set_names(name, text, list(sets)) for name, text in named("--group", group)}
     wanted = [score_of(text, own_name=True) for text in score or []]
+    if no_cache and cache is not None:
+        raise NormgateError("--cache names a folder for features, and --no-cache keeps none; leave one out")
     features = None if no_cache else _cache(cache, cache_limit)
     test = open_known(known, image_column=image_column, label_column=label_column)
     with console.progress_bars() as progress:

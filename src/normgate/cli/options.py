@@ -23,7 +23,7 @@ ByClass = Annotated[bool, typer.Option("--by-class", help="A threshold for each 
 Lean = Annotated[bool, typer.Option("--lean", help="Keep no features in the gate.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
-Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, mps, …; by default what is there.")]
+Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps, …; by default what is there.")]
 BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Images in a forward pass.")]
 Workers = Annotated[
     int | None, typer.Option("--workers", min=0, help="Decoding threads; by default one a core, up to 8.")

@@ -41,6 +41,7 @@ def patiently(action: Callable[[], Result]) -> Result:
 
 def reason(error: BaseException) -> str:
     """Why something failed, in one line that anyone may see: no passwords and signatures out of addresses."""
+    error = _cause(error)
     if isinstance(error, FileNotFoundError):
         return "there is no such file"
     if isinstance(error, TimeoutError):
@@ -57,7 +58,15 @@ def shown(text: str) -> str:
     return _QUERY.sub(r"\1?…", _USER.sub("", text))
 
 
-def _is_lasting(error: Exception) -> bool:
+def _cause(error: BaseException) -> BaseException:
+    """What an error stands for: fsspec says of every failed request that there is no such file."""
+    if isinstance(error, FileNotFoundError) and error.__cause__ is not None and _status(error.__cause__) != 404:
+        return error.__cause__
+    return error
+
+
+def _is_lasting(error: BaseException) -> bool:
+    error = _cause(error)
     status = _status(error)
     if status is not None:
         return 400 <= status < 500 and status not in _PASSING_STATUS

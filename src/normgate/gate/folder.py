@@ -1,6 +1,6 @@
 """A gate on disk: a folder of safetensors and JSON. Loading executes nothing of it.
 
-    gate.json                   what the gate is, and the SHA-256 of every other file
+    gate.json                   what the gate is, and the SHA-256 of this and of every other file
     network.safetensors         weights
     score.safetensors           what the score was fitted to
     calibration.safetensors     calibration scores and predicted classes
@@ -12,6 +12,7 @@ The digests guard against damage, not against an attacker.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import json
 import warnings
@@ -106,7 +107,14 @@ def _write(gate: Gate, folder: Path) -> None:
         features.save(folder / f"features-{name}.safetensors")
     description = {"format": FORMAT, **describe(gate)}
     description["files"] = {file.name: sha256(file) for file in sorted(folder.iterdir())}
+    description["digest"] = _digest(json.loads(json.dumps(description)))  # of what will be read
     (folder / "gate.json").write_text(json.dumps(description, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _digest(description: Mapping[str, Any]) -> str:
+    """SHA-256 of a description, in hexadecimal, but for the digest itself."""
+    told = {name: value for name, value in description.items() if name != "digest"}
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
 def describe(gate: Gate) -> dict[str, Any]:
@@ -327,7 +335,9 @@ def _checked(path: Path) -> dict[str, Any]:
         )
     present = {*names_in(path)} - {"gate.json"}
     problems = (
-        [f"{name} is missing" for name in sorted(files.keys() - present)]
+        # Gates of before there was a digest are read without.
+        ["gate.json has changed"] * ("digest" in description and description["digest"] != _digest(description))
+        + [f"{name} is missing" for name in sorted(files.keys() - present)]
         + [f"{name} does not belong to it" for name in sorted(present - files.keys())]
         + [
             f"{name} has changed"

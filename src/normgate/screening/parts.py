@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
+import glob
 import json
 import os
 import shutil
@@ -261,6 +262,8 @@ class Parts:
 
     def _open(self) -> None:
         """Go on with what the manifest names, or begin anew, and remove what does not count."""
+        for gone in self.folder.parent.glob(glob.escape(beside(self.folder.name)) + "*.old"):  # see `end`
+            shutil.rmtree(gone, ignore_errors=True)
         lines = self._manifest()
         published = next((line for line in lines if "published" in line), None)
         if lines and self._job is not None and lines[0] == self._header():

@@ -30,7 +30,7 @@ class Hardware:
     """Where and how training runs; the defaults take what is there.
 
     Attributes:
-        accelerator: `auto`, `cpu`, `cuda`, `mps`, …
+        accelerator: `auto`, `cpu`, `cuda`, `mps`, …; `cuda:1` is the second of these.
         devices: number of devices on each machine, a process each; they share a recipe's batch.
         nodes: number of machines, each of which runs the same command with `MASTER_ADDR`, `MASTER_PORT` and `NODE_RANK`
             set, or under a launcher (torchrun, Slurm).
@@ -61,15 +61,23 @@ class Hardware:
                 f"the strategy {self.strategy!r} is not one of {', '.join(STRATEGIES)}: checkpoint and gate need "
                 "the whole network in one process"
             )
+        accelerator, _, number = self.accelerator.partition(":")
+        if number and (accelerator == "cpu" or not number.isdecimal() or self.devices != 1):
+            raise HardwareError(
+                f"--device {self.accelerator} is no single device that training could run on; name a GPU as in cuda:1, "
+                "or a kind alone, as in cpu, and how many with --devices"
+            )
         precision = self.precision
+        cuda = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
         if precision is None:
-            cuda = self.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
             precision = "bf16-mixed" if cuda else "32-true"
+        if precision == "16-mixed" and accelerator in ("auto", "cpu") and not cuda:
+            raise HardwareError("the precision 16-mixed needs a GPU; on a CPU use --precision bf16-mixed")
         try:
             with _without_hints():
                 fabric = Fabric(
-                    accelerator=self.accelerator,
-                    devices=self.devices,
+                    accelerator=accelerator,
+                    devices=[int(number)] if number else self.devices,
                     num_nodes=self.nodes,
                     strategy=self.strategy,
                     precision=precision,  # type: ignore[arg-type]

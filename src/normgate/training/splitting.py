@@ -98,8 +98,10 @@ def split(
     missing = np.setdiff1d(np.arange(len(names)), numbers[rest])
     if len(missing):
         raise SplitError(
-            f"no image of {', '.join(repr(str(names[i])) for i in missing[:5])} is left for training after the split; "
-            "add images, or pass sets of their own (--tuning, --calibration)"
+            f"no image of {', '.join(repr(str(names[i])) for i in missing[:5])} is left for training after the split"
+            + (", as no group is divided and a class is in few of them" if groups is not None else "")
+            + "; add images, or pass sets of their own (--tuning, --calibration)"
+            + (", or leave out --group-column" if groups is not None else "")
         )
     return Split(rest.tolist(), tuning.tolist(), calibration.tolist())
 
