@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Mapping
 
+    from lightning_fabric import Fabric
     from torch import nn
 
     from normgate.data.preprocessing import Preprocessing
@@ -138,35 +139,25 @@ def train(
     smallest_n(false_alarm_rate)
     made = unfitted(score, train=True, tuning=True)  # what no gate can hold is said before the images are read
     target = None if output is None else Path(output)
-    finished = target is not None and resume and (target / "gate.json").exists()
-    if target is not None and overwrite and (run_folder(target) / CHECKPOINT).exists():
-        finished = False  # the unfinished run is to go on, and to take the gate's place
-    if target is not None and not finished:
-        check_output(target, overwrite=overwrite, foreign=foreign)
-        check_run(run_folder(target), resume=resume, overwrite=overwrite)
-
+    finished = target is not None and _is_finished(target, resume=resume, overwrite=overwrite)
     sets, classes = _sets(data, tuning, calibration, seed=seed, alpha=false_alarm_rate)
     # Further processes start here, and not before: what was wrong until now has been said once.
     hardware = hardware or Hardware()
-    if isinstance(hardware.devices, int) and (processes := hardware.devices * hardware.nodes) > 0:
-        check_batch(recipe.batch_size, processes)
-    fabric = hardware.fabric()
-    if target is None and fabric.world_size > 1:
-        raise PipelineError("several processes share the gate through its folder; pass output=")
+    fabric = _fabric(hardware, recipe, target)
     progress = progress if fabric.is_global_zero else silent
+    reading = ReadingOptions(
+        drop_duplicates=drop_duplicates,
+        skip_unreadable=skip_unreadable,
+        workers=workers,
+        max_pixels=max_pixels,
+        progress=progress,
+    )
     cuda = [fabric.device] if fabric.device.type == "cuda" else []
     with noticing_loss(fabric), torch.random.fork_rng(cuda):  # the caller's random numbers go on as they were
         group = patient(fabric)
         with agreed(fabric, group):
             preprocessing = square_input(
                 sets["train"], image_size, max_pixels, squash=squash, standardize=recipe.standardize
-            )
-            reading = ReadingOptions(
-                drop_duplicates=drop_duplicates,
-                skip_unreadable=skip_unreadable,
-                workers=workers,
-                max_pixels=max_pixels,
-                progress=progress,
             )
             pixels = read(sets, preprocessing, reading)
             check_enough(pixels, classes, false_alarm_rate, by_class=by_class)
@@ -256,6 +247,32 @@ def train(
             assert target is not None  # or there would be one process
             gate = Gate.load(target)
         return gate
+
+
+def _is_finished(target: Path, *, resume: bool, overwrite: bool) -> bool:
+    """Whether the run that is to be resumed has ended; where it has not, whether its output can be written.
+
+    Raises:
+        OutputError: the output is in the way.
+        RunFolderError: the folder of an unfinished run is.
+    """
+    # With overwrite, an unfinished run is to go on and to take the place of the gate that is there.
+    replacing = overwrite and (run_folder(target) / CHECKPOINT).exists()
+    if resume and (target / "gate.json").exists() and not replacing:
+        return True
+    check_output(target, overwrite=overwrite, foreign=foreign)
+    check_run(run_folder(target), resume=resume, overwrite=overwrite)
+    return False
+
+
+def _fabric(hardware: Hardware, recipe: Recipe, target: Path | None) -> Fabric:
+    """The processes that train."""
+    if isinstance(hardware.devices, int) and (processes := hardware.devices * hardware.nodes) > 0:
+        check_batch(recipe.batch_size, processes)
+    fabric = hardware.fabric()
+    if target is None and fabric.world_size > 1:
+        raise PipelineError("several processes share the gate through its folder; pass output=")
+    return fabric
 
 
 def _sets(

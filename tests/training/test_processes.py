@@ -23,7 +23,7 @@ import normgate
 from normgate import Gate, Recipe
 from normgate.training import Hardware
 from normgate.training.processes import ProcessError, agreed
-from normgate.training.run_folder import CHECKPOINT, RunFolderError, remove_leftover, running
+from normgate.training.run_folder import CHECKPOINT, RunFolderError, check_run, remove_leftover, run_folder, running
 from samples import CLASSES
 
 SIDE = 8
@@ -268,3 +268,17 @@ def test_what_a_stopped_run_left_is_gone_on_with_or_replaced(tmp_path: Path) -> 
         assert not (folder / CHECKPOINT).exists()
         raise ValueError("stopped")
     assert not list(tmp_path.iterdir())  # there was nothing to go on with
+
+
+def test_a_run_killed_in_its_first_epoch_is_not_in_the_way(tmp_path: Path) -> None:
+    target, fabric = tmp_path / "gate", Fabric(accelerator="cpu")
+    folder = run_folder(target)
+    folder.mkdir()
+    (folder / "_lock").touch()
+    check_run(folder, resume=False, overwrite=False)
+    with running(target, resume=False, fabric=fabric):
+        (folder / CHECKPOINT).write_bytes(b"epochs")
+        with pytest.raises(RunFolderError, match=r"unfinished run; pass --resume .* or --overwrite"):
+            check_run(folder, resume=False, overwrite=False)
+        check_run(folder, resume=True, overwrite=False)
+        check_run(folder, resume=False, overwrite=True)

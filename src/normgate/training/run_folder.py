@@ -47,7 +47,7 @@ def check_run(folder: Path, *, resume: bool, overwrite: bool) -> None:
         raise RunFolderError(
             f"{folder} holds {name}, which no run has written, so it is left alone; choose another output"
         )
-    if folder.exists() and not resume and not overwrite:
+    if (folder / CHECKPOINT).exists() and not resume and not overwrite:  # one killed in its first epoch left nothing
         raise RunFolderError(
             f"{folder} holds an unfinished run; pass --resume (resume=True) to go on with it, or "
             "--overwrite (overwrite=True) to train anew"
