@@ -28,6 +28,7 @@ from normgate.export import export
 from normgate.files import OutputError
 from normgate.serving.options import Options
 from normgate.training import TrainingError
+from normgate.training.run_folder import RunFolderError
 from samples import PREPROCESSING, random_records, small_network
 
 SMALL = {"width": 2, "model_args": {"layers": [1, 1, 1, 1]}, "false_alarm_rate": 0.2, "score": "norm"}
@@ -278,6 +279,10 @@ def test_epochs_are_said_to_be_kept_only_where_they_are(
         if epoch == 2:
             raise TrainingError("after epoch 2 weights of the network are not finite")
 
+    def taken(*_: object, **__: object) -> None:
+        (tmp_path / "g.run" / "checkpoint.safetensors").write_bytes(b"epochs of another run")
+        raise RunFolderError("another run is writing")
+
     options = ["-o", tmp_path / "g", "--width", 2, "--model-arg", "layers=[1,1,1,1]", "--alpha", 0.2, "--score", "norm"]
     train = ["train", class_folders, *options, "--batch-size", 8]
     with monkeypatch.context() as patch:
@@ -297,6 +302,12 @@ def test_epochs_are_said_to_be_kept_only_where_they_are(
         assert run(*train, "--epochs", 3, "--overwrite") == 2
         said = capsys.readouterr().err
         assert "after epoch 2" in said
+        assert "kept" not in said
+    with monkeypatch.context() as patch:
+        patch.setattr("normgate.pipeline.running", taken)
+        assert run(*train, "--epochs", 3, "--overwrite") == 2
+        said = capsys.readouterr().err
+        assert "another run is writing" in said
         assert "kept" not in said
 
 

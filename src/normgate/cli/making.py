@@ -205,13 +205,13 @@ def _told_of_epochs(output: Path, resume: bool) -> "Iterator[None]":
     from normgate.data.names import printable
     from normgate.errors import NormgateError
     from normgate.training import TrainingError
-    from normgate.training.run_folder import CHECKPOINT, run_folder
+    from normgate.training.run_folder import CHECKPOINT, RunFolderError, run_folder
 
     checkpoint = run_folder(output) / CHECKPOINT
     before = _written(checkpoint)
     try:
         yield
-    except TrainingError:  # says itself how to go on, or that it would end the same way again
+    except (TrainingError, RunFolderError):  # say how to go on, or that it would end the same way again
         raise
     except BaseException as error:
         now = _written(checkpoint)
