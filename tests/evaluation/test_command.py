@@ -84,6 +84,34 @@ def test_files_caches_groups_and_seeds(
     assert len(json.loads(capsys.readouterr().out)["evaluations"]) == 2
 
 
+def test_gates_against_others(
+    gates: list[Path], class_folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = ["--id", class_folders, "--ood", f"cats={class_folders / 'cat'}", "--ood", f"owls={class_folders / 'owl'}"]
+    data += ["--score", "norm", "--score", "energy"]
+    assert run("calibrate", gates[1], "--score", "energy", "-o", tmp_path / "energy") == 0
+    against = ["--against", tmp_path / "energy"]
+    capsys.readouterr()
+    assert run("evaluate", gates[0], *data, *against, "-o", tmp_path / "r.json") == 0
+    out = capsys.readouterr().out
+    assert f"AUROC in points, less that of {tmp_path / 'energy'}" in out
+    assert "norm − energy ◂ gate" in out
+    assert run("evaluate", gates[0], *data, *against, "--json", "-o", tmp_path / "r.csv") == 0
+    written, printed = json.loads((tmp_path / "r.json").read_text()), json.loads(capsys.readouterr().out)
+    assert written["against"] == printed["against"]
+    assert printed["against"]["gates"] == [str(tmp_path / "energy")]
+    own = printed["against"]["comparisons"][0]
+    assert (own["a"], own["b"]) == ("norm", "energy")
+    there = printed["metrics"]["norm"]["cats"]["auroc"] - own["sets"]["cats"]["difference"]
+    assert run("evaluate", tmp_path / "energy", *data, "--json") == 0
+    assert there == pytest.approx(json.loads(capsys.readouterr().out)["metrics"]["energy"]["cats"]["auroc"], abs=1e-12)
+    seeds = [*gates, "--against", gates[0], "--against", gates[1]]
+    assert run("evaluate", *seeds, *data) == 0
+    out = capsys.readouterr().out
+    assert "norm ◂ gate" in out
+    assert "the 95 % interval over seeds" in " ".join(out.split())
+
+
 def test_mistakes_name_the_fix_before_any_work(
     gates: list[Path], class_folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -97,6 +125,7 @@ def test_mistakes_name_the_fix_before_any_work(
         ([gates[1], "--per-image", tmp_path / "i.csv"], "leave out --per-image"),
         (["--per-image", tmp_path / "r.csv", "-o", tmp_path / "r.csv"], "two outputs have the same name"),
         (["--figures", tmp_path / "f", "-o", tmp_path / "f" / "r.csv"], "would lie among the figures"),
+        ([gates[1], "--against", gates[1]], "name 2 with --against, not 1"),
         (["--score", "knn:5"], "knn:k=5"),
         (["--score", "knn,norm"], "repeat it: --score knn --score norm"),
         (["--score", "auto"], "'evaluate' compares those that it is given"),
@@ -115,6 +144,8 @@ def test_mistakes_name_the_fix_before_any_work(
     ):
         assert run("evaluate", *data, *arguments) == 2
         assert said in capsys.readouterr().err
+    assert run("evaluate", *data[:3], "--against", gates[1]) == 2
+    assert "name these with --ood" in capsys.readouterr().err
 
 
 def test_a_home_that_cannot_be_written_to_costs_no_evaluation(

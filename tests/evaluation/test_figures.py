@@ -52,7 +52,7 @@ def test_without_labels_nothing_is_wrong() -> None:
 
 def test_comparisons_are_paired() -> None:
     other = {name: values + RNG.normal(size=len(values)) for name, values in VALUES.items()}
-    found = compared("x", "y", {"x": VALUES, "y": other}, GROUPS)
+    found = compared("x", "y", VALUES, other, GROUPS)
     assert found.sets["b"] == metrics.paired_auroc_difference(VALUES["id"], VALUES["b"], other["id"], other["b"])
     assert found.means["near"] == pytest.approx(found.sets["a"])
     mean = (found.sets["a"].difference + found.sets["b"].difference) / 2

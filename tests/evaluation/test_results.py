@@ -17,7 +17,7 @@ from pyarrow import csv as arrow_csv
 
 import normgate
 from normgate import NormgateWarning, metrics, scores
-from normgate.evaluation import Evaluation, EvaluationError, evaluate_features, over_seeds
+from normgate.evaluation import Evaluation, EvaluationError, against, evaluate_features, over_seeds
 from normgate.features import Features
 from normgate.files import OutputError
 from samples import random_features
@@ -297,6 +297,57 @@ def test_scores_are_compared_seed_by_seed(tmp_path: Path) -> None:
         summary.compare("norm", "dice")
     mixed = dataclasses.replace(summary, gate_score=None)
     assert mixed.differences == {}
+
+
+def with_digests(seed: int, rows: dict[str, list[int]]) -> Evaluation:
+    """Of images in memory, whose names are their numbers; the network is another for another seed."""
+    sets = {"id": random_features(60, seed), "odd": random_features(30, seed + 100)}
+    sets["odd"].z.mul_(0.5)
+    given = {}
+    for name, part in sets.items():
+        told = dataclasses.replace(part, digests=tuple(f"{name}{row}".encode() for row in range(len(part))))
+        given[name] = dataclasses.replace(told.select(rows[name]), ids=tuple(map(str, range(len(rows[name])))))
+    return evaluate_features(None, given, scores=["norm", "energy"])
+
+
+def test_gates_are_compared_image_by_image_whatever_the_order() -> None:
+    order = {"id": list(range(60)), "odd": list(range(30))}
+    rng = np.random.default_rng(0)
+    shuffled = {name: rng.permutation(rows).tolist() for name, rows in order.items()}
+    one, other, turned = with_digests(1, order), with_digests(2, order), with_digests(2, shuffled)
+    a, b = one.values["norm"], other.values["energy"]
+    expected = metrics.paired_auroc_difference(a["id"], a["odd"], b["id"], b["odd"])
+    assert one.compare("norm", "energy", other).sets["odd"] == expected
+    assert one.compare("norm", "energy", turned).sets["odd"] == pytest.approx(expected, rel=1e-12)
+    assert turned.values["energy"]["id"].tolist() != b["id"].tolist()
+    assert one.compare("norm", "energy", one) == one.compare("norm", "energy")
+    assert turned.compare("norm", "norm", other).sets["odd"] == pytest.approx((0, 0, 0, 1))
+    fewer = with_digests(2, {**order, "odd": [0, *range(29)]})
+    with pytest.raises(EvaluationError, match="30 images of odd in one evaluation and 30 in another are not the same"):
+        one.compare("norm", "norm", fewer)
+    with pytest.raises(EvaluationError, match="energy_raw was not computed; choose from: norm, energy"):
+        one.compare("norm", "energy_raw", other)
+    with pytest.raises(EvaluationError, match=r"as this is one, and not SeedSummary; .* over_seeds\(\[…\]\).compare"):
+        one.compare("norm", "norm", over_seeds([other]))  # type: ignore[arg-type]
+
+
+def test_what_gates_have_over_others() -> None:
+    one, other = evaluation(1), dataclasses.replace(evaluation(1), gate_score="norm")
+    del other.metrics["knn"]
+    found = against(one, other)
+    ranked = [score for score in one.ranking if score != "knn"]
+    assert [(part.a, part.b) for part in found] == [("energy", "norm"), *zip(ranked, ranked, strict=True)]
+    assert found[0] == one.compare("energy", "norm", other)
+    assert len(against(one, dataclasses.replace(other, gate_score="energy"))) == 2  # the gates' own is among them
+    assert len(against(one, dataclasses.replace(other, gate_score=None))) == 2
+    seeds = [over_seeds([of_seed(seed, gain) for seed in (1, 2, 3)]) for gain in (0, 0.125)]
+    better = against(*seeds)
+    assert (better[0].a, better[0].b) == ("energy", "energy")
+    assert [part.sets["odd"].difference for part in better] == pytest.approx([0.125] * 3)
+    with pytest.raises(EvaluationError, match="as this is one"):
+        against(one, seeds[0])
+    with pytest.raises(EvaluationError, match="over_seeds"):
+        against(seeds[0], one)
 
 
 def test_recipes_are_compared_seed_by_seed_whatever_the_order() -> None:

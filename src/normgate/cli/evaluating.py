@@ -45,6 +45,10 @@ def evaluate(
         list[str] | None,
         typer.Option("--score", help="Scores to compare, with settings knn:k=5; by default all; repeatable."),
     ] = None,
+    baselines: Annotated[
+        list[Path] | None,
+        typer.Option("--against", metavar="GATE", help="A gate to compare with, on the same images; repeatable."),
+    ] = None,
     train_data: Annotated[
         str | None,
         typer.Option("--train", metavar="DATA", help="Training images for scores, instead of those the gate keeps."),
@@ -88,9 +92,9 @@ def evaluate(
     """Compare scores on test images, and what the gate promised with what happened."""
     from normgate import console, tables
     from normgate.errors import NormgateError
+    from normgate.evaluation import against, open_known, over_seeds
     from normgate.evaluation import evaluate as run
-    from normgate.evaluation import open_known, over_seeds
-    from normgate.evaluation.writing import check_image_table, writer
+    from normgate.evaluation.writing import check_image_table, save, writer
     from normgate.files import check_output
     from normgate.gate import Gate
 
@@ -102,6 +106,13 @@ def evaluate(
         check_output(per_image, overwrite=overwrite)
         if len(gates) > 1:
             raise NormgateError("the scores of images are of one gate; name one, or leave out --per-image")
+    if baselines and not ood:
+        raise NormgateError("--against compares how known images are told from unknown ones; name these with --ood")
+    if baselines and len(baselines) != len(gates):
+        raise NormgateError(
+            f"gates are compared one by one, with those of the same seeds: name {len(gates)} with --against, "
+            f"not {len(baselines)}"
+        )
     neighbours = neighbours_of(report, with_neighbours, overwrite, image_column)
     if figures is not None:
         from normgate.report import check_figures
@@ -114,6 +125,7 @@ def evaluate(
         raise NormgateError(
             f"{inside[0]} would lie among the figures, whose folder is theirs alone; choose another place"
         )
+    alone = len(gates) == 1 and not baselines
     drawn = report is not None or figures is not None
     if drawn and len(gates) > 1:
         raise NormgateError("a report and figures are of one gate; name one, or leave out --report and --figures")
@@ -146,7 +158,7 @@ def evaluate(
                 workers=workers,
                 max_pixels=max_pixels,
                 keep_features=drawn,
-                progress=progress if len(gates) == 1 else console.prefixed(f"{folder.name}: ", progress),
+                progress=progress if alone else console.prefixed(f"{folder.name}: ", progress),
             )
 
         if neighbours is not None:
@@ -155,14 +167,25 @@ def evaluate(
             check_neighbours(first, neighbours)
         evaluations = [evaluated(folder) for folder in gates]
         results = evaluations[0] if len(gates) == 1 else over_seeds(evaluations)
+        others = [evaluated(folder) for folder in baselines or ()]
+        baseline = None if not others else others[0] if len(others) == 1 else over_seeds(others)
+        comparisons = [] if baseline is None else against(results, baseline)
+        more: dict[str, object] = {}
+        if baseline is not None:
+            more["against"] = {
+                "gates": list(map(str, baselines or ())),
+                "comparisons": [comparison.to_dict() for comparison in comparisons],
+            }
         if output is not None:
-            results.save(output, overwrite=overwrite)
+            save(results, output, overwrite=overwrite, more=more)
         if per_image is not None:
             evaluations[0].save_images(per_image, overwrite=overwrite)
     if as_json:
-        console.print_json(results.to_dict())
+        console.print_json({**results.to_dict(), **more})
     else:
         tables.print_results(results)
+        if baseline is not None:
+            tables.print_against(results, baseline, comparisons, ", ".join(map(str, baselines or ())))
     with console.progress_bars() as progress:
         if report is not None:
             from normgate.report import evaluation_report
@@ -183,7 +206,7 @@ def evaluate(
             save_figures(first, evaluations[0], figures, overwrite=overwrite)
     for written in () if as_json else outputs:
         tables.print_written(written)
-    if any(evaluation.errors for evaluation in evaluations):
+    if any(evaluation.errors for evaluation in (*evaluations, *others)):
         raise typer.Exit(DATA_FAILED)
 
 

@@ -8,7 +8,7 @@ from normgate.lazily import late_names
 
 if TYPE_CHECKING:
     from normgate.evaluation.cache import CacheError, FeatureCache
-    from normgate.evaluation.comparison import Comparison
+    from normgate.evaluation.comparison import Comparison, against
     from normgate.evaluation.figures import MeanMetrics, SetMetrics
     from normgate.evaluation.results import Evaluation, EvaluationError, GateOutcome
     from normgate.evaluation.running import evaluate, evaluate_features, open_known
@@ -25,6 +25,7 @@ __all__ = [
     "SeedSummary",
     "SetMetrics",
     "Spread",
+    "against",
     "evaluate",
     "evaluate_features",
     "open_known",
@@ -42,6 +43,7 @@ _MODULES = {
     "SeedSummary": "seeds",
     "SetMetrics": "figures",
     "Spread": "seeds",
+    "against": "comparison",
     "evaluate": "running",
     "evaluate_features": "running",
     "open_known": "running",

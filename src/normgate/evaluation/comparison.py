@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 from normgate import metrics
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import numpy as np
 
+    from normgate.evaluation.results import Evaluation
+    from normgate.evaluation.seeds import SeedSummary
     from normgate.metrics import AurocDifference
 
 
@@ -37,14 +39,35 @@ class Comparison:
         return {"a": self.a, "b": self.b, "sets": sets, "means": means}
 
 
+def against(results: Evaluation | SeedSummary, others: Evaluation | SeedSummary) -> list[Comparison]:
+    """What gates have over others: the AUROC of their own scores, and of each score that both have, less the others'.
+
+    Args:
+        results: of one gate, or of several over seeds.
+        others: the same of other gates, on the same images.
+
+    Returns:
+        The comparison of the gates' own scores, where each side has one, and then those of all, best score first.
+
+    Raises:
+        EvaluationError: see `Evaluation.compare` and `SeedSummary.compare`.
+    """
+    pairs = [(score, score) for score in results.ranking if score in others.metrics]
+    own, theirs = results.gate_score, others.gate_score
+    if own is not None and theirs is not None and own in results.metrics and theirs in others.metrics:
+        pairs.insert(0, (own, theirs))
+    compare: Callable[..., Comparison] = results.compare  # which refuses one beside several
+    return [compare(a, b, others) for a, b in dict.fromkeys(pairs)]
+
+
 def compared(
     a: str,
     b: str,
-    values: Mapping[str, Mapping[str, np.ndarray]],
+    first: Mapping[str, np.ndarray],
+    second: Mapping[str, np.ndarray],
     groups: Mapping[str, Sequence[str]],
 ) -> Comparison:
-    """Compare scores a and b, given the scores (N,) of each by set; the ID set is `id`."""
-    first, second = values[a], values[b]
+    """Compare scores called a and b, given the scores (N,) of the same images by set; the ID set is `id`."""
     return Comparison(
         a,
         b,

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
 
 from normgate import __version__, metrics
 from normgate.errors import NormgateError
@@ -13,8 +16,6 @@ from normgate.evaluation.figures import COVERAGES, DEFINITIONS
 
 if TYPE_CHECKING:
     import os
-
-    import numpy as np
 
     from normgate.evaluation.figures import MeanMetrics, SetMetrics
     from normgate.features import Features
@@ -74,8 +75,7 @@ class Evaluation:
         settings: of each score; of what JSON has no form for, the type.
         fitted: numbers of the images that there were to fit scores to, `train` and `tuning`; the gate's own score is as
             the gate has it.
-        contents: by set, a digest of what its images show, whatever their order and names; only of sets whose images
-            were read.
+        digests: by set, what tells each image from others, whatever it is called; only of sets whose images were read.
         version: of normgate that evaluated.
     """
 
@@ -99,7 +99,7 @@ class Evaluation:
     gate: dict[str, Any] | None = None
     settings: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
     fitted: dict[str, int] = dataclasses.field(default_factory=dict)
-    contents: dict[str, str] = dataclasses.field(default_factory=dict)
+    digests: dict[str, tuple[bytes, ...]] = dataclasses.field(default_factory=dict)
     version: str = __version__
 
     def __repr__(self) -> str:
@@ -114,6 +114,14 @@ class Evaluation:
         """Names of the OoD sets."""
         return tuple(name for name in self.images if name != "id")
 
+    @functools.cached_property
+    def contents(self) -> dict[str, str]:
+        """By set, a digest of what its images show, whatever their order and names; of sets whose images were read."""
+        return {
+            name: hashlib.blake2b(b"".join(sorted(own)), digest_size=16).hexdigest()
+            for name, own in self.digests.items()
+        }
+
     @property
     def ranking(self) -> tuple[str, ...]:
         """The scores by their mean AUROC over the OoD sets, best first."""
@@ -123,13 +131,29 @@ class Evaluation:
 
         return tuple(sorted(self.metrics, key=mean, reverse=True))
 
-    def compare(self, a: str, b: str) -> Comparison:
+    def compare(self, a: str, b: str, other: Evaluation | None = None) -> Comparison:
         """AUROC of score `a` minus that of score `b`, on each OoD set and as means, paired image by image.
 
+        Args:
+            a: a score of this evaluation.
+            b: a score of `other`.
+            other: of another gate on the same images, in whatever order; this evaluation itself by default.
+
         Raises:
-            EvaluationError: one of them was not computed.
+            EvaluationError: one of the scores was not computed, or `other` is of other images.
         """
-        return compared(self._known(a), self._known(b), self.values, self.groups)
+        first = self.values[self._known(a)]
+        if other is None:
+            return compared(a, b, first, self.values[self._known(b)], self.groups)
+        if not isinstance(other, Evaluation):
+            raise EvaluationError(
+                f"other= is an evaluation, as this is one, and not {type(other).__name__}; several gates are compared "
+                "with several: over_seeds([…]).compare"
+            )
+        check_same_images(self, other)
+        second = other.values[other._known(b)]
+        rows = {name: _rows_of(self, other, name) for name in self.ids}
+        return compared(a, b, first, {name: second[name][rows[name]] for name in self.ids}, self.groups)
 
     @functools.cached_property
     def differences(self) -> dict[str, Comparison]:
@@ -171,11 +195,12 @@ class Evaluation:
         Args:
             images: also the score of each image, under `ids` and `values`.
         """
-        left_out = {"features"} if images else {"features", "ids", "values", "wrong"}
+        left_out = {"features", "digests"} if images else {"features", "digests", "ids", "values", "wrong"}
         names = [field.name for field in dataclasses.fields(self) if field.name not in left_out]
         found = {name: plain(getattr(self, name)) for name in names}
         return {
             **found,
+            "contents": self.contents,
             "coverages": list(COVERAGES),
             "differences": {score: part.to_dict() for score, part in self.differences.items()},
             "definitions": DEFINITIONS,
@@ -221,6 +246,41 @@ class Evaluation:
             reason = f" ({self.refused[score]})" if score in self.refused else ""
             raise EvaluationError(f"{score} was not computed{reason}; choose from: {', '.join(self.values)}")
         return score
+
+
+def check_same_images(first: Evaluation, other: Evaluation) -> None:
+    """Refuse evaluations of other images, whatever their order.
+
+    Raises:
+        EvaluationError: says of which set.
+    """
+    if (other.images.keys(), other.groups) != (first.images.keys(), first.groups):
+        raise EvaluationError(
+            f"evaluations of {', '.join(first.images)} and of {', '.join(other.images)} do not go together; "
+            "evaluate every gate on the same sets and groups"
+        )
+    if differing := [name for name in first.ids if not _same_images(first, other, name)]:
+        name = differing[0]
+        raise EvaluationError(
+            f"{first.images[name]} images of {name} in one evaluation and {other.images[name]} in another are not "
+            "the same images and do not go together; evaluate every gate on the same images"
+        )
+
+
+def _same_images(one: Evaluation, other: Evaluation, name: str) -> bool:
+    """By what they show, where it is known (images in memory have numbers for names), and else by their names."""
+    contents = [evaluation.contents.get(name) for evaluation in (one, other)]
+    return one.ids[name] == other.ids[name] if None in contents else contents[0] == contents[1]
+
+
+def _rows_of(one: Evaluation, other: Evaluation, name: str) -> np.ndarray:
+    """Where each image of a set stands in another evaluation of the same images."""
+    mine, theirs = (evaluation.digests.get(name) for evaluation in (one, other))
+    rows = np.arange(len(one.ids[name]))
+    if mine is not None and theirs is not None:
+        here, there = (sorted(rows, key=own.__getitem__) for own in (mine, theirs))
+        rows[here] = there
+    return rows
 
 
 def plain(value: Any) -> Any:

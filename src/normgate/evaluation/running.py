@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import math
 import time
@@ -251,7 +250,7 @@ def evaluate_features(
         gate=None if gate is None else _described(gate),
         settings={score.name: _settings(score) for score in wanted if score.name in values},
         fitted={name: len(part) for name, part in fitted.items()},
-        contents={name: _content(part.digests) for name, part in features.items() if part.digests is not None},
+        digests={name: part.digests for name, part in features.items() if part.digests is not None},
     )
 
 
@@ -295,10 +294,6 @@ def _is_plain(value: Any) -> bool:
         return len(json.dumps(value, allow_nan=False)) <= _LONGEST_SETTING
     except (TypeError, ValueError, RecursionError):
         return False
-
-
-def _content(digests: Sequence[bytes]) -> str:
-    return hashlib.blake2b(b"".join(sorted(digests)), digest_size=16).hexdigest()
 
 
 def _described(gate: Gate) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from normgate import metrics
 from normgate.errors import NormgateWarning
 from normgate.evaluation.comparison import Comparison
 from normgate.evaluation.figures import DEFINITIONS
-from normgate.evaluation.results import EvaluationError, plain
+from normgate.evaluation.results import EvaluationError, check_same_images, plain
 
 if TYPE_CHECKING:
     import os
@@ -172,7 +172,7 @@ def over_seeds(evaluations: Iterable[Evaluation]) -> SeedSummary:
         raise EvaluationError("a summary over seeds needs at least one evaluation")
     first = evaluations[0]
     for other in evaluations:
-        _check_same_images(first, other)
+        check_same_images(first, other)
     _warn_of_other_gates([evaluation.gate for evaluation in evaluations])
     shared = [score for score in first.metrics if all(score in other.metrics for other in evaluations)]
     if not shared:
@@ -205,7 +205,7 @@ def over_seeds(evaluations: Iterable[Evaluation]) -> SeedSummary:
 
 def _paired(own: Sequence[Evaluation], others: Sequence[Evaluation]) -> list[tuple[Evaluation, Evaluation]]:
     """Evaluations of the same seeds or, where those of one side are not known, in their order."""
-    _check_same_images(own[0], others[0])
+    check_same_images(own[0], others[0])
     mine, theirs = ([_seed(evaluation) for evaluation in part] for part in (own, others))
     if own is others or {None} in (set(mine), set(theirs)):
         if len(own) != len(others):
@@ -230,26 +230,6 @@ def _seed(evaluation: Evaluation) -> int | None:
 
 def _difference(pairs: Sequence[tuple[SetMetrics, SetMetrics] | tuple[MeanMetrics, MeanMetrics]]) -> AurocDifference:
     return metrics.paired_difference_over_seeds([one.auroc for one, _ in pairs], [other.auroc for _, other in pairs])
-
-
-def _check_same_images(first: Evaluation, other: Evaluation) -> None:
-    if (other.images.keys(), other.groups) != (first.images.keys(), first.groups):
-        raise EvaluationError(
-            f"evaluations of {', '.join(first.images)} and of {', '.join(other.images)} do not go together; "
-            "evaluate every gate on the same sets and groups"
-        )
-    if differing := [name for name in first.ids if not _same_images(first, other, name)]:
-        name = differing[0]
-        raise EvaluationError(
-            f"{first.images[name]} images of {name} in one evaluation and {other.images[name]} in another are not "
-            "the same images and do not go together; evaluate every gate on the same images"
-        )
-
-
-def _same_images(one: Evaluation, other: Evaluation, name: str) -> bool:
-    """By what they show, where it is known (images in memory have numbers for names), and else by their names."""
-    contents = [evaluation.contents.get(name) for evaluation in (one, other)]
-    return one.ids[name] == other.ids[name] if None in contents else contents[0] == contents[1]
 
 
 def _warn_of_other_gates(gates: Sequence[dict[str, Any] | None]) -> None:

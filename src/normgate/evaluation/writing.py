@@ -19,15 +19,22 @@ from normgate.files import whole_file
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from normgate.evaluation.seeds import SeedSummary, Spread
 
 
-def save(results: Evaluation | SeedSummary, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-    """Write results in the format that the suffix names; see `Evaluation.save`."""
+def save(
+    results: Evaluation | SeedSummary,
+    path: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    more: Mapping[str, Any] | None = None,
+) -> None:
+    """Write results in the format that the suffix names; see `Evaluation.save`. JSON can have more entries."""
     target = Path(path)
-    written = writer(target)(results)
+    write = writer(target)
+    written = _json({**results.to_dict(), **more}) if more and write is _json_of else write(results)
     with whole_file(target, overwrite=overwrite) as partial:
         # A name from the command line may not be UTF-8.
         partial.write_bytes(written.encode("utf-8", errors="backslashreplace"))
@@ -75,7 +82,7 @@ def writer(path: Path) -> Callable[[Evaluation | SeedSummary], str]:
     Raises:
         EvaluationError: no format has that suffix.
     """
-    writers = {".json": _json, ".csv": _csv, ".md": _markdown, ".tex": _latex}
+    writers = {".json": _json_of, ".csv": _csv, ".md": _markdown, ".tex": _latex}
     if path.suffix.lower() not in writers:
         raise EvaluationError(f"{path} does not say in what format; name the results .json, .csv, .md or .tex")
     return writers[path.suffix.lower()]
@@ -143,8 +150,12 @@ _LATEX = str.maketrans(
 )
 
 
-def _json(results: Evaluation | SeedSummary) -> str:
-    return json.dumps(results.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+def _json_of(results: Evaluation | SeedSummary) -> str:
+    return _json(results.to_dict())
+
+
+def _json(values: Mapping[str, Any]) -> str:
+    return json.dumps(values, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _csv(results: Evaluation | SeedSummary) -> str:
