@@ -126,6 +126,7 @@ def test_mistakes_name_the_fix_before_any_work(
         (["--per-image", tmp_path / "r.csv", "-o", tmp_path / "r.csv"], "two outputs have the same name"),
         (["--figures", tmp_path / "f", "-o", tmp_path / "f" / "r.csv"], "would lie among the figures"),
         ([gates[1], "--against", gates[1]], "name 2 with --against, not 1"),
+        (["--against", tmp_path / "nothing"], "nothing is no gate"),
         (["--score", "knn:5"], "knn:k=5"),
         (["--score", "knn,norm"], "repeat it: --score knn --score norm"),
         (["--score", "auto"], "'evaluate' compares those that it is given"),

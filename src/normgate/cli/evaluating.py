@@ -94,18 +94,10 @@ def evaluate(
     from normgate.errors import NormgateError
     from normgate.evaluation import against, open_known, over_seeds
     from normgate.evaluation import evaluate as run
-    from normgate.evaluation.writing import check_image_table, save, writer
-    from normgate.files import check_output
+    from normgate.evaluation.writing import save
     from normgate.gate import Gate
 
-    if output is not None:
-        writer(output)
-        check_output(output, overwrite=overwrite)
-    if per_image is not None:
-        check_image_table(per_image)
-        check_output(per_image, overwrite=overwrite)
-        if len(gates) > 1:
-            raise NormgateError("the scores of images are of one gate; name one, or leave out --per-image")
+    outputs = _checked_outputs(gates, output, per_image, report, figures, overwrite)
     if baselines and not ood:
         raise NormgateError("--against compares how known images are told from unknown ones; name these with --ood")
     if baselines and len(baselines) != len(gates):
@@ -114,21 +106,7 @@ def evaluate(
             f"not {len(baselines)}"
         )
     neighbours = neighbours_of(report, with_neighbours, overwrite, image_column)
-    if figures is not None:
-        from normgate.report import check_figures
-
-        check_figures(figures, overwrite=overwrite)
-    outputs = [path for path in (output, per_image, report, figures) if path is not None]
-    if len({path.resolve() for path in outputs}) < len(outputs):
-        raise NormgateError("two outputs have the same name; give each its own")
-    if figures is not None and (inside := [path for path in outputs if figures.resolve() in path.resolve().parents]):
-        raise NormgateError(
-            f"{inside[0]} would lie among the figures, whose folder is theirs alone; choose another place"
-        )
     alone = len(gates) == 1 and not baselines
-    drawn = report is not None or figures is not None
-    if drawn and len(gates) > 1:
-        raise NormgateError("a report and figures are of one gate; name one, or leave out --report and --figures")
 
     def opened(place: str | None, labelled: bool) -> "Source | None":
         columns = {"image_column": image_column, "label_column": label_column or "label"}
@@ -157,7 +135,7 @@ def evaluate(
                 batch_size=batch_size,
                 workers=workers,
                 max_pixels=max_pixels,
-                keep_features=drawn,
+                keep_features=(report is not None or figures is not None) and folder == gates[0],
                 progress=progress if alone else console.prefixed(f"{folder.name}: ", progress),
             )
 
@@ -165,6 +143,8 @@ def evaluate(
             from normgate.report import check_neighbours
 
             check_neighbours(first, neighbours)
+        for folder in (*gates[1:], *(baselines or ())):
+            Gate.load(folder, device="cpu")  # that one is damaged is said before any work
         evaluations = [evaluated(folder) for folder in gates]
         results = evaluations[0] if len(gates) == 1 else over_seeds(evaluations)
         others = [evaluated(folder) for folder in baselines or ()]
@@ -208,6 +188,43 @@ def evaluate(
         tables.print_written(written)
     if any(evaluation.errors for evaluation in (*evaluations, *others)):
         raise typer.Exit(DATA_FAILED)
+
+
+def _checked_outputs(
+    gates: list[Path],
+    output: Path | None,
+    per_image: Path | None,
+    report: Path | None,
+    figures: Path | None,
+    overwrite: bool,
+) -> list[Path]:
+    """What is to be written, once all of it can be."""
+    from normgate.errors import NormgateError
+    from normgate.evaluation.writing import check_image_table, writer
+    from normgate.files import check_output
+
+    if output is not None:
+        writer(output)
+        check_output(output, overwrite=overwrite)
+    if per_image is not None:
+        check_image_table(per_image)
+        check_output(per_image, overwrite=overwrite)
+        if len(gates) > 1:
+            raise NormgateError("the scores of images are of one gate; name one, or leave out --per-image")
+    if figures is not None:
+        from normgate.report import check_figures
+
+        check_figures(figures, overwrite=overwrite)
+    outputs = [path for path in (output, per_image, report, figures) if path is not None]
+    if len({path.resolve() for path in outputs}) < len(outputs):
+        raise NormgateError("two outputs have the same name; give each its own")
+    if figures is not None and (inside := [path for path in outputs if figures.resolve() in path.resolve().parents]):
+        raise NormgateError(
+            f"{inside[0]} would lie among the figures, whose folder is theirs alone; choose another place"
+        )
+    if len(gates) > 1 and (report is not None or figures is not None):
+        raise NormgateError("a report and figures are of one gate; name one, or leave out --report and --figures")
+    return outputs
 
 
 def _cache(folder: Path | None, limit: float) -> "FeatureCache | None":
