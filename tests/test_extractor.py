@@ -599,3 +599,22 @@ def test_logits_of_narrow_weights_are_not_rounded(temperature: float | None) -> 
     exact = features @ narrow.weight.T + narrow.bias
     assert torch.allclose(narrow.logits, exact, atol=1e-5)
     assert len(narrow.logits.amax(dim=1).unique()) == 100
+
+
+class Cosine(nn.Linear):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits = 20 * F.linear(F.normalize(x.float(), dim=-1), F.normalize(self.weight.float(), dim=-1))
+        return logits.to(x.dtype)
+
+
+@pytest.mark.parametrize("other", ["head", "hook"])
+def test_logits_of_narrow_weights_are_those_of_the_head_that_is_there(other: str) -> None:
+    network, pixels = small_network(), np.stack([record.payload for record in random_records(100, 4)])
+    if other == "hook":
+        network[-1].register_forward_hook(lambda _, __, output: 7 * output)
+    else:
+        network[-1].__class__ = Cosine
+    wide = FeatureExtractor(network, PREPROCESSING)(pixels).logits
+    narrow = FeatureExtractor(network.to(torch.bfloat16), PREPROCESSING)(pixels).logits
+    assert (narrow - wide).abs().max() < 0.02 * wide.abs().max()
+    assert len(narrow.amax(dim=1).unique()) == 100

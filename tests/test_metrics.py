@@ -919,3 +919,15 @@ def test_the_p_value_and_the_interval_agree_where_a_score_is_constant() -> None:
         shift = rng.choice([0.0, 0.5, 2.0, 50.0])
         found = paired_auroc_difference(rng.normal(shift, 1, m), rng.normal(0, 1, n), np.zeros(m), np.zeros(n))
         assert (found.p_value < 0.05) == (found.low > 0 or found.high < 0)
+
+
+LEVELS = (0.8, 0.9, 0.95, 0.99, 0.999)
+
+
+def test_the_p_value_is_the_same_at_every_level_where_a_score_is_constant() -> None:
+    found = [paired_auroc_difference([2.0] * 10, [1.0] * 10, [1.0] * 10, [1.0] * 10, level) for level in LEVELS]
+    assert [part.p_value for part in found] == pytest.approx([found[0].p_value] * len(LEVELS), rel=1e-4)
+    assert 2 * 0.5**10 <= found[0].p_value < 0.01
+    assert [part.low > 0 for part in found] == [
+        part.p_value < 1 - level for part, level in zip(found, LEVELS, strict=True)
+    ]

@@ -131,11 +131,11 @@ def trained_logits(head: nn.Linear, z: Tensor) -> Tensor:
         head: normalised or not.
         z: (N, D) features before any normalisation.
     """
-    x = _at_least_float32(z)
-    if _normalize_input in head._forward_pre_hooks.values():
-        x = F.normalize(x, dim=-1) / _temperature(head)
-    bias = None if head.bias is None else _at_least_float32(head.bias)
-    return F.linear(x, _at_least_float32(head.weight), bias)
+    # The head itself is asked, with whatever a subclass or hooks of others do.
+    own = (*head.named_parameters(), *head.named_buffers())
+    wide = {name: _at_least_float32(value) if value.is_floating_point() else value for name, value in own}
+    logits: Tensor = torch.func.functional_call(head, wide, (_at_least_float32(z),))
+    return logits
 
 
 def is_normalized(model: nn.Module) -> bool:

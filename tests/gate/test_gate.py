@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import json
 import re
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -730,6 +732,35 @@ def test_labels_that_are_no_class_are_pointed_out() -> None:
     assert gate.held_out == calibrated(calibration=pixels(40)).held_out  # of the tuning images alone
     with pytest.warns(NormgateWarning, match=r"tuning images have labels that are no class \(zebra\)"):
         gate.recalibrate(tuning=labelled(30, 4, ["zebra", "cat"]))
+
+
+def test_a_class_that_no_held_out_image_has_is_no_other_class(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    images, labels = labelled(40, 3, list(CLASSES))
+    told = {"info": {"features": {"label": {"names": [*CLASSES, "zebra"], "_type": "ClassLabel"}}}}
+    table = pa.table({"image": [png(image) for image in images], "label": [CLASSES.index(label) for label in labels]})
+    pq.write_table(table.replace_schema_metadata({"huggingface": json.dumps(told)}), tmp_path / "c.parquet")
+    gate = calibrated(calibration=tmp_path / "c.parquet")
+    assert gate.kept["calibration"].labels is not None
+    assert not [warning for warning in recwarn if "no class" in str(warning.message)]
+
+
+def test_labels_of_some_images_alone_are_not_looked_at(tmp_path: Path) -> None:
+    images, labels = labelled(40, 3, list(CLASSES))
+    some = [None, *labels[1:]]
+    pq.write_table(pa.table({"image": [png(image) for image in images], "label": some}), tmp_path / "c.parquet")
+    for given, why in (
+        (tmp_path / "c.parquet", "has no label"),
+        ((images, labels[1:]), "40 images and 39 labels"),
+        ((images, some), "must be names or whole numbers"),
+    ):
+        with pytest.warns(NormgateWarning, match=rf"no label of these images is looked at: .*{why}"):
+            gate = calibrated(calibration=given)
+        assert gate.kept["calibration"].labels is None
+    pairs = zip(random_records(40, 3), some, strict=True)
+    records = [dataclasses.replace(record, label=label) for record, label in pairs]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*label")
+        assert calibrated(calibration=Records(records, CLASSES)).kept["calibration"].labels is None
 
 
 def test_what_is_no_score_is_told_from_a_wrong_name() -> None:

@@ -60,6 +60,9 @@ class ParquetImages:
         group_column: the column that tells which images belong together.
         select: `column=value`, several joined by `&`: only rows that hold these strings or whole numbers.
 
+    Attributes:
+        labels: names of the classes that occur, which need not be all.
+
     Raises:
         SourceError: a file is damaged, a column is missing, no row is selected, or a label is null or no
             class.
@@ -90,6 +93,7 @@ class ParquetImages:
         if not len(self):
             raise SourceError(self._nothing())
         self._class_names: dict[Any, str] = {}
+        self.labels: frozenset[str] = frozenset()
         if label_column is not None:
             self._class_names, self.classes = self._read_classes(label_column)
 
@@ -198,7 +202,9 @@ class ParquetImages:
                         raise SourceError(f"{part.name}#{row} has the label {label}; there are {len(names)} classes")
                 found.update(labels)
         ordered = sorted(found, key=lambda label: (isinstance(label, str), label))
-        return named_labels(ordered, names)
+        by_label, classes = named_labels(ordered, names)
+        self.labels = frozenset(by_label[label] for label in found)
+        return by_label, classes
 
 
 def _tables(files: Files) -> list[tuple[str, Place]]:

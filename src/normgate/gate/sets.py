@@ -11,7 +11,7 @@ import torch
 from normgate.data.loading import count
 from normgate.data.memory import ImageList
 from normgate.data.parquet import ParquetImages
-from normgate.data.sources import Records, Source, SourceError, open_source
+from normgate.data.sources import NoLabelsError, Records, Source, SourceError, open_source
 from normgate.data.unreadable import check_readable
 from normgate.errors import NormgateWarning
 from normgate.extractor import extract
@@ -148,6 +148,9 @@ def open_held_out(
         image_column: in tables, the column of images.
         label_column: in tables, the column of labels, which need not be there.
         group_column: in tables, the column that tells which images belong together; others have none.
+
+    Warns:
+        NormgateWarning: there are labels, and not one for each image.
     """
     columns: dict[str, Any] = {"image_column": image_column}
     source = open_source(data, labelled=False, **columns)
@@ -158,22 +161,32 @@ def open_held_out(
         source = open_source(data, labelled=False, **columns)
     try:
         return open_source(data, labelled=True, least_classes=1, **columns)
-    except SourceError:  # there are none, or not one for each image
+    except NoLabelsError:
+        return source
+    except SourceError as error:  # such as one that is missing
+        warnings.warn(f"no label of these images is looked at: {error}", NormgateWarning, stacklevel=3)
         return source
 
 
 def _is_labelled(source: Source, classes: Sequence[str]) -> bool:
-    """Whether held-out images have labels, all of which are classes."""
-    return bool(source.classes or isinstance(source, Records)) and not _others(source, classes)
+    """Whether held-out images all have labels, which are classes."""
+    found = _labels(source)
+    return bool(found) and None not in found and not _others(source, classes)
 
 
-def _others(source: Source, classes: Sequence[str]) -> list[str | None]:
+def _labels(source: Source) -> set[str | None]:
+    """The labels that occur, where they are known before the images are read."""
+    if isinstance(source, ParquetImages):
+        return set(source.labels)
+    if isinstance(source, ImageList):
+        return set(source.classes or ())
+    return {record.label for record in source} if isinstance(source, Records) else set()
+
+
+def _others(source: Source, classes: Sequence[str]) -> list[str]:
     """Labels that are neither names of classes nor, where these are no numbers, their numbers."""
     numbers = () if any(name.isdecimal() for name in classes) else map(str, range(len(classes)))
-    found: set[str | None] = (
-        {record.label for record in source} if isinstance(source, Records) else {*(source.classes or ())}
-    )
-    return sorted(found - {*classes, *numbers}, key=str)
+    return sorted({label for label in _labels(source) if label is not None} - {*classes, *numbers})
 
 
 def warn_of_other_labels(sources: Mapping[str, Source], classes: Sequence[str]) -> None:
@@ -185,10 +198,10 @@ def warn_of_other_labels(sources: Mapping[str, Source], classes: Sequence[str]) 
     """
     for name in ("tuning", "calibration"):
         source = sources.get(name)
-        others = [] if source is None or source.classes is None else _others(source, classes)
+        others = [] if source is None else _others(source, classes)
         if others:
             warnings.warn(
-                f"{name} images have labels that are no class ({', '.join(map(str, others[:8]))}"
+                f"{name} images have labels that are no class ({', '.join(others[:8])}"
                 f"{', …' if len(others) > 8 else ''}), so that no label is looked at; if these are images of unknown "
                 f"classes, leave them out: {name} images say what is familiar",
                 NormgateWarning,
