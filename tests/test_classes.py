@@ -12,6 +12,7 @@ from normgate.features import FeatureError
 
 def test_one_name_an_output() -> None:
     assert class_names(["b", "a"], 2) == ("b", "a")
+    assert class_names({"b": 0, "a": 1}.keys(), 2) == ("b", "a")  # type: ignore[arg-type]
     assert class_names([3, 1], 2) == ("3", "1")  # type: ignore[list-item]  (folders of numbers, as people write them)
     for given in (["a"], ["a", "b", "c"], ["a", "a"], []):
         with pytest.raises(FeatureError, match=rf"2 outputs, and {len(set(given))} different classes .* pass classes="):

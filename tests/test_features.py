@@ -238,5 +238,7 @@ def test_what_cannot_be_features_is_refused(changes: dict[str, Any], said: str) 
 def test_a_mask_is_of_all_rows() -> None:
     features = random_features(5, 1)
     assert features.select([True, False, True, False, False]).ids == ("i0", "i2")
-    with pytest.raises(FeatureError, match="a mask of 3 rows does not fit 5 images"):
+    with pytest.raises(FeatureError, match=r"a mask of shape \(3,\) does not fit 5 images"):
         features.select([True, False, True])
+    with pytest.raises(FeatureError, match=r"a mask of shape \(\) does not fit 5 images"):
+        random_features(5, 0).select(np.array(True))

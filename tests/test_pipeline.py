@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -430,6 +431,15 @@ def test_a_stopped_run_that_replaces_a_gate_goes_on(class_folders: Path, tmp_pat
     assert (target / "gate.json").read_bytes() == before
     with pytest.raises(pipeline.PipelineError, match=r"unfinished run in .* pass --overwrite"):
         normgate.train(class_folders, target, recipe=recipe, resume=True, progress=untrained, **OPTIONS)
+    (tmp_path / "anew").mkdir()
+    (tmp_path / "anew.run").mkdir()  # of a run that was to replace a gate, and was killed in its first epoch
+    shutil.copytree(target, tmp_path / "anew", dirs_exist_ok=True)
+    (tmp_path / "anew.run" / "_lock").touch()
+    with pytest.raises(pipeline.PipelineError, match="to train anew another output or --overwrite"):
+        normgate.train(class_folders, tmp_path / "anew", recipe=recipe, resume=True, progress=untrained, **OPTIONS)
+    anew = normgate.train(class_folders, tmp_path / "anew", recipe=recipe, resume=True, overwrite=True, **OPTIONS)
+    assert anew.provenance["run"]["recipe"]["epochs"] == 4
+    assert not (tmp_path / "anew.run").exists()
     first: list[int] = []
 
     def noted(task: str, done: int, total: int | None, /, **figures: float) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import KeysView, Mapping, Set
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,7 +19,7 @@ def class_names(given: Sequence[str], outputs: int) -> tuple[str, ...]:
     Raises:
         FeatureError: there is not one name an output, they come in no order, or one output makes no classes.
     """
-    if isinstance(given, str | Set | Mapping):
+    if isinstance(given, str | bytes | Mapping) or (isinstance(given, Set) and not isinstance(given, KeysView)):
         raise FeatureError(
             f"classes= is a list of names in the order of the network's outputs, and no {type(given).__name__}"
         )

@@ -134,7 +134,7 @@ class Features:
         """
         index = torch.as_tensor(np.asarray(rows))
         if index.dtype == torch.bool and index.shape != (len(self),):
-            raise FeatureError(f"a mask of {len(index)} rows does not fit {len(self)} images")
+            raise FeatureError(f"a mask of shape {tuple(index.shape)} does not fit {len(self)} images")
         index = index.nonzero()[:, 0] if index.dtype == torch.bool else index.long()
         positions = index.tolist()
         return dataclasses.replace(

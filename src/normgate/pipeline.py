@@ -188,13 +188,19 @@ def train(
             }
             if target is not None and finished:
                 asked = {**run, "false_alarm_rate": false_alarm_rate, "by_class": by_class, "lean": lean}
-                done = _finished(target, asked, made, {name: part.digests for name, part in pixels.items()})
-                if fabric.is_global_zero:
-                    remove_leftover(run_folder(target))
-                return done
+                done = _finished(target, asked, made, {name: part.digests for name, part in pixels.items()}, overwrite)
+                if done is not None:
+                    if fabric.is_global_zero:
+                        remove_leftover(run_folder(target))
+                    return done
         check_same(fabric, run, "give every process the same command, and every machine the same images")
         gate: Gate | None = None
-        with running(target, resume=resume, fabric=fabric) as folder:
+
+        def check() -> None:  # again, once no other run can write it
+            if target is not None:
+                check_output(target, overwrite=overwrite, foreign=foreign)
+
+        with running(target, resume=resume, overwrite=overwrite, fabric=fabric, check=check) as folder:
             log = fit(
                 network,
                 _training_images(pixels["train"], classes, preprocessing, workers, max_pixels, fabric.device),
@@ -315,9 +321,19 @@ def _network(backbone: Backbone, recipe: Recipe, weights: str | os.PathLike[str]
 
 
 def _finished(
-    target: Path, asked: Mapping[str, Any], score: Score | None, digests: Mapping[str, tuple[bytes, ...]]
-) -> Gate:
-    """The gate of a run that had ended before it was to be resumed, if it is the one that is asked for."""
+    target: Path,
+    asked: Mapping[str, Any],
+    score: Score | None,
+    digests: Mapping[str, tuple[bytes, ...]],
+    overwrite: bool,
+) -> Gate | None:
+    """The gate of a run that had ended before it was to be resumed, if it is the one that is asked for.
+
+    None where it is not, and may be replaced: the run that was to do so had not come to the end of an epoch.
+
+    Raises:
+        PipelineError: it is not, and is to stay.
+    """
     gate = Gate.load(target)
     found = {
         **(gate.provenance["run"] if trained_here(gate.provenance) else {}),
@@ -329,6 +345,8 @@ def _finished(
     if any(gate.provenance.get("score") != _noted(score, now) for now in (gate.score, score or gate.score)):
         differing.append("score")
     differing += [f"{name} images" for name in ("tuning", "calibration") if gate.digests.get(name) != digests[name]]
+    if differing and overwrite:
+        return None
     if differing:
         anew = "to train anew another output or --overwrite"
         if (run_folder(target) / CHECKPOINT).exists():

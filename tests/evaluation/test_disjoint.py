@@ -33,6 +33,8 @@ def test_each_set_is_compared_with_those_of_the_gate_and_with_the_known_images()
     shared = shared_images(seen, sets)
     assert shared == {"train": {"train": 1}, "near": {"train (OoD)": 1}}
     assert "a mean of such sets" in shared_lines(shared)[1]
+    shared = shared_images({}, {"id": [b"a"], "itself": [b"x", b"y"], "near": [b"y", b"x"]})
+    assert shared == {"near": {"itself (OoD)": 2}}
 
 
 def test_unknown_images_of_two_sets_are_pointed_out(gate: Gate) -> None:

@@ -198,6 +198,8 @@ def test_arguments_that_do_not_go_together() -> None:
         (made, {"groups": ["odd"]}, "groups= names its sets, .* and is no list"),
         (made, {"groups": {"far": ["od"]}}, "'far' names od; a group is a list of: odd"),
         (made, {"groups": {"far": []}}, "'far' names no set"),
+        (made, {"groups": {"far": None}}, "groups= names the sets of each"),
+        (made, {"groups": {"far": [["odd"]]}}, "groups= names the sets of each"),
         (made, {"groups": {"far": "odd"}}, "'far' names no set"),
         (made, {"scores": ["knn", "knn"]}, "two scores are called knn"),
     ):

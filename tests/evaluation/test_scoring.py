@@ -186,6 +186,13 @@ def test_known_images_that_are_alike_do_not_refuse_a_norm_that_varies_over_tunin
     assert "norm" in found.metrics
     with pytest.raises(EvaluationError, match="norms of this network hardly vary"):
         evaluate_features(None, sets, scores=["norm"])
+    few = random_features(2, 5)
+    few.z.copy_(few.z[:1].expand(2, -1))  # nor do two tuning images
+    assert "norm" in evaluate_features(None, FEATURES, scores=["norm"], tuning=few).metrics
+    with pytest.raises(EvaluationError, match="norms of this network hardly vary"):
+        evaluate_features(None, sets, scores=["norm"], tuning=few)
+    unseen = dataclasses.replace(random_features(30, 5), stage_norms=None)
+    assert "norm_gain" in evaluate_features(None, FEATURES, scores=["norm_gain"], tuning=unseen).metrics
 
 
 def test_the_whole_curve_of_outliers_is_of_one_set() -> None:

@@ -235,7 +235,7 @@ def test_a_folder_that_not_all_machines_see_is_refused(tmp_path: Path, monkeypat
     monkeypatch.setattr("normgate.training.run_folder.names_in", lambda folder: [])
     with (
         pytest.raises(RunFolderError, match="a disk that all of them share"),
-        running(tmp_path / "gate", resume=False, fabric=Fabric(accelerator="cpu")),
+        running(tmp_path / "gate", resume=False, overwrite=True, fabric=Fabric(accelerator="cpu")),
     ):
         pass
     assert not list(tmp_path.iterdir())
@@ -244,11 +244,11 @@ def test_a_folder_that_not_all_machines_see_is_refused(tmp_path: Path, monkeypat
 @pytest.mark.parametrize("resume", [True, False])
 def test_a_run_that_is_going_is_left_alone(resume: bool, tmp_path: Path) -> None:
     target, fabric = tmp_path / "gate", Fabric(accelerator="cpu")
-    with running(target, resume=False, fabric=fabric) as folder:
+    with running(target, resume=False, overwrite=True, fabric=fabric) as folder:
         (folder / CHECKPOINT).write_bytes(b"epochs")
         with (
             pytest.raises(RunFolderError, match="another run is writing"),
-            running(target, resume=resume, fabric=fabric),
+            running(target, resume=resume, overwrite=True, fabric=fabric),
         ):
             pass
         remove_leftover(folder)
@@ -258,13 +258,22 @@ def test_a_run_that_is_going_is_left_alone(resume: bool, tmp_path: Path) -> None
 
 def test_what_a_stopped_run_left_is_gone_on_with_or_replaced(tmp_path: Path) -> None:
     target, fabric = tmp_path / "gate", Fabric(accelerator="cpu")
-    with pytest.raises(ValueError, match="stopped"), running(target, resume=False, fabric=fabric) as folder:
+    with (
+        pytest.raises(ValueError, match="stopped"),
+        running(target, resume=False, overwrite=True, fabric=fabric) as folder,
+    ):
         (folder / CHECKPOINT).write_bytes(b"epochs")
         raise ValueError("stopped")
-    with pytest.raises(ValueError, match="stopped"), running(target, resume=True, fabric=fabric) as folder:
+    with (
+        pytest.raises(ValueError, match="stopped"),
+        running(target, resume=True, overwrite=True, fabric=fabric) as folder,
+    ):
         assert (folder / CHECKPOINT).read_bytes() == b"epochs"
         raise ValueError("stopped")
-    with pytest.raises(ValueError, match="stopped"), running(target, resume=False, fabric=fabric) as folder:
+    with (
+        pytest.raises(ValueError, match="stopped"),
+        running(target, resume=False, overwrite=True, fabric=fabric) as folder,
+    ):
         assert not (folder / CHECKPOINT).exists()
         raise ValueError("stopped")
     assert not list(tmp_path.iterdir())  # there was nothing to go on with
@@ -276,9 +285,55 @@ def test_a_run_killed_in_its_first_epoch_is_not_in_the_way(tmp_path: Path) -> No
     folder.mkdir()
     (folder / "_lock").touch()
     check_run(folder, resume=False, overwrite=False)
-    with running(target, resume=False, fabric=fabric):
+    with pytest.raises(ValueError, match="stopped"), running(target, resume=False, overwrite=False, fabric=fabric):
         (folder / CHECKPOINT).write_bytes(b"epochs")
-        with pytest.raises(RunFolderError, match=r"unfinished run; pass --resume .* or --overwrite"):
-            check_run(folder, resume=False, overwrite=False)
-        check_run(folder, resume=True, overwrite=False)
-        check_run(folder, resume=False, overwrite=True)
+        raise ValueError("stopped")
+    with pytest.raises(RunFolderError, match=r"unfinished run; pass --resume .* or --overwrite"):
+        check_run(folder, resume=False, overwrite=False)
+    check_run(folder, resume=True, overwrite=False)
+    check_run(folder, resume=False, overwrite=True)
+
+
+def test_what_another_run_has_left_since_is_not_removed(tmp_path: Path) -> None:
+    target, fabric = tmp_path / "gate", Fabric(accelerator="cpu")
+    run_folder(target).mkdir()
+    (run_folder(target) / CHECKPOINT).write_bytes(b"epochs")
+    with (
+        pytest.raises(RunFolderError, match="unfinished run"),
+        running(target, resume=False, overwrite=False, fabric=fabric),
+    ):
+        pass
+
+    def check() -> None:
+        raise ValueError("the output is there by now")
+
+    with (
+        pytest.raises(ValueError, match="by now"),
+        running(target, resume=False, overwrite=True, fabric=fabric, check=check),
+    ):
+        pass
+    assert (run_folder(target) / CHECKPOINT).read_bytes() == b"epochs"
+
+
+def test_a_run_that_is_going_is_told_before_any_work(tmp_path: Path) -> None:
+    target, fabric = tmp_path / "gate", Fabric(accelerator="cpu")
+    with running(target, resume=False, overwrite=False, fabric=fabric) as folder:
+        for resume, overwrite in ((False, False), (True, False), (False, True)):
+            with pytest.raises(RunFolderError, match="another run is writing"):
+                check_run(folder, resume=resume, overwrite=overwrite)
+    check_run(folder, resume=False, overwrite=False)
+
+
+def test_what_is_left_beside_a_gate_is_removed_where_that_can_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "gate.run"
+    (folder / ".log.csv.1.partial").mkdir(parents=True)
+    (folder / CHECKPOINT).touch()
+    with monkeypatch.context() as patch:
+        patch.setattr("normgate.training.run_folder._remove", lambda _: Path("/").joinpath("no", "folder").rmdir())
+        remove_leftover(folder)
+    assert folder.exists()
+    remove_leftover(folder)
+    assert not folder.exists()
+    remove_leftover(folder)

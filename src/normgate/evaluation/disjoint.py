@@ -33,7 +33,7 @@ def shared_images(
         if any(counts.values()):
             found[name] = {other: count for other, count in counts.items() if count}
         if name != "id":
-            before[f"{name} (OoD)" if name in _KNOWN else name] = own
+            before[f"{name} (OoD)" if name in (*_KNOWN, _ITSELF) else name] = own
     return found
 
 

@@ -348,7 +348,10 @@ def _checked_groups(groups: Mapping[str, Iterable[str]] | None, sets: Sequence[s
         raise EvaluationError(f"groups= names its sets, as in {{'far': ['digits']}}, and is no {type(groups).__name__}")
     if taken := [mean_name(group) for group in groups if mean_name(group) in sets]:
         raise EvaluationError(f"{taken[0]!r} is the name of a mean over sets; call that OoD set something else")
-    found = {group: () if isinstance(names, str) else tuple(dict.fromkeys(names)) for group, names in groups.items()}
+    try:
+        found = {group: () if isinstance(own, str) else tuple(dict.fromkeys(own)) for group, own in groups.items()}
+    except TypeError as error:
+        raise EvaluationError(f"groups= names the sets of each, as in {{'far': ['digits']}}: {error}") from error
     for group, names in found.items():
         unknown = [name for name in names if name not in sets]
         if unknown or not names:

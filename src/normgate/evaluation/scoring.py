@@ -98,13 +98,16 @@ def computed(
     values: dict[str, dict[str, np.ndarray]] = {}
     refused: dict[str, str] = {}
     images = sum(map(len, features.values()))
-    # Known images of one kind, such as of one class, may be alike in what tells others from them.
-    judged_by = features["id"] if tuning is None else tuning
+    # A few tuning images, or known ones of one class, may be alike in what tells others from them: both must be.
+    judges = [part for part in (tuning, features["id"]) if part is not None]
     for number, score in enumerate(wanted):
         progress("scores", number * images, len(wanted) * images)
         try:
-            if score is not own and (reason := score.fit(train, tuning).refusal(judged_by)):
-                raise ScoreError(reason)
+            if score is not own:
+                fitted = score.fit(train, tuning)
+                reasons = [fitted.refusal(part) for part in judges]
+                if reasons[0] is not None and all(reasons):
+                    raise ScoreError(reasons[0])
             values[score.name] = {name: score(part).numpy() for name, part in features.items()}
         except ScoreError as error:
             refused[score.name] = str(error)

@@ -24,9 +24,10 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from normgate.files import OutputError, beside, check_output, explained, names_in, replace_folder, sync
+from normgate.locks import take
 from normgate.screening.finished import Finished
 from normgate.screening.summary import OtherJobError, ScreeningError
 from normgate.screening.tables import COMPRESSION, ROW_GROUP, decided, is_part, read_tables, write_tables
@@ -253,12 +254,8 @@ class Parts:
         return f"the verdicts so far are kept in {self.folder}; the same command goes on with them"
 
     def _take(self) -> None:
-        try:
-            self._lock.acquire(timeout=0)
-        except Timeout as error:
-            raise ScreeningError(
-                f"another run is writing {self.target}; wait for it, or name another output"
-            ) from error
+        if not take(self._lock):
+            raise ScreeningError(f"another run is writing {self.target}; wait for it, or name another output")
 
     def _open(self) -> None:
         """Go on with what the manifest names, or begin anew, and remove what does not count."""

@@ -10,14 +10,15 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from normgate.errors import NormgateError
 from normgate.files import explained, names_in
+from normgate.locks import is_taken, take
 from normgate.training.processes import agreed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from lightning_fabric import Fabric
 
@@ -39,7 +40,7 @@ def check_run(folder: Path, *, resume: bool, overwrite: bool) -> None:
     """Refuse, before any work, a folder that no run has written, or a run that is neither to go on nor to be replaced.
 
     Raises:
-        RunFolderError: as said.
+        RunFolderError: as said, or a run is going there.
     """
     if os.path.lexists(folder) and not folder.is_dir():
         raise RunFolderError(f"{folder} is a file, and a run would keep its checkpoint there; choose another output")
@@ -47,26 +48,42 @@ def check_run(folder: Path, *, resume: bool, overwrite: bool) -> None:
         raise RunFolderError(
             f"{folder} holds {name}, which no run has written, so it is left alone; choose another output"
         )
-    if (folder / CHECKPOINT).exists() and not resume and not overwrite:  # one killed in its first epoch left nothing
-        raise RunFolderError(
-            f"{folder} holds an unfinished run; pass --resume (resume=True) to go on with it, or "
-            "--overwrite (overwrite=True) to train anew"
-        )
+    if is_taken(folder / _LOCK):
+        raise _going(folder)
+    _check_unfinished(folder, resume=resume, overwrite=overwrite)
 
 
 def remove_leftover(folder: Path) -> None:
-    """Remove what a run left that was killed after its gate was written, and no run that is going."""
-    if folder.is_dir() and _foreign(folder) is None:
-        with contextlib.suppress(RunFolderError), _locked(folder):
-            shutil.rmtree(folder)
+    """Remove, where that can be, what a run left that was killed after its gate was written, and no run that is going.
+
+    It is in nobody's way.
+    """
+    if folder.is_dir():
+        with contextlib.suppress(NormgateError, OSError), _locked(folder):
+            if _foreign(folder) is None:
+                _remove(folder)
 
 
 @contextlib.contextmanager
-def running(target: Path | None, *, resume: bool, fabric: Fabric) -> Iterator[Path]:
+def running(
+    target: Path | None,
+    *,
+    resume: bool,
+    overwrite: bool,
+    fabric: Fabric,
+    check: Callable[[], object] = lambda: None,
+) -> Iterator[Path]:
     """A folder for checkpoint and log while training: `<target>.run`, removed when the gate stands.
 
+    Args:
+        target: the output; None has no such folder.
+        resume: keep what is there.
+        overwrite: what is there may be replaced.
+        fabric: the processes, of which the main one holds the folder's lock.
+        check: what must be true of the output once no other run can write it.
+
     Raises:
-        RunFolderError: another run is going there, or not all processes see it.
+        RunFolderError: another run is going there or has been since, or not all processes see it.
     """
     if target is None:
         with tempfile.TemporaryDirectory(prefix="normgate-") as name:
@@ -77,10 +94,13 @@ def running(target: Path | None, *, resume: bool, fabric: Fabric) -> Iterator[Pa
         with agreed(fabric):
             if main:
                 held.enter_context(_locked(folder))
-                for name in set() if resume else set(names_in(folder)) - {_LOCK}:
-                    (folder / name).unlink()
         try:
             with agreed(fabric):
+                if main:
+                    _check_unfinished(folder, resume=resume, overwrite=overwrite)
+                    check()
+                    if not resume:
+                        _empty(folder)
                 # A list of names is fresh where a network disk still remembers that one was not there.
                 if not folder.parent.is_dir() or folder.name not in names_in(folder.parent):
                     raise RunFolderError(
@@ -89,10 +109,10 @@ def running(target: Path | None, *, resume: bool, fabric: Fabric) -> Iterator[Pa
             yield folder
         except BaseException:
             if main and not set(names_in(folder)) - {_LOCK}:  # there is nothing to resume
-                shutil.rmtree(folder)
+                _remove(folder)
             raise
         if main:
-            shutil.rmtree(folder)
+            _remove(folder)
 
 
 @contextlib.contextmanager
@@ -105,16 +125,40 @@ def _locked(folder: Path) -> Iterator[None]:
     lock = FileLock(folder / _LOCK)
     with explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            raise RunFolderError(f"another run is writing {folder}; wait for it, or choose another output") from error
-        except NotImplementedError:  # a disk without locks
-            pass
+        if not take(lock):
+            raise _going(folder)
     try:
         yield
     finally:
         lock.release()
+
+
+def _going(folder: Path) -> RunFolderError:
+    return RunFolderError(f"another run is writing {folder}; wait for it, or choose another output")
+
+
+def _check_unfinished(folder: Path, *, resume: bool, overwrite: bool) -> None:
+    if (folder / CHECKPOINT).exists() and not resume and not overwrite:  # one killed in its first epoch left nothing
+        raise RunFolderError(
+            f"{folder} holds an unfinished run; pass --resume (resume=True) to go on with it, or "
+            "--overwrite (overwrite=True) to train anew"
+        )
+
+
+def _empty(folder: Path) -> None:
+    """Remove what a run keeps there, but for its lock."""
+    with explained(folder):
+        for name in set(names_in(folder)) - {_LOCK}:
+            path = folder / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder whose lock is held; another run may make it anew as soon as the lock's file is gone."""
+    _empty(folder)
+    (folder / _LOCK).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def _foreign(folder: Path) -> str | None:
