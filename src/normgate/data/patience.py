@@ -60,9 +60,10 @@ def shown(text: str) -> str:
 
 def _cause(error: BaseException) -> BaseException:
     """What an error stands for: fsspec says of every failed request that there is no such file."""
-    if isinstance(error, FileNotFoundError) and error.__cause__ is not None and _status(error.__cause__) != 404:
-        return error.__cause__
-    return error
+    cause = error.__cause__ if isinstance(error, FileNotFoundError) else None
+    if cause is None or isinstance(cause, LookupError) or _status(cause) == 404:
+        return error
+    return cause
 
 
 def _is_lasting(error: BaseException) -> bool:
