@@ -618,3 +618,15 @@ def test_logits_of_narrow_weights_are_those_of_the_head_that_is_there(other: str
     narrow = FeatureExtractor(network.to(torch.bfloat16), PREPROCESSING)(pixels).logits
     assert (narrow - wide).abs().max() < 0.02 * wide.abs().max()
     assert len(narrow.amax(dim=1).unique()) == 100
+
+
+class Casting(nn.Linear):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.to(torch.bfloat16))
+
+
+def test_a_head_that_casts_its_input_gives_what_it_gives() -> None:
+    network, pixels = small_network(), np.stack([record.payload for record in random_records(10, 4)])
+    network[-1].__class__ = Casting
+    found = FeatureExtractor(network.to(torch.bfloat16), PREPROCESSING)(pixels)
+    assert torch.allclose(found.logits, found.z @ found.weight.T + found.bias, atol=0.02)

@@ -144,10 +144,14 @@ class FeatureExtractor:
         """What a forward pass over a prepared batch (N, 3, H, W) shows, where the network is and with its graph."""
         with capture(self.model, self.head, self.magnitude) as tap, self._stage_tap() as stages:
             self.model(batch)
-        narrow = tap.logits.element_size() < 4  # its logits would be rounded, and tie
+        logits = tap.logits
+        if logits.element_size() < 4:  # they are rounded, and tie
+            # A head that casts what it is given cannot be asked in another precision.
+            with contextlib.suppress(RuntimeError):
+                logits = trained_logits(self.head, tap.z)
         return Rows(
             z=tap.z,
-            logits=trained_logits(self.head, tap.z) if narrow else tap.logits,
+            logits=logits,
             weight=self.head.weight.detach(),
             bias=None if self.head.bias is None else self.head.bias.detach(),
             temperature=temperature(self.model),

@@ -77,6 +77,7 @@ def test_what_is_no_more_than_called_a_file_that_is_not_there(pauses):
         (not_found(StatusError(404)), "there is no such file"),
         (not_found(FileNotFoundError()), "there is no such file"),
         (not_found(KeyError("/h/x")), "there is no such file"),
+        (not_found(RuntimeError("NoSuchKey")), "there is no such file"),
         (FileNotFoundError("http://h/x?signature=secret"), "there is no such file"),
         (PermissionError("secret"), "access is denied"),
         (TimeoutError(), "there was no answer in time"),

@@ -13,7 +13,7 @@ import pytest
 
 import normgate
 from normgate import Gate, Recipe, cli, console, scores
-from normgate.evaluation import Evaluation, evaluate_features
+from normgate.evaluation import Evaluation, EvaluationError, evaluate_features
 from normgate.evaluation.words import summary_lines
 from normgate.tables import print_evaluation
 from samples import random_features
@@ -85,7 +85,11 @@ def test_files_caches_groups_and_seeds(
 
 
 def test_gates_against_others(
-    gates: list[Path], class_folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    gates: list[Path],
+    class_folders: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     data = ["--id", class_folders, "--ood", f"cats={class_folders / 'cat'}", "--ood", f"owls={class_folders / 'owl'}"]
     data += ["--score", "norm", "--score", "energy"]
@@ -110,6 +114,18 @@ def test_gates_against_others(
     out = capsys.readouterr().out
     assert "norm ◂ gate" in out
     assert "the 95 % interval over seeds" in " ".join(out.split())
+    assert run("evaluate", gates[0], *data, *against, "-o", tmp_path / "s.csv") == 0
+    assert "a .json alone holds what --against finds" in " ".join(capsys.readouterr().err.split())
+
+    def apart(*_: object) -> None:
+        raise EvaluationError("60 images of id in one evaluation and 59 in another")
+
+    monkeypatch.setattr("normgate.evaluation.against", apart, raising=False)
+    assert run("evaluate", gates[0], *data, *against, "-o", tmp_path / "kept.json") == 2
+    captured = capsys.readouterr()
+    assert "60 images of id in one evaluation and 59 in another" in captured.err
+    assert "norm ◂ gate" in captured.out
+    assert "against" not in json.loads((tmp_path / "kept.json").read_text())
 
 
 def test_mistakes_name_the_fix_before_any_work(

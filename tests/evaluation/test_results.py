@@ -344,10 +344,15 @@ def test_what_gates_have_over_others() -> None:
     better = against(*seeds)
     assert (better[0].a, better[0].b) == ("energy", "energy")
     assert [part.sets["odd"].difference for part in better] == pytest.approx([0.125] * 3)
-    with pytest.raises(EvaluationError, match="as this is one"):
-        against(one, seeds[0])
-    with pytest.raises(EvaluationError, match="over_seeds"):
-        against(seeds[0], one)
+    for left, right in ((one, seeds[0]), (seeds[0], one), (one, None)):
+        with pytest.raises(EvaluationError, match=r"one evaluation is compared with one, and over_seeds"):
+            against(left, right)  # type: ignore[arg-type]
+    lone = dataclasses.replace(other, gate_score=None, metrics={})
+    with pytest.raises(EvaluationError, match="no score that both sides have"):
+        against(one, lone)
+    set_otherwise = dataclasses.replace(one, settings={**one.settings, "knn": {"k": 1}})
+    with pytest.warns(NormgateWarning, match="^knn of these gates differ in their settings"):
+        against(one, set_otherwise)
 
 
 def test_recipes_are_compared_seed_by_seed_whatever_the_order() -> None:

@@ -24,6 +24,7 @@ from normgate.training import Hardware, HardwareError, TrainingError
         Hardware("cpu", strategy="fsdp"),
         Hardware("cpu", precision="16-mixed"),
         Hardware("cpu:3"),
+        Hardware("auto:1"),
         Hardware("cuda:77"),
         Hardware("cuda:x"),
         Hardware("cuda:0", devices=2),

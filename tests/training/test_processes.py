@@ -337,3 +337,23 @@ def test_what_is_left_beside_a_gate_is_removed_where_that_can_be(
     remove_leftover(folder)
     assert not folder.exists()
     remove_leftover(folder)
+
+
+def test_what_no_run_has_written_stays(tmp_path: Path) -> None:
+    target, fabric = tmp_path / "gate", Fabric(accelerator="cpu")
+    folder = run_folder(target)
+    (folder / "mine").mkdir(parents=True)
+    with (
+        pytest.raises(RunFolderError, match="holds mine, which no run has written"),
+        running(target, resume=True, overwrite=True, fabric=fabric),
+    ):
+        pass
+    remove_leftover(folder)
+    (folder / "mine").rename(tmp_path / "mine")
+    with running(target, resume=False, overwrite=True, fabric=fabric):
+        (folder / ".DS_Store").touch()
+        (folder / "log.csv").touch()
+    assert not folder.exists()
+    with running(target, resume=False, overwrite=True, fabric=fabric):
+        (folder / "notes.txt").touch()  # of somebody, meanwhile
+    assert [path.name for path in folder.iterdir()] == ["notes.txt"]

@@ -91,8 +91,8 @@ def evaluate(
 ) -> None:
     """Compare scores on test images, and what the gate promised with what happened."""
     from normgate import console, tables
-    from normgate.errors import NormgateError
-    from normgate.evaluation import against, open_known, over_seeds
+    from normgate.errors import NormgateError, NormgateWarning
+    from normgate.evaluation import EvaluationError, against, open_known, over_seeds
     from normgate.evaluation import evaluate as run
     from normgate.evaluation.writing import save
     from normgate.gate import Gate
@@ -105,6 +105,8 @@ def evaluate(
             f"gates are compared one by one, with those of the same seeds: name {len(gates)} with --against, "
             f"not {len(baselines)}"
         )
+    if baselines and output is not None and output.suffix.lower() != ".json":
+        warnings.warn(f"a .json alone holds what --against finds, and not {output}", NormgateWarning, stacklevel=2)
     neighbours = neighbours_of(report, with_neighbours, overwrite, image_column)
     alone = len(gates) == 1 and not baselines
 
@@ -148,9 +150,13 @@ def evaluate(
         evaluations = [evaluated(folder) for folder in gates]
         results = evaluations[0] if len(gates) == 1 else over_seeds(evaluations)
         others = [evaluated(folder) for folder in baselines or ()]
-        baseline = None if not others else others[0] if len(others) == 1 else over_seeds(others)
-        comparisons = [] if baseline is None else against(results, baseline)
         more: dict[str, object] = {}
+        apart: EvaluationError | None = None
+        try:
+            baseline = None if not others else others[0] if len(others) == 1 else over_seeds(others)
+            comparisons = [] if baseline is None else against(results, baseline)
+        except EvaluationError as error:  # what was found of the gates is not lost with it
+            baseline, comparisons, apart = None, [], error
         if baseline is not None:
             more["against"] = {
                 "gates": list(map(str, baselines or ())),
@@ -186,6 +192,8 @@ def evaluate(
             save_figures(first, evaluations[0], figures, overwrite=overwrite)
     for written in () if as_json else outputs:
         tables.print_written(written)
+    if apart is not None:
+        raise apart
     if any(evaluation.errors for evaluation in (*evaluations, *others)):
         raise typer.Exit(DATA_FAILED)
 

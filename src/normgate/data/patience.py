@@ -61,9 +61,9 @@ def shown(text: str) -> str:
 def _cause(error: BaseException) -> BaseException:
     """What an error stands for: fsspec says of every failed request that there is no such file."""
     cause = error.__cause__ if isinstance(error, FileNotFoundError) else None
-    if cause is None or isinstance(cause, LookupError) or _status(cause) == 404:
-        return error
-    return cause
+    if cause is not None and (isinstance(cause, OSError) or _status(cause) not in (None, 404)):
+        return cause
+    return error
 
 
 def _is_lasting(error: BaseException) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -123,8 +123,7 @@ def paired_mean_difference(
         return AurocDifference(difference, low, high, p_value)
 
     def leaves_out_0(level: float) -> bool:  # images that are all alike tell nothing of the width at another level
-        parts = (_Sets.of(id_a, ood_a, level, "id_a", "ood_a"), _Sets.of(id_b, ood_b, level, "id_b", "ood_b"))
-        low, high, _ = _limits(*parts, level)
+        low, high, _ = _limits(a.at(level), b.at(level), level)
         return low > 0 or high < 0
 
     if difference == 0:
@@ -205,6 +204,8 @@ class _Sets:
 
     sizes: tuple[int, ...]
     placements: tuple[tuple[Floats, Floats], ...]
+    groups: tuple[TieGroups, ...]
+    correlation: Floats
     mean: Estimate
 
     @classmethod
@@ -214,22 +215,31 @@ class _Sets:
         """From scores, and what a caller knows these two arguments as."""
         id_values = check_scores(id_scores, id_name)
         sets = [check_scores(scores, f"{ood_name}[{name!r}]") for name, scores in ood_scores.items()]
-        placements, estimates, variances = [], [], []
+        placements, found, variances = [], [], []
         for values in sets:
             groups, id_numbers, ood_numbers = TieGroups.numbered(id_values, values)
             v10, v01 = groups.wins / (2 * groups.n_ood), groups.losses / (2 * groups.n_id)
             placements.append((v10[id_numbers], v01[ood_numbers]))
-            estimates.append(group_auroc_interval(groups, level))
+            found.append(groups)
             variances.append(delong_variance(v10, v01, groups.id, groups.ood))
-        low, high = _combined(
-            estimates, np.full(len(sets), 1 / len(sets)), _correlation([v10 for v10, _ in placements], variances)
-        )
-        mean = math.fsum(estimate.value for estimate in estimates) / len(sets)
+        correlation = _correlation([v10 for v10, _ in placements], variances)
         return cls(
             sizes=(len(id_values), *map(len, sets)),
             placements=tuple(placements),
-            mean=Estimate(mean, low, high),
+            groups=tuple(found),
+            correlation=correlation,
+            mean=_mean(found, correlation, level),
         )
+
+    def at(self, level: float) -> _Sets:
+        """The same with the interval of another level."""
+        return replace(self, mean=_mean(self.groups, self.correlation, level))
+
+
+def _mean(groups: Sequence[TieGroups], correlation: Floats, level: float) -> Estimate:
+    estimates = [group_auroc_interval(own, level) for own in groups]
+    low, high = _combined(estimates, np.full(len(estimates), 1 / len(estimates)), correlation)
+    return Estimate(math.fsum(estimate.value for estimate in estimates) / len(estimates), low, high)
 
 
 def _variance(placements: Sequence[Sequence[Floats]]) -> Variance:

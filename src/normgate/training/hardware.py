@@ -62,7 +62,7 @@ class Hardware:
                 "the whole network in one process"
             )
         accelerator, _, number = self.accelerator.partition(":")
-        if number and (accelerator == "cpu" or not number.isdecimal() or self.devices != 1):
+        if number and (accelerator in ("auto", "cpu") or not number.isdecimal() or self.devices != 1):
             raise HardwareError(
                 f"--device {self.accelerator} is no single device that training could run on; name a GPU as in cuda:1, "
                 "or a kind alone, as in cpu, and how many with --devices"
@@ -71,7 +71,8 @@ class Hardware:
         cuda = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
         if precision is None:
             precision = "bf16-mixed" if cuda else "32-true"
-        if precision == "16-mixed" and accelerator in ("auto", "cpu") and not cuda:
+        on_cpu = accelerator == "cpu" or (accelerator == "auto" and not cuda and not torch.backends.mps.is_available())
+        if precision == "16-mixed" and on_cpu:
             raise HardwareError("the precision 16-mixed needs a GPU; on a CPU use --precision bf16-mixed")
         try:
             with _without_hints():

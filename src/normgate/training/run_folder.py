@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock
 
 from normgate.errors import NormgateError
-from normgate.files import explained, names_in
+from normgate.files import explained, is_system, names_in
 from normgate.locks import is_taken, take
 from normgate.training.processes import agreed
 
@@ -44,10 +44,7 @@ def check_run(folder: Path, *, resume: bool, overwrite: bool) -> None:
     """
     if os.path.lexists(folder) and not folder.is_dir():
         raise RunFolderError(f"{folder} is a file, and a run would keep its checkpoint there; choose another output")
-    if (name := _foreign(folder)) is not None:
-        raise RunFolderError(
-            f"{folder} holds {name}, which no run has written, so it is left alone; choose another output"
-        )
+    _check_own(folder)
     if is_taken(folder / _LOCK):
         raise _going(folder)
     _check_unfinished(folder, resume=resume, overwrite=overwrite)
@@ -58,9 +55,9 @@ def remove_leftover(folder: Path) -> None:
 
     It is in nobody's way.
     """
-    if folder.is_dir():
-        with contextlib.suppress(NormgateError, OSError), _locked(folder):
-            if _foreign(folder) is None:
+    with contextlib.suppress(NormgateError, OSError):
+        if folder.is_dir() and _foreign(folder) is None:
+            with _locked(folder):
                 _remove(folder)
 
 
@@ -97,6 +94,7 @@ def running(
         try:
             with agreed(fabric):
                 if main:
+                    _check_own(folder)
                     _check_unfinished(folder, resume=resume, overwrite=overwrite)
                     check()
                     if not resume:
@@ -137,6 +135,13 @@ def _going(folder: Path) -> RunFolderError:
     return RunFolderError(f"another run is writing {folder}; wait for it, or choose another output")
 
 
+def _check_own(folder: Path) -> None:
+    if (name := _foreign(folder)) is not None:
+        raise RunFolderError(
+            f"{folder} holds {name}, which no run has written, so it is left alone; choose another output"
+        )
+
+
 def _check_unfinished(folder: Path, *, resume: bool, overwrite: bool) -> None:
     if (folder / CHECKPOINT).exists() and not resume and not overwrite:  # one killed in its first epoch left nothing
         raise RunFolderError(
@@ -148,9 +153,9 @@ def _check_unfinished(folder: Path, *, resume: bool, overwrite: bool) -> None:
 def _empty(folder: Path) -> None:
     """Remove what a run keeps there, but for its lock."""
     with explained(folder):
-        for name in set(names_in(folder)) - {_LOCK}:
-            path = folder / name
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        for path in list(folder.iterdir()):
+            if path.name != _LOCK and (_is_own(path.name) or is_system(path.name)):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _remove(folder: Path) -> None:
@@ -164,4 +169,8 @@ def _remove(folder: Path) -> None:
 def _foreign(folder: Path) -> str | None:
     with explained(folder):
         names = names_in(folder) if folder.is_dir() else []
-    return next((name for name in names if not any(fnmatch.fnmatchcase(name, own) for own in _FILES)), None)
+    return next((name for name in names if not _is_own(name)), None)
+
+
+def _is_own(name: str) -> bool:
+    return any(fnmatch.fnmatchcase(name, own) for own in _FILES)
