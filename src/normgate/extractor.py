@@ -146,9 +146,12 @@ class FeatureExtractor:
             self.model(batch)
         logits = tap.logits
         if logits.element_size() < 4:  # they are rounded, and tie
-            # A head that casts what it is given cannot be asked in another precision.
-            with contextlib.suppress(RuntimeError):
+            try:
                 logits = trained_logits(self.head, tap.z)
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError:  # a head that casts what it is given cannot be asked in another precision
+                logits = logits.float()
         return Rows(
             z=tap.z,
             logits=logits,

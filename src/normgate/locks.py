@@ -16,18 +16,17 @@ if TYPE_CHECKING:
 _NONE_HERE = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL})
 
 
-def take(lock: FileLock, *, patience: float = 0.0) -> bool:
-    """Whether the lock is this process's now, or would be, had the disk any; of that there is a warning.
+def take(lock: FileLock) -> bool:
+    """Take a lock that no other process holds; True without one, and with a warning, where the disk has no locks.
 
     Args:
         lock: of a file in a folder that is there.
-        patience: seconds in which another process may leave it.
 
     Raises:
         OSError: the file cannot be opened.
     """
     try:
-        lock.acquire(timeout=patience)
+        lock.acquire(timeout=0)
     except Timeout:
         return False
     except (OSError, NotImplementedError) as error:

@@ -327,11 +327,14 @@ def test_a_run_that_is_going_is_told_before_any_work(tmp_path: Path) -> None:
 def test_what_is_left_beside_a_gate_is_removed_where_that_can_be(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def forbidden(_: Path) -> None:
+        raise PermissionError
+
     folder = tmp_path / "gate.run"
     (folder / ".log.csv.1.partial").mkdir(parents=True)
     (folder / CHECKPOINT).touch()
     with monkeypatch.context() as patch:
-        patch.setattr("normgate.training.run_folder._remove", lambda _: Path("/").joinpath("no", "folder").rmdir())
+        patch.setattr("normgate.training.run_folder._remove", forbidden)
         remove_leftover(folder)
     assert folder.exists()
     remove_leftover(folder)

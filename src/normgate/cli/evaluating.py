@@ -146,7 +146,8 @@ def evaluate(
 
             check_neighbours(first, neighbours)
         for folder in (*gates[1:], *(baselines or ())):
-            Gate.load(folder, device="cpu")  # that one is damaged is said before any work
+            if not (folder / "gate.json").is_file():
+                Gate.load(folder)  # which says what is there instead, before any work
         evaluations = [evaluated(folder) for folder in gates]
         results = evaluations[0] if len(gates) == 1 else over_seeds(evaluations)
         others = [evaluated(folder) for folder in baselines or ()]

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 from normgate.lazily import late_names
 
 if TYPE_CHECKING:
+    from normgate.evaluation.baselines import against
     from normgate.evaluation.cache import CacheError, FeatureCache
-    from normgate.evaluation.comparison import Comparison, against
+    from normgate.evaluation.comparison import Comparison
     from normgate.evaluation.figures import MeanMetrics, SetMetrics
     from normgate.evaluation.results import Evaluation, EvaluationError, GateOutcome
     from normgate.evaluation.running import evaluate, evaluate_features, open_known
@@ -43,7 +44,7 @@ _MODULES = {
     "SeedSummary": "seeds",
     "SetMetrics": "figures",
     "Spread": "seeds",
-    "against": "comparison",
+    "against": "baselines",
     "evaluate": "running",
     "evaluate_features": "running",
     "open_known": "running",

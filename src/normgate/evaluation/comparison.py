@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from typing import TYPE_CHECKING, Any
 
 from normgate import metrics
-from normgate.errors import NormgateWarning
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     import numpy as np
 
-    from normgate.evaluation.results import Evaluation
-    from normgate.evaluation.seeds import SeedSummary
     from normgate.metrics import AurocDifference
 
 
@@ -39,51 +35,6 @@ class Comparison:
         """Plain JSON values; differences of shares from 0 to 1."""
         sets, means = ({name: d._asdict() for name, d in part.items()} for part in (self.sets, self.means))
         return {"a": self.a, "b": self.b, "sets": sets, "means": means}
-
-
-def against(results: Evaluation | SeedSummary, others: Evaluation | SeedSummary) -> list[Comparison]:
-    """What gates have over others: the AUROC of their own scores, and of each score that both have, less the others'.
-
-    Args:
-        results: of one gate, or of several over seeds.
-        others: the same of other gates, on the same images.
-
-    Returns:
-        The comparison of the gates' own scores, where each side has one, and then those of all, best score first.
-
-    Raises:
-        EvaluationError: no score is on both sides; see also `Evaluation.compare` and `SeedSummary.compare`.
-
-    Warns:
-        NormgateWarning: scores of one name have other settings.
-    """
-    from normgate.evaluation.results import EvaluationError
-
-    if type(results) is not type(others):
-        raise EvaluationError(
-            "one evaluation is compared with one, and over_seeds([…]) with over_seeds([…]), and not "
-            f"{type(results).__name__} with {type(others).__name__}"
-        )
-    pairs = [(score, score) for score in results.ranking if score in others.metrics]
-    own, theirs = results.gate_score, others.gate_score
-    if own is not None and theirs is not None and own in results.metrics and theirs in others.metrics:
-        pairs.insert(0, (own, theirs))
-    if not pairs:
-        raise EvaluationError("there is no score that both sides have; evaluate every gate with the same scores")
-    if differing := [a for a, b in pairs if a == b and _settings(results, a) != _settings(others, b)]:
-        warnings.warn(
-            f"{', '.join(dict.fromkeys(differing))} of these gates differ in their settings, so that gates and "
-            "settings are compared in one",
-            NormgateWarning,
-            stacklevel=2,
-        )
-    compare: Callable[..., Comparison] = results.compare  # which refuses one beside several
-    return [compare(a, b, others) for a, b in dict.fromkeys(pairs)]
-
-
-def _settings(results: Evaluation | SeedSummary, score: str) -> dict[str, Any] | None:
-    first: Evaluation = getattr(results, "evaluations", (results,))[0]  # type: ignore[assignment]
-    return first.settings.get(score)
 
 
 def compared(

@@ -83,6 +83,11 @@ class SeedSummary:
         return self.evaluations[0].sets
 
     @property
+    def settings(self) -> dict[str, dict[str, Any]]:
+        """Of each score, in the first of the evaluations; `over_seeds` warns where others differ."""
+        return self.evaluations[0].settings
+
+    @property
     def ranking(self) -> tuple[str, ...]:
         """The scores by their mean AUROC over seeds and sets, best first."""
 

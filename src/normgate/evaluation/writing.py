@@ -34,7 +34,7 @@ def save(
     """Write results in the format that the suffix names; see `Evaluation.save`. JSON can have more entries."""
     target = Path(path)
     write = writer(target)
-    written = _json({**results.to_dict(), **more}) if more and write is _json_of else write(results)
+    written = _json(results, more) if target.suffix.lower() == ".json" else write(results)
     with whole_file(target, overwrite=overwrite) as partial:
         # A name from the command line may not be UTF-8.
         partial.write_bytes(written.encode("utf-8", errors="backslashreplace"))
@@ -82,7 +82,7 @@ def writer(path: Path) -> Callable[[Evaluation | SeedSummary], str]:
     Raises:
         EvaluationError: no format has that suffix.
     """
-    writers = {".json": _json_of, ".csv": _csv, ".md": _markdown, ".tex": _latex}
+    writers = {".json": _json, ".csv": _csv, ".md": _markdown, ".tex": _latex}
     if path.suffix.lower() not in writers:
         raise EvaluationError(f"{path} does not say in what format; name the results .json, .csv, .md or .tex")
     return writers[path.suffix.lower()]
@@ -150,12 +150,8 @@ _LATEX = str.maketrans(
 )
 
 
-def _json_of(results: Evaluation | SeedSummary) -> str:
-    return _json(results.to_dict())
-
-
-def _json(values: Mapping[str, Any]) -> str:
-    return json.dumps(values, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+def _json(results: Evaluation | SeedSummary, more: Mapping[str, Any] | None = None) -> str:
+    return json.dumps({**results.to_dict(), **(more or {})}, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _csv(results: Evaluation | SeedSummary) -> str:
