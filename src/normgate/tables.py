@@ -20,7 +20,16 @@ from normgate.console import err, out, print_json
 from normgate.data.names import printable
 from normgate.evaluation.figures import DEFINITIONS
 from normgate.evaluation.results import Evaluation
-from normgate.evaluation.words import auroc_text, columns, points, row, shown_groups, spread_text, summary_lines
+from normgate.evaluation.words import (
+    auroc_text,
+    columns,
+    comparison_row,
+    difference_text,
+    points,
+    row,
+    spread_text,
+    summary_lines,
+)
 from normgate.scores import described
 
 if TYPE_CHECKING:
@@ -28,9 +37,8 @@ if TYPE_CHECKING:
 
     from normgate.calibration import Calibration
     from normgate.demo import DemoResult
-    from normgate.evaluation import Comparison, SeedSummary
+    from normgate.evaluation import Against, SeedSummary
     from normgate.gate import Gate, Verdict
-    from normgate.metrics import AurocDifference
     from normgate.probes import ProbeReport
     from normgate.screening import Summary
 
@@ -283,44 +291,28 @@ def print_seeds(summary: SeedSummary) -> None:
         _print_unread(evaluation.errors)
 
 
-def print_against(
-    results: Evaluation | SeedSummary,
-    others: Evaluation | SeedSummary,
-    comparisons: Sequence[Comparison],
-    folders: str,
-) -> None:
-    """What gates have over others: a row a score, with intervals on as much as fits."""
-    groups = shown_groups(results)
-    rows = [[*found.sets.values(), *(found.means[group] for group in groups)] for found in comparisons]
-    own = [(found.a, found.b) == (results.gate_score, others.gate_score) for found in comparisons]
-    labels = [
-        (found.a if found.a == found.b else f"{found.a} − {found.b}") + MARK * is_own
-        for found, is_own in zip(comparisons, own, strict=True)
-    ]
+def print_against(results: Evaluation | SeedSummary, against: Against) -> None:
+    """What gates, or scores, have over others: a row a score, with intervals on as much as fits."""
+    labels = [against.label(found) + MARK * against.is_own(found) for found in against.comparisons]
     names = columns(results)
     for wide in ([True] * len(names), [name not in results.sets for name in names], [False] * len(names)):
-        widths = [len("+99.9 (-99.9 to +99.9)") if full else 9 for full in wide]
+        widths = [len("+99.9 (-99.9 to +99.9)*") if full else 9 for full in wide]
         if max(map(len, labels)) + sum(width + 2 for width in widths) <= out.width:
             break
     over = "" if isinstance(results, Evaluation) else " over seeds"
-    out.print(f"\nAUROC in points, less that of {printable(folders)}", style="italic", soft_wrap=True)
+    out.print(f"\nAUROC in points, less that of {printable(against.less)}", style="italic", soft_wrap=True)
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
     table.add_column("score", no_wrap=True)
     for name, width in zip(names, widths, strict=True):
         table.add_column(_wrapped(name, width), justify="right")
-    for label, row_of, is_own in zip(labels, rows, own, strict=True):
-        cells = [_less(part, full) for part, full in zip(row_of, wide, strict=True)]
-        table.add_row(Text(label), *cells, style="bold" if is_own else None)
+    for label, found in zip(labels, against.comparisons, strict=True):
+        parts = zip(comparison_row(results, found), wide, strict=True)
+        cells = [difference_text(part, interval=full) for part, full in parts]
+        table.add_row(Text(label), *cells, style="bold" if against.is_own(found) else None)
     out.print(table)
     interval = f"the 95 % interval{over}"
     legend = f"in brackets {interval}; * where it leaves out 0" if any(wide) else f"* where {interval} leaves out 0"
     out.print(legend, style="dim")
-
-
-def _less(part: AurocDifference, wide: bool = False) -> str:
-    star = "*" if part.low > 0 or part.high < 0 else " "
-    interval = f" ({100 * part.low:+.1f} to {100 * part.high:+.1f})" if wide else ""
-    return f"{100 * part.difference:+.1f}{interval}{star}"
 
 
 def _print_scores(
@@ -374,7 +366,9 @@ def _auroc(found: Any, wide: bool) -> str:
 def _differences(results: Evaluation | SeedSummary) -> dict[str, dict[str, str]]:
     """A column a group of sets: the difference of the mean AUROC to that of the gate's score, by score."""
     return {
-        f"{group} − gate": {score: _less(found.means[group]) for score, found in results.differences.items()}
+        f"{group} − gate": {
+            score: difference_text(found.means[group], interval=False) for score, found in results.differences.items()
+        }
         for group in results.groups
         if results.differences
     }

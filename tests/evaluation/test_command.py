@@ -115,7 +115,7 @@ def test_gates_against_others(
     assert "norm ◂ gate" in out
     assert "the 95 % interval over seeds" in " ".join(out.split())
     assert run("evaluate", gates[0], *data, *against, "-o", tmp_path / "s.csv") == 0
-    assert "a .json alone holds what --against finds" in " ".join(capsys.readouterr().err.split())
+    assert "no room for what --against finds; a .json, .md or .tex has" in " ".join(capsys.readouterr().err.split())
 
     def apart(*_: object) -> None:
         raise EvaluationError("60 images of id in one evaluation and 59 in another")

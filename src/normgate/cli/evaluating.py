@@ -1,6 +1,7 @@
 """Commands that measure and draw."""
 
 import math
+import shlex
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -91,10 +92,10 @@ def evaluate(
 ) -> None:
     """Compare scores on test images, and what the gate promised with what happened."""
     from normgate import console, tables
-    from normgate.errors import NormgateError, NormgateWarning
-    from normgate.evaluation import EvaluationError, against, open_known, over_seeds
+    from normgate.errors import NormgateError
+    from normgate.evaluation import Against, EvaluationError, against, open_known, over_seeds
     from normgate.evaluation import evaluate as run
-    from normgate.evaluation.writing import save
+    from normgate.evaluation.writing import as_dict, save
     from normgate.gate import Gate
 
     outputs = _checked_outputs(gates, output, per_image, report, figures, overwrite)
@@ -105,8 +106,8 @@ def evaluate(
             f"gates are compared one by one, with those of the same seeds: name {len(gates)} with --against, "
             f"not {len(baselines)}"
         )
-    if baselines and output is not None and output.suffix.lower() != ".json":
-        warnings.warn(f"a .json alone holds what --against finds, and not {output}", NormgateWarning, stacklevel=2)
+    if baselines:
+        _warn_of_room(output)
     neighbours = neighbours_of(report, with_neighbours, overwrite, image_column)
     alone = len(gates) == 1 and not baselines
 
@@ -151,28 +152,28 @@ def evaluate(
         evaluations = [evaluated(folder) for folder in gates]
         results = evaluations[0] if len(gates) == 1 else over_seeds(evaluations)
         others = [evaluated(folder) for folder in baselines or ()]
-        more: dict[str, object] = {}
+        beside: Against | None = None
         apart: EvaluationError | None = None
         try:
-            baseline = None if not others else others[0] if len(others) == 1 else over_seeds(others)
-            comparisons = [] if baseline is None else against(results, baseline)
+            if others:
+                baseline = others[0] if len(others) == 1 else over_seeds(others)
+                beside = Against(
+                    against(results, baseline),
+                    gates=tuple(map(str, baselines or ())),
+                    gate_scores=(results.gate_score, baseline.gate_score),
+                )
         except EvaluationError as error:  # what was found of the gates is not lost with it
-            baseline, comparisons, apart = None, [], error
-        if baseline is not None:
-            more["against"] = {
-                "gates": list(map(str, baselines or ())),
-                "comparisons": [comparison.to_dict() for comparison in comparisons],
-            }
+            apart = error
         if output is not None:
-            save(results, output, overwrite=overwrite, more=more)
+            save(results, output, overwrite=overwrite, against=beside)
         if per_image is not None:
             evaluations[0].save_images(per_image, overwrite=overwrite)
     if as_json:
-        console.print_json({**results.to_dict(), **more})
+        console.print_json(as_dict(results, beside))
     else:
         tables.print_results(results)
-        if baseline is not None:
-            tables.print_against(results, baseline, comparisons, ", ".join(map(str, baselines or ())))
+        if beside is not None:
+            tables.print_against(results, beside)
     with console.progress_bars() as progress:
         if report is not None:
             from normgate.report import evaluation_report
@@ -199,6 +200,93 @@ def evaluate(
         raise typer.Exit(DATA_FAILED)
 
 
+def compare(
+    scores: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="TABLE...",
+            help="Scores of images, .parquet or .csv: columns 'set' and 'id', one a score, and 'wrong' if known.",
+        ),
+    ],
+    known: Annotated[str, typer.Option("--id", metavar="SET", help="The set of the known images.")] = "id",
+    group: Annotated[
+        list[str] | None,
+        typer.Option("--group", metavar="NAME=SET,SET", help="Unknown sets whose mean is taken; by default all."),
+    ] = None,
+    score: Annotated[
+        list[str] | None, typer.Option("--score", help="Columns to compare; by default all numbers; repeatable.")
+    ] = None,
+    negate: Annotated[
+        list[str] | None,
+        typer.Option("--negate", metavar="SCORE", help="A score whose larger values mean unfamiliar; repeatable."),
+    ] = None,
+    against: Annotated[
+        str | None, typer.Option("--against", metavar="SCORE", help="The score that the others are compared with.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Also write the results, as .json, .csv, .md or .tex.")
+    ] = None,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Compare scores of any detectors on the same images, from tables as 'evaluate --per-image' writes them."""
+    from normgate import console, tables
+    from normgate.errors import NormgateError, NormgateWarning
+    from normgate.evaluation import Against, evaluate_scores, read_image_scores
+    from normgate.evaluation.writing import as_dict, save, writer
+    from normgate.files import check_output
+
+    if output is not None:
+        writer(output)
+        check_output(output, overwrite=overwrite)
+    if against is not None:
+        _warn_of_room(output)
+    found = read_image_scores(scores, known=known, scores=score or (), negate=negate or ())
+    sets = [name for name in found.ids if name != "id"]
+    if not sets:
+        raise NormgateError(f"there are images of {known} alone; add those of a set that should be rejected")
+    groups = {name: set_names(name, text, sets) for name, text in named("--group", group)}
+    results = evaluate_scores(found, groups=groups or None)
+    beside = None
+    if against is not None:
+        results.compare(against, against)  # which says so where it is none
+        comparisons = [results.compare(name, against) for name in results.ranking if name != against]
+        beside = Against(comparisons, score=against) if comparisons else None
+    if output is not None:
+        save(results, output, overwrite=overwrite, against=beside)
+    if as_json:
+        console.print_json(as_dict(results, beside))
+    else:
+        tables.print_results(results)
+        if beside is not None:
+            tables.print_against(results, beside)
+        if output is not None:
+            tables.print_written(output)
+    upside_down = [
+        name for name, by_set in results.metrics.items() if all(part.auroc_high < 0.5 for part in by_set.values())
+    ]
+    if upside_down:
+        again = " ".join(f"--negate {shlex.quote(name)}" for name in upside_down)
+        warnings.warn(
+            f"{', '.join(upside_down)}: larger on unknown images of every set. Where larger is meant to say "
+            f"unfamiliar, pass {again}",
+            NormgateWarning,
+            stacklevel=2,
+        )
+    if results.errors:
+        raise typer.Exit(DATA_FAILED)
+
+
+def _warn_of_room(output: Path | None) -> None:
+    """Warn where results are written to what does not hold comparisons."""
+    from normgate.errors import NormgateWarning
+
+    if output is not None and output.suffix.lower() == ".csv":
+        warnings.warn(
+            f"{output} has no room for what --against finds; a .json, .md or .tex has", NormgateWarning, stacklevel=2
+        )
+
+
 def _checked_outputs(
     gates: list[Path],
     output: Path | None,
@@ -209,7 +297,8 @@ def _checked_outputs(
 ) -> list[Path]:
     """What is to be written, once all of it can be."""
     from normgate.errors import NormgateError
-    from normgate.evaluation.writing import check_image_table, writer
+    from normgate.evaluation.image_scores import check_image_table
+    from normgate.evaluation.writing import writer
     from normgate.files import check_output
 
     if output is not None:

@@ -37,6 +37,42 @@ class Comparison:
         return {"a": self.a, "b": self.b, "sets": sets, "means": means}
 
 
+@dataclasses.dataclass(frozen=True)
+class Against:
+    """Comparisons with other gates, or with one score, as they stand beside the results of an evaluation.
+
+    Attributes:
+        comparisons: in the order in which they are shown.
+        gates: what the other gates are called; empty where scores of the same evaluation are compared.
+        score: the score that others are compared with; None where gates are.
+        gate_scores: the scores that the gates of both sides use, whose comparison is marked.
+    """
+
+    comparisons: Sequence[Comparison]
+    gates: tuple[str, ...] = ()
+    score: str | None = None
+    gate_scores: tuple[str | None, str | None] = (None, None)
+
+    @property
+    def less(self) -> str:
+        """What AUROCs are less of, in words."""
+        return ", ".join(self.gates) if self.score is None else self.score
+
+    def label(self, comparison: Comparison) -> str:
+        """What a comparison is called where it is clear what AUROCs are less of."""
+        a, b = comparison.a, comparison.b
+        return a if b in (a, self.score) else f"{a} − {b}"
+
+    def is_own(self, comparison: Comparison) -> bool:
+        """Whether it is that of the gates' own scores."""
+        return (comparison.a, comparison.b) == self.gate_scores
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        of: dict[str, Any] = {"gates": list(self.gates)} if self.score is None else {"score": self.score}
+        return {**of, "comparisons": [comparison.to_dict() for comparison in self.comparisons]}
+
+
 def compared(
     a: str,
     b: str,

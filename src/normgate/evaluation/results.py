@@ -237,7 +237,7 @@ class Evaluation:
             EvaluationError: another suffix.
             OutputError: the file exists and `overwrite` is not set, or it cannot be written.
         """
-        from normgate.evaluation.writing import save_images
+        from normgate.evaluation.image_scores import save_images
 
         save_images(self, path, overwrite=overwrite)
 

@@ -24,11 +24,11 @@ from normgate.data.sources import NoLabelsError, open_source
 from normgate.errors import NormgateWarning
 from normgate.evaluation.cache import FeatureCache
 from normgate.evaluation.disjoint import shared_images, shared_lines
+from normgate.evaluation.elsewhere import figured
 from normgate.evaluation.extraction import Reader
-from normgate.evaluation.figures import score_figures
 from normgate.evaluation.results import Evaluation, EvaluationError, GateOutcome
 from normgate.evaluation.scoring import ALL, asked, chosen, computed
-from normgate.evaluation.words import mean_name
+from normgate.evaluation.sets import check_names, checked_groups
 from normgate.extractor import FeatureExtractor
 from normgate.gate import Gate
 from normgate.gate.gate import trained_here
@@ -113,12 +113,12 @@ def evaluate(
     names: tuple[str, ...] | None
     if not isinstance(ood, Mapping):
         raise EvaluationError(f"ood= names its sets, as in {{'near': images}}, and is no {type(ood).__name__}")
-    _check_names(ood)
+    check_names(ood)
     if not isinstance(gate, Gate | nn.Module):
         how = f": normgate.Gate.load({str(gate)!r})" if isinstance(gate, str | Path) else ""
         raise EvaluationError(f"evaluate() takes a gate or a network, and not {type(gate).__name__}{how}")
     # What cannot work is said before the images are read.
-    groups = _checked_groups(groups, list(ood))
+    groups = checked_groups(groups, list(ood))
     scores = asked(scores)
     chosen(scores, gate.score if isinstance(gate, Gate) else None)
     if isinstance(gate, Gate):
@@ -211,7 +211,7 @@ def evaluate_features(
     if gate is not None and not isinstance(gate, Gate):
         raise EvaluationError(f"gate= is a gate or None, and not {type(gate).__name__}")
     known = features["id"]
-    _check_names([name for name in features if name != "id"])
+    check_names([name for name in features if name != "id"])
     own = None if gate is None else gate.score
     if gate is not None:
         train = gate.kept.get("train") if train is None else train
@@ -225,42 +225,25 @@ def evaluate_features(
     if refused and ALL not in scores:
         raise EvaluationError("; ".join(f"{name} cannot be had: {reason}" for name, reason in refused.items()))
     wrong = None if known.labels is None else (known.logits.argmax(dim=1) != known.labels).numpy()
-    grouped = _checked_groups(groups, [name for name in features if name != "id"])
-    figures = {
-        score.name: score_figures(values[score.name], wrong, grouped) for score in wanted if score.name in values
-    }
-    return Evaluation(
+    found = figured(
+        {score.name: values[score.name] for score in wanted if score.name in values},
+        wrong,
+        checked_groups(groups, [name for name in features if name != "id"]),
+        {name: part.ids for name, part in features.items()},
+        started,
+    )
+    return dataclasses.replace(
+        found,
         gate_score=None if own is None else own.name,
-        accuracy=None if wrong is None else float((~wrong).mean()),
-        images={name: len(part) for name, part in features.items()},
-        groups=grouped,
-        metrics={score: found.sets for score, found in figures.items()},
-        means={score: found.means for score, found in figures.items()},
-        aurc_wrong={score: found.aurc_wrong for score, found in figures.items() if found.aurc_wrong is not None},
-        risks={score: found.risks for score, found in figures.items()},
         outcome=None if gate is None else _outcome(gate, features, values[gate.score.name], wrong),
         refused=refused,
-        errors=(),
-        shared={},
-        seconds=time.perf_counter() - started,
-        ids={name: part.ids for name, part in features.items()},
         values=values,
-        wrong=wrong,
         features=dict(features) if keep_features else None,
         gate=None if gate is None else _described(gate),
         settings={score.name: _settings(score) for score in wanted if score.name in values},
         fitted={name: len(part) for name, part in fitted.items()},
         digests={name: part.digests for name, part in features.items() if part.digests is not None},
     )
-
-
-def _check_names(sets: Iterable[str]) -> None:
-    """Refuse names of OoD sets that are none, and that of the known images."""
-    for name in sets:
-        if not isinstance(name, str) or not name:
-            raise EvaluationError(f"{name!r} is no name of a set; call it something")
-        if name == "id":
-            raise EvaluationError("'id' is the name of the known test images; call that OoD set something else")
 
 
 def _check_one_network(known: Features, sets: Iterable[tuple[str, Features]]) -> None:
@@ -339,22 +322,3 @@ def _outcome(
         accuracy_accepted=None if wrong is None else metrics.accuracy_among_accepted(~wrong, known),
         rejected={name: float((~part).mean()) for name, part in accepted.items() if name != "id"},
     )
-
-
-def _checked_groups(groups: Mapping[str, Iterable[str]] | None, sets: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    if groups is None:
-        groups = {"mean": tuple(sets)} if sets else {}
-    if not isinstance(groups, Mapping):
-        raise EvaluationError(f"groups= names its sets, as in {{'far': ['digits']}}, and is no {type(groups).__name__}")
-    if taken := [mean_name(group) for group in groups if mean_name(group) in sets]:
-        raise EvaluationError(f"{taken[0]!r} is the name of a mean over sets; call that OoD set something else")
-    try:
-        found = {group: () if isinstance(own, str) else tuple(dict.fromkeys(own)) for group, own in groups.items()}
-    except TypeError as error:
-        raise EvaluationError(f"groups= names the sets of each, as in {{'far': ['digits']}}: {error}") from error
-    for group, names in found.items():
-        unknown = [name for name in names if name not in sets]
-        if unknown or not names:
-            said = ", ".join(map(str, unknown)) or "no set"
-            raise EvaluationError(f"the group {group!r} names {said}; a group is a list of: {', '.join(sets)}")
-    return found

@@ -6,6 +6,7 @@ import copy
 from typing import TYPE_CHECKING
 
 from normgate import scores as registry
+from normgate.evaluation.image_scores import IMAGE_COLUMNS
 from normgate.evaluation.results import EvaluationError
 from normgate.progress import silent
 from normgate.scores import Score, ScoreError
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 
 ALL = "all"
 """Every score that has a name, of which some may be missing."""
-IMAGE_COLUMNS = ("set", "id", "wrong")
-"""Of a table of images, beside those of its scores."""
 
 
 def asked(scores: str | Score | Iterable[str | Score]) -> list[str | Score]:

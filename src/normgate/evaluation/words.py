@@ -9,7 +9,9 @@ from normgate.evaluation.results import Evaluation
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from normgate.evaluation.comparison import Comparison
     from normgate.evaluation.seeds import SeedSummary, Spread
+    from normgate.metrics import AurocDifference
 
 
 def spread_text(spread: Spread | None) -> str:
@@ -20,6 +22,13 @@ def spread_text(spread: Spread | None) -> str:
 def auroc_text(found: Any) -> str:
     """The AUROC of a set or a mean with its interval, in points."""
     return f"{points(found.auroc)} ({points(found.auroc_low)}–{points(found.auroc_high)})"
+
+
+def difference_text(part: AurocDifference, *, interval: bool) -> str:
+    """A difference in points, with a star where its interval leaves out 0."""
+    star = "*" if part.low > 0 or part.high < 0 else " "
+    shown = f" ({100 * part.low:+.1f} to {100 * part.high:+.1f})" if interval else ""
+    return f"{100 * part.difference:+.1f}{shown}{star}"
 
 
 def points(value: float | None) -> str:
@@ -47,6 +56,11 @@ def row(results: Evaluation | SeedSummary, score: str) -> list[Any]:
     return [*results.metrics[score].values(), *(results.means[score][group] for group in shown_groups(results))]
 
 
+def comparison_row(results: Evaluation | SeedSummary, found: Comparison) -> list[AurocDifference]:
+    """The differences of a comparison in the order of `columns`."""
+    return [*found.sets.values(), *(found.means[group] for group in shown_groups(results))]
+
+
 def summary_lines(results: Evaluation | SeedSummary) -> list[str]:
     """Accuracy, the promise and what happened, and what is left out, in words."""
     if not isinstance(results, Evaluation):
@@ -55,7 +69,7 @@ def summary_lines(results: Evaluation | SeedSummary) -> list[str]:
     if results.accuracy is not None:
         lines.append(f"accuracy {results.accuracy:.2%} on {results.images['id']} known images")
     else:
-        lines.append("accuracy is not known: the known images have no labels")
+        lines.append("accuracy is not known: no labels say which predictions are wrong")
     if (outcome := results.outcome) is not None:
         if outcome.accuracy_accepted is not None:
             lines.append(f"accuracy among the accepted {outcome.accuracy_accepted:.2%}")

@@ -8,19 +8,26 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from normgate.evaluation.disjoint import shared_lines
 from normgate.evaluation.figures import DEFINITIONS
 from normgate.evaluation.results import Evaluation, EvaluationError
-from normgate.evaluation.scoring import IMAGE_COLUMNS
-from normgate.evaluation.words import auroc_text, columns, points, row, spread_text, summary_lines
+from normgate.evaluation.words import (
+    auroc_text,
+    columns,
+    comparison_row,
+    difference_text,
+    points,
+    row,
+    spread_text,
+    summary_lines,
+)
 from normgate.files import whole_file
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
+    from normgate.evaluation.comparison import Against
     from normgate.evaluation.seeds import SeedSummary, Spread
 
 
@@ -29,54 +36,17 @@ def save(
     path: str | os.PathLike[str],
     *,
     overwrite: bool = False,
-    more: Mapping[str, Any] | None = None,
+    against: Against | None = None,
 ) -> None:
-    """Write results in the format that the suffix names; see `Evaluation.save`. JSON can have more entries."""
+    """Write results in the format that the suffix names; see `Evaluation.save`. A .csv has no room for `against`."""
     target = Path(path)
-    write = writer(target)
-    written = _json(results, more) if target.suffix.lower() == ".json" else write(results)
+    written = writer(target)(results, against)
     with whole_file(target, overwrite=overwrite) as partial:
         # A name from the command line may not be UTF-8.
         partial.write_bytes(written.encode("utf-8", errors="backslashreplace"))
 
 
-def save_images(evaluation: Evaluation, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-    """Write the score of each image; see `Evaluation.save_images`."""
-    import pyarrow as pa
-    from pyarrow import csv as arrow_csv
-    from pyarrow import parquet
-
-    target = Path(path)
-    check_image_table(target)
-    by_column: dict[str, list[Any]] = {name: [] for name in IMAGE_COLUMNS}
-    for name, ids in evaluation.ids.items():
-        wrong = evaluation.wrong if name == "id" else None
-        by_column["set"] += [name.encode("utf-8", "backslashreplace").decode()] * len(ids)  # a name may not be UTF-8
-        by_column["id"] += ids
-        by_column["wrong"] += [None] * len(ids) if wrong is None else wrong.tolist()
-    schema = pa.schema({"set": pa.string(), "id": pa.string(), "wrong": pa.bool_()})
-    table = pa.table(by_column, schema=schema)
-    for score, by_set in evaluation.values.items():
-        values = np.concatenate([by_set[name] for name in evaluation.ids])
-        table = table.append_column(score, pa.array(values, pa.float64()))
-    with whole_file(target, overwrite=overwrite) as partial:
-        if target.suffix.lower() == ".csv":
-            arrow_csv.write_csv(table, partial)
-        else:
-            parquet.write_table(table, partial, compression="zstd")
-
-
-def check_image_table(path: Path) -> None:
-    """Refuse a table of images in a format that is not written.
-
-    Raises:
-        EvaluationError: as said.
-    """
-    if path.suffix.lower() not in (".parquet", ".csv"):
-        raise EvaluationError(f"{path} does not say in what format; name the images' scores .parquet or .csv")
-
-
-def writer(path: Path) -> Callable[[Evaluation | SeedSummary], str]:
+def writer(path: Path) -> Callable[[Evaluation | SeedSummary, Against | None], str]:
     """What makes the text of a file, by its suffix.
 
     Raises:
@@ -95,13 +65,17 @@ def rows(results: Evaluation | SeedSummary) -> list[dict[str, Any]]:
 
 def markdown_table(results: Evaluation | SeedSummary, metric: str) -> str:
     """See `Evaluation.table`."""
-    head, *body = _cells(results, metric)
+    return _markdown_table(_cells(results, metric))
+
+
+def _markdown_table(cells: list[list[str]]) -> str:
+    head, *body = cells
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *body]
     return "\n".join("| " + " | ".join(map(_escaped, line)) + " |" for line in lines)
 
 
-def _latex_table(results: Evaluation | SeedSummary, metric: str) -> str:
-    head, *body = ([cell.translate(_LATEX) for cell in line] for line in _cells(results, metric))
+def _latex_table(cells: list[list[str]]) -> str:
+    head, *body = ([cell.translate(_LATEX) for cell in line] for line in cells)
     # After \\ and \midrule, a bracket or a star would be taken for an argument of theirs.
     lines = ["{}" + " & ".join(" ".join(cell.splitlines()) for cell in line) + r" \\" for line in (head, *body)]
     begin = rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}"
@@ -124,6 +98,22 @@ def _cells(results: Evaluation | SeedSummary, metric: str) -> list[list[str]]:
             figures = [spread_text(part.get(metric)) for part in row(results, score)]
         lines.append([score + (" (gate)" if score == results.gate_score else ""), *figures])
     return lines
+
+
+def _against_cells(results: Evaluation | SeedSummary, against: Against) -> list[list[str]]:
+    """A head, and a row a comparison with a column a set or mean."""
+    lines = [["score", *columns(results)]]
+    for found in against.comparisons:
+        label = against.label(found) + (" (gate)" if against.is_own(found) else "")
+        lines.append(
+            [label, *(difference_text(part, interval=True).rstrip() for part in comparison_row(results, found))]
+        )
+    return lines
+
+
+def _against_said(results: Evaluation | SeedSummary, against: Against) -> str:
+    over = "" if isinstance(results, Evaluation) else " over seeds"
+    return f"AUROC in points, less that of {against.less}, with 95 % intervals{over}; * where they leave out 0"
 
 
 def _text(value: float | Spread | None) -> str:
@@ -150,11 +140,16 @@ _LATEX = str.maketrans(
 )
 
 
-def _json(results: Evaluation | SeedSummary, more: Mapping[str, Any] | None = None) -> str:
-    return json.dumps({**results.to_dict(), **(more or {})}, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+def as_dict(results: Evaluation | SeedSummary, against: Against | None) -> dict[str, Any]:
+    """Plain JSON values of all that was found."""
+    return {**results.to_dict(), **({} if against is None else {"against": against.to_dict()})}
 
 
-def _csv(results: Evaluation | SeedSummary) -> str:
+def _json(results: Evaluation | SeedSummary, against: Against | None) -> str:
+    return json.dumps(as_dict(results, against), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _csv(results: Evaluation | SeedSummary, _: Against | None) -> str:
     found = rows(results)
     if not found:
         raise EvaluationError("a .csv has a row a score and OoD set, and there is no OoD set; name the results .json")
@@ -165,24 +160,32 @@ def _csv(results: Evaluation | SeedSummary) -> str:
     return text.getvalue()
 
 
-def _markdown(results: Evaluation | SeedSummary) -> str:
+def _markdown(results: Evaluation | SeedSummary, against: Against | None) -> str:
     lines = summary_lines(results)
     if isinstance(results, Evaluation):
         lines += shared_lines(results.shared)
     parts = ["# Evaluation", "\n".join(f"- {line}" for line in lines)]
     for metric in _shown(results):
         parts += [f"## {metric}", f"In points{_how(results, metric)}: {DEFINITIONS[metric]}.", results.table(metric)]
+    if against is not None:
+        said = " ".join(_against_said(results, against).splitlines())
+        parts += ["## Comparison", f"{said}.", _markdown_table(_against_cells(results, against))]
     return "\n\n".join(parts) + "\n"
 
 
-def _latex(results: Evaluation | SeedSummary) -> str:
+def _latex(results: Evaluation | SeedSummary, against: Against | None) -> str:
     if not results.sets:
         raise EvaluationError("a .tex has a table a metric, and there is no OoD set; name the results .json")
     parts = [r"% \usepackage{booktabs}"]
-    for metric in _shown(results):
-        said = f"{metric} in points{_how(results, metric)}: {DEFINITIONS[metric]}.".translate(_LATEX)
-        caption = rf"\caption{{{said}}}"
-        parts += ["\n".join([r"\begin{table}", r"\centering", caption, _latex_table(results, metric), r"\end{table}"])]
+    tables = [
+        (f"{metric} in points{_how(results, metric)}: {DEFINITIONS[metric]}.", _cells(results, metric))
+        for metric in _shown(results)
+    ]
+    if against is not None:
+        tables.append((f"{_against_said(results, against)}.", _against_cells(results, against)))
+    for said, cells in tables:
+        caption = rf"\caption{{{' '.join(said.translate(_LATEX).splitlines())}}}"
+        parts += ["\n".join([r"\begin{table}", r"\centering", caption, _latex_table(cells), r"\end{table}"])]
     return "\n\n".join(parts) + "\n"
 
 
