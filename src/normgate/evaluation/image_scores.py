@@ -74,14 +74,7 @@ def read_image_scores(
     if not places:
         raise EvaluationError("there is no table to read scores from; name at least one")
     parts = [_Part.read(Path(place), joined=len(places) > 1) for place in places]
-    columns = _named_columns(parts)
-    for option, named in (("scores", scores), ("negate", negate)):
-        if unknown := [name for name in named if name not in columns]:
-            raise EvaluationError(f"{option} names {', '.join(unknown)}; the tables have: {', '.join(columns)}")
-    wanted = scores or _fractions(parts, columns)
-    taken = {name: place for name, place in columns.items() if name in wanted}
-    if unturned := [name for name in negate if name not in taken]:
-        raise EvaluationError(f"{', '.join(unturned)} is not among the scores that are to be taken; leave it out")
+    taken = _taken(parts, scores, negate)
     rows, errors = _shared_rows(parts)
     values = {name: parts[part].scores[column][rows[part]] for name, (part, column) in taken.items()}
     values = {name: -column if name in negate else column for name, column in values.items()}
@@ -212,6 +205,18 @@ def _named_columns(parts: Sequence[_Part]) -> dict[str, tuple[int, str]]:
                 raise EvaluationError(f"two scores are called {name}; give one table another name")
             found[name] = (number, column)
     return found
+
+
+def _taken(parts: Sequence[_Part], scores: Collection[str], negate: Collection[str]) -> dict[str, tuple[int, str]]:
+    """What each score that is asked for is called, and where it is."""
+    columns = _named_columns(parts)
+    if unknown := [name for name in (*scores, *negate) if name not in columns]:
+        raise EvaluationError(f"there is no score {', '.join(unknown)}; the tables have: {', '.join(columns)}")
+    wanted = scores or _fractions(parts, columns)
+    taken = {name: place for name, place in columns.items() if name in wanted}
+    if unturned := [name for name in negate if name not in taken]:
+        raise EvaluationError(f"{', '.join(unturned)} is not among the scores that are to be taken; leave it out")
+    return taken
 
 
 def _fractions(parts: Sequence[_Part], columns: Mapping[str, tuple[int, str]]) -> list[str]:
