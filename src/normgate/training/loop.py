@@ -166,39 +166,27 @@ def fit(
                 if index % 10 == 9 and index + 1 < steps_an_epoch:  # the epoch's end comes with its figures
                     progress("training", epoch * count + (index + 1) * batch, recipe.epochs * count)
             totals, images_seen = fabric.all_reduce((sums, torch.tensor(seen, device=fabric.device)), reduce_op="sum")
-            loss_sum, right_sum = totals.tolist()
-            image_sum = int(images_seen)
             with agreed(fabric):
-                if not image_sum:
-                    raise TrainingError(
-                        "no training image can be read any longer; bring them back and pass --resume (resume=True)"
-                    )
-                if (missing := steps_an_epoch * batch - image_sum) and fabric.is_global_zero:
+                mean_loss, accuracy = _means(totals.tolist(), int(images_seen), epoch + 1, recipe)
+                if (missing := steps_an_epoch * batch - int(images_seen)) and fabric.is_global_zero:
                     warnings.warn(
                         f"{missing} of {count} training images were left out of epoch {epoch + 1}: they cannot be read "
                         "any longer, or were alone in their batch; bring back what is gone",
                         UnreadableWarning,
                         stacklevel=2,
                     )
-                loss_mean, accuracy = loss_sum / image_sum, right_sum / image_sum
+                _check_weights(model, epoch + 1)
                 row: dict[str, float | None] = {
                     "epoch": epoch + 1,
-                    "loss": loss_mean,
+                    "loss": mean_loss,
                     "accuracy": accuracy,
                     "learning_rate": recipe.learning_rate_at((epoch + 1) * steps_an_epoch - 1, steps),
-                    "images_per_second": image_sum / (time.perf_counter() - started),
+                    "images_per_second": int(images_seen) / (time.perf_counter() - started),
                 }
-                if not math.isfinite(loss_mean):
-                    raise TrainingError(
-                        f"the loss is {loss_mean} in epoch {epoch + 1}: training diverged; lower the learning rate "
-                        f"(now {recipe.learning_rate:g}) or check the weights that it started from, and pass "
-                        "--overwrite (overwrite=True)"
-                    )
-                _check_weights(model, epoch + 1)
                 if measure is not None and fabric.is_global_zero:
                     row |= measure()
                 log.append(row)
-                progress("training", (epoch + 1) * count, recipe.epochs * count, loss=loss_mean, accuracy=accuracy)
+                progress("training", (epoch + 1) * count, recipe.epochs * count, loss=mean_loss, accuracy=accuracy)
                 if fabric.is_global_zero:
                     writing.begin(functools.partial(_save, Checkpoint.take(run, log, modules, sgd, scaler), folder))
                     if not _writes_beside(fabric.device) or epoch == recipe.epochs - 1:
@@ -230,6 +218,20 @@ def _check(recipe: Recipe, batch: int, processes: int, size: tuple[int, int], co
         raise TrainingError("a step with a radial loss or a moving temperature cannot be compiled; leave out --compile")
     if recipe.rotations and size[0] != size[1]:
         raise TrainingError(f"rotations need square images, not {size}; choose a recipe with rotations=0")
+
+
+def _means(sums: list[float], images: int, epoch: int, recipe: Recipe) -> tuple[float, float]:
+    """Loss and accuracy of an epoch, of their sums over its images; refuse an epoch of none, or that diverged."""
+    if not images:
+        raise TrainingError("no training image can be read any longer; bring them back and pass --resume (resume=True)")
+    loss, accuracy = (total / images for total in sums)
+    if not math.isfinite(loss):
+        raise TrainingError(
+            f"the loss is {loss} in epoch {epoch}: training diverged; lower the learning rate (now "
+            f"{recipe.learning_rate:g}) or check the weights that it started from, and pass --overwrite "
+            "(overwrite=True)"
+        )
+    return loss, accuracy
 
 
 def _check_weights(model: nn.Module, epoch: int) -> None:
