@@ -25,6 +25,7 @@ from normgate.evaluation.words import (
     columns,
     comparison_row,
     difference_text,
+    left_out_line,
     points,
     row,
     spread_text,
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
     from normgate.screening import Summary
 
 MARK = " ◂ gate"
+_FIRST_ERRORS = 10
+_GAP = 3  # between the columns of a table
 
 
 WIDE = 104
@@ -293,25 +296,21 @@ def print_seeds(summary: SeedSummary) -> None:
 
 def print_against(results: Evaluation | SeedSummary, against: Against) -> None:
     """What gates, or scores, have over others: a row a score, with intervals on as much as fits."""
-    labels = [against.label(found) + MARK * against.is_own(found) for found in against.comparisons]
-    names = columns(results)
-    for wide in ([True] * len(names), [name not in results.sets for name in names], [False] * len(names)):
-        widths = [len("+99.9 (-99.9 to +99.9)*") if full else 9 for full in wide]
-        if max(map(len, labels)) + sum(width + 2 for width in widths) <= out.width:
-            break
+    rows = [comparison_row(results, found) for found in against.comparisons]
+
+    def column(number: int, interval: bool) -> _Column:
+        cells = [difference_text(found[number], interval=interval) for found in rows]
+        return _Column(columns(results)[number], cells)
+
+    layouts = [_Layout([column(*place) for place in places], least) for places, least in _places(results)]
     over = "" if isinstance(results, Evaluation) else " over seeds"
     out.print(f"\nAUROC in points, less that of {printable(against.less)}", style="italic", soft_wrap=True)
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    table.add_column("score", no_wrap=True)
-    for name, width in zip(names, widths, strict=True):
-        table.add_column(_wrapped(name, width), justify="right")
-    for label, found in zip(labels, against.comparisons, strict=True):
-        parts = zip(comparison_row(results, found), wide, strict=True)
-        cells = [difference_text(part, interval=full) for part, full in parts]
-        table.add_row(Text(label), *cells, style="bold" if against.is_own(found) else None)
-    out.print(table)
+    labels = [against.label(found) + MARK * against.is_own(found) for found in against.comparisons]
+    shown = _fitting(layouts, labels)
+    _print_layout(shown, labels, [against.is_own(found) for found in against.comparisons])
     interval = f"the 95 % interval{over}"
-    legend = f"in brackets {interval}; * where it leaves out 0" if any(wide) else f"* where {interval} leaves out 0"
+    bracketed = any("(" in cell for part in shown.columns for cell in part.cells)
+    legend = f"in brackets {interval}; * where it leaves out 0" if bracketed else f"* where {interval} leaves out 0"
     out.print(legend, style="dim")
 
 
@@ -323,35 +322,95 @@ def _print_scores(
     interval: str = "95 % interval",
 ) -> None:
     """A row a score, with intervals on as much as fits: on everything, on the means, or on nothing."""
-    names = columns(results)
-    means = [name not in results.sets for name in names]
-    label = max(len(score) + len(MARK) * (score == results.gate_score) for score in results.metrics)
-    # What is shown: which intervals, the least width of a column, and whether differences.
-    for wide, least, shown in (  # the last is taken if none fits
-        ([True] * len(names), 9, differences),
-        (means, 9, differences),
-        ([False] * len(names), 9, differences),
-        ([False] * len(names), 7, differences),
-        ([False] * len(names), 6, {}),
-    ):
-        widths = [len("99.9 (99.9–99.9)") if full else least for full in wide] + [7] * len(shown)
-        if label + sum(width + 2 for width in widths) <= out.width:
-            break
-    said = f" ({interval})" if all(wide) else f" (means: {interval})" if any(wide) else ""
+    rows = [row(results, score) for score in results.ranking]
+
+    def column(number: int, wide: bool) -> _Column:
+        return _Column(columns(results)[number], [cell(found[number], wide) for found in rows])
+
+    further = [
+        _Column(name, [by_score.get(score, "") for score in results.ranking]) for name, by_score in differences.items()
+    ]
+    layouts = []
+    for places, least in _places(results):
+        found = [column(*place) for place in places]
+        layouts += [_Layout(found + part, least) for part in ((further, []) if least < _WIDEST else (further,))]
+    labels = [score + MARK * (score == results.gate_score) for score in results.ranking]
+    shown = _fitting(layouts, labels)
+    with_interval = [part for part in shown.columns if any("(" in text for text in part.cells)]
+    own = [part for part in shown.columns if part not in further]
+    said = f" ({'means: ' * (len(with_interval) < len(own))}{interval})" if with_interval else ""
     out.print(title.format(said), style="italic")
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    table.add_column("score", no_wrap=True)
-    for name, width in zip([*names, *shown], widths, strict=True):
-        table.add_column(_wrapped(name, width), justify="right")
-    for score in results.ranking:
-        own = score == results.gate_score
-        cells = [cell(found, full) for found, full in zip(row(results, score), wide, strict=True)]
-        against = [by_score.get(score, "") for by_score in shown.values()]
-        table.add_row(Text(score + MARK * own), *cells, *against, style="bold" if own else None)
-    out.print(table)
-    if shown:
+    _print_layout(shown, labels, [score == results.gate_score for score in results.ranking])
+    if len(own) < len(columns(results)):
+        out.print("the columns of the sets do not fit here; -o results.csv has them", style="dim")
+    if differences and further[0] in shown.columns:
         over = "" if isinstance(results, Evaluation) else " over seeds"
         out.print(f"− gate: difference to the gate's score; * where its 95 % interval{over} leaves out 0", style="dim")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Column:
+    """A column of figures, a cell a score."""
+
+    name: str
+    cells: list[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Layout:
+    """Columns that may be shown, whose names are broken into lines of at least `least` characters."""
+
+    columns: list[_Column]
+    least: int
+
+    @property
+    def widths(self) -> list[int]:
+        """Of the columns."""
+        return [max(*map(len, part.cells), min(len(printable(part.name)), self.least)) for part in self.columns]
+
+
+_WIDEST, _NARROW = 9, 6  # to which names of columns are broken into lines
+
+
+def _places(results: Evaluation | SeedSummary) -> list[tuple[list[tuple[int, bool]], int]]:
+    """What to try, best first: columns by number and whether they have intervals, and how wide their names are.
+
+    Where even the figures alone do not fit, the means do.
+    """
+    names = columns(results)
+    every = range(len(names))
+    means = [number for number in every if names[number] not in results.sets] or list(every)
+    shown = ([(n, True) for n in every], [(n, n in means and len(means) < len(names)) for n in every])
+    bare = [(n, False) for n in every]
+    return [
+        *((part, _WIDEST) for part in (*shown, bare)),
+        (bare, _NARROW),
+        ([(n, True) for n in means], _WIDEST),
+        ([(n, False) for n in means], _NARROW),
+    ]
+
+
+def _fitting(layouts: Sequence[_Layout], labels: Sequence[str]) -> _Layout:
+    """The first that fits beside the labels, the last if none does."""
+    room = out.width - _label_width(labels)
+    fitting = (layout for layout in layouts if sum(width + _GAP for width in layout.widths) <= room)
+    return next(fitting, layouts[-1])
+
+
+def _label_width(labels: Sequence[str]) -> int:
+    return min(max(len("score"), *(len(printable(label)) for label in labels)), out.width // 2)
+
+
+def _print_layout(layout: _Layout, labels: Sequence[str], bold: Sequence[bool]) -> None:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    width = _label_width(labels)
+    table.add_column("score", min_width=width, max_width=width, overflow="fold")
+    for part, size in zip(layout.columns, layout.widths, strict=True):
+        table.add_column(_wrapped(part.name, size), justify="right")
+    for number, label in enumerate(labels):
+        cells = [part.cells[number] for part in layout.columns]
+        table.add_row(Text(printable(label)), *cells, style="bold" if bold[number] else None)
+    out.print(table)
 
 
 def _wrapped(name: str, width: int) -> Text:
@@ -399,11 +458,11 @@ def _print_details(evaluation: Evaluation, score: str) -> None:
 
 
 def _print_unread(errors: Sequence[tuple[str, str, str]]) -> None:
-    for set_name, image, message in errors[:10]:
+    for set_name, image, message in errors[:_FIRST_ERRORS]:
         err.print(printable(f"{set_name}: {image}: {message}"), style="red", soft_wrap=True)
     if errors:
-        images = "1 image, which" if len(errors) == 1 else f"{len(errors)} images, which"
-        err.print(f"left out: {images} cannot be read or judged", style="red")
+        more = "; all are in a .json (-o results.json)" if len(errors) > _FIRST_ERRORS else ""
+        err.print(f"{left_out_line(errors)}{more}", style="red")
 
 
 def print_demo(result: DemoResult) -> None:

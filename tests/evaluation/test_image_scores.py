@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ import pytest
 import normgate
 from normgate import cli, metrics
 from normgate.errors import NormgateWarning
-from normgate.evaluation import EvaluationError, evaluate_features, evaluate_scores, read_image_scores
+from normgate.evaluation import EvaluationError, against, evaluate_features, evaluate_scores, read_image_scores
 from samples import random_features
 
 
@@ -78,17 +80,23 @@ def test_arrays_of_any_detector_have_every_figure() -> None:
         ({"a": {"id": [1]}, "b": {"id": [1, 2]}}, {}, "a is of 1 images of id, and b of 2 images of id"),
         ({"a": {"id": [1], "x": [1]}}, {"wrong": [0]}, "True or False"),
         ({"a": {"id": [1], "x": [1]}}, {"wrong": [True, False]}, "True or False"),
+        ({"a": {"id": [1], "x": [1]}}, {"wrong": [[True], [True, False]]}, "wrong is no array"),
         ({"a": {"id": [1], "x": [1]}}, {"ids": {"id": ["a", "b"]}}, "names 2 images of id"),
+        ({"a": {"id": [1], "x": [1]}}, {"ids": {"y": ["a"]}}, "names the set 'y'; the sets are: id, x"),
+        ({"a": {"id": [1], "x": [1]}}, {"ids": ["a"]}, "by set, and is no list"),
+        ({"set": {"id": [1], "x": [1]}}, {}, "'set' is no name for a score"),
+        ({1: {"id": [1], "x": [1]}}, {}, "1 is no name for a score"),
         ({"a": {"id": [1], "x": [1]}}, {"groups": {"far": ["y"]}}, "names y; a group is a list of: x"),
     ],
 )
 def test_arrays_that_make_no_evaluation(values: Any, options: dict[str, Any], said: str) -> None:
-    with pytest.raises(EvaluationError, match=said):
+    with pytest.raises(normgate.NormgateError, match=said):
         evaluate_scores(values, **options)
     with pytest.raises(metrics.MetricError, match="a of id has 1 NaN"):
         evaluate_scores({"a": {"id": [1.0, np.nan], "x": [0.0]}})
 
 
+@pytest.mark.filterwarnings("ignore:.*does not say on which images")
 def test_tables_are_joined_by_set_and_image_whatever_the_order(tmp_path: Path) -> None:
     mine = write(tmp_path / "mine.parquet", knn=[4.0, 3.0, 2.0, 1.0], wrong=[False, True, None, None])
     theirs = tmp_path / "theirs.csv"
@@ -118,8 +126,21 @@ def test_images_that_one_table_lacks_or_has_no_number_of_are_listed(tmp_path: Pa
     with pytest.raises(EvaluationError, match=r"the tables say wrong= and ids= themselves"):
         evaluate_scores(read_image_scores([mine, theirs]), wrong=[False])
     theirs.write_text("set,id,b\nid,a,0.5\nfar,a,0.5\n")
-    with pytest.raises(EvaluationError, match="no image of near is left, such as a"):
+    with (
+        pytest.warns(NormgateWarning, match=r"left out: near \(not in .*theirs.csv\), far \(not in .*mine.parquet\)"),
+        pytest.raises(EvaluationError, match="there is no other set than id"),
+    ):
         read_image_scores([mine, theirs])
+    theirs.write_text("set,id,b\nid,a,0.5\nnear,x,0.5\nfar,a,0.5\n")
+    with (
+        pytest.warns(NormgateWarning, match="far"),
+        pytest.raises(
+            EvaluationError, match=r"in every table; write its names alike, which are such as 'a' .* and 'x'"
+        ),
+    ):
+        read_image_scores([mine, theirs])
+    aside = read_image_scores([mine, theirs], scores="a")  # of which alone a score is taken
+    assert [(name, own) for name, own, _ in aside.errors] == [("near", "a")]
 
 
 def test_networks_that_err_on_other_images_have_no_figures_of_errors(tmp_path: Path) -> None:
@@ -130,7 +151,8 @@ def test_networks_that_err_on_other_images_have_no_figures_of_errors(tmp_path: P
     with pytest.warns(NormgateWarning, match="err on different images"):
         assert read_image_scores([one, two]).wrong is None
     unlabelled = write(tmp_path / "three.parquet", b=[0.4, 0.3, 0.2, 0.1], wrong=pa.nulls(4, pa.bool_()))
-    wrong = read_image_scores([one, unlabelled]).wrong
+    with pytest.warns(NormgateWarning, match=r"three.parquet does not say on which images its network errs"):
+        wrong = read_image_scores([one, unlabelled]).wrong
     assert wrong is not None
     assert wrong.tolist() == [False, True]
     write(one, a=[0.4, 0.3, 0.2, 0.1], wrong=[False, None, None, None])
@@ -141,7 +163,7 @@ def test_networks_that_err_on_other_images_have_no_figures_of_errors(tmp_path: P
 def test_names_are_texts_and_whole_numbers_no_scores(tmp_path: Path) -> None:
     table = tmp_path / "t.csv"
     table.write_text("set,id,label,msp,path\nid,007,3,0.5,x\nid,7,2,0.25,y\nnear,08,1,1.0,z\n")
-    with pytest.warns(NormgateWarning, match="not taken for scores unless they are named: label"):
+    with pytest.warns(NormgateWarning, match=r"are left out: label, path$"):
         found = read_image_scores(table)
     assert found.ids == {"id": ("007", "7"), "near": ("08",)}
     assert list(found.values) == ["msp"]
@@ -156,9 +178,16 @@ def test_names_are_texts_and_whole_numbers_no_scores(tmp_path: Path) -> None:
     ("columns", "options", "said"),
     [
         ({"set": None, "a": [0.1, 0.2, 0.3, 0.4]}, {}, "no column 'set'"),
-        ({"set": ["id", None, "x", "x"], "a": [0.1, 0.2, 0.3, 0.4]}, {}, "set of .* is empty in row 1"),
+        ({"set": ["id", None, "x", "x"], "a": [0.1, 0.2, 0.3, 0.4]}, {}, "does not say the set of its image number 2"),
         ({"id": [0.5, 1, 2, 3], "a": [0.1, 0.2, 0.3, 0.4]}, {}, "holds double, and not names"),
-        ({}, {}, "no column of numbers"),
+        ({}, {}, "beside set, id, wrong the tables hold no numbers"),
+        ({"a": ["x", "y", "z", "w"]}, {"scores": "a"}, "a holds no numbers"),
+        ({"a": [2**53 + 1, 2**53, 1, 0]}, {"scores": "a"}, r"beyond 2\*\*53, which would tie"),
+        ({"a": [0.1, 0.2, None, None]}, {}, "no image of near is left: a is no number .* leave that score out"),
+        ({"a": [0.1] * 4, "wrong": [0, -1, None, None]}, {}, "wrong of .* not -1"),
+        ({"a": [0.1] * 4, "wrong": [[1], [0], None, None]}, {}, "wrong of .* is true or false"),
+        ({"a": [0.1] * 4, "wrong": [0.0, np.nan, np.nan, np.nan]}, {}, "is empty for 1 known images"),
+        ({"a ": [0.1] * 4}, {}, "blanks around the name of column 'a '"),
         ({"label": [1, 2, 3, 4]}, {}, "whole numbers alone; name those that are scores: label"),
         ({"a": [0.1, 0.2, 0.3, 0.4]}, {"known": "test"}, "no set 'test' of known images .* its sets are: id, near"),
         ({"a": [0.1, 0.2, 0.3, 0.4]}, {"known": "near"}, "rename the set 'id'"),
@@ -179,7 +208,8 @@ def test_tables_that_hold_no_scores_of_images(
 def test_places_that_are_no_tables(tmp_path: Path) -> None:
     table = write(tmp_path / "t.parquet", a=[0.1, 0.2, 0.3, 0.4])
     twice = write(tmp_path / "twice.parquet", id=["a", "a", "b", "c"], a=[0.1, 0.2, 0.3, 0.4])
-    bad, repeated = tmp_path / "bad.parquet", tmp_path / "repeated.csv"
+    bad, repeated, semicolons = (tmp_path / name for name in ("bad.parquet", "repeated.csv", "semicolons.csv"))
+    semicolons.write_text("set;id;a\nid;a;0,5\n")
     bad.write_text("no parquet")
     repeated.write_text("set,a,a\nid,0.5,0.5\n")
     for places, said in (
@@ -189,8 +219,10 @@ def test_places_that_are_no_tables(tmp_path: Path) -> None:
         (tmp_path / "t.txt", r"\.parquet or \.csv"),
         (bad, "cannot be read"),
         (repeated, "several columns 'a'"),
-        ([table, table], "two scores are called"),
-        ([table, twice], "several rows of one set and id"),
+        (semicolons, "wanted between commas"),
+        ([table, table], "named twice"),
+        (twice, "several rows of the image a of id"),
+        (3, "names files, not 3"),
     ):
         with pytest.raises(EvaluationError, match=said):
             read_image_scores(places)
@@ -227,7 +259,7 @@ def test_the_command_compares_detectors_without_a_network(tmp_path: Path, capsys
     assert "nix was not computed; choose from: msp, energy, odin" in " ".join(capsys.readouterr().err.split())
     theirs.write_text("set,id,odin\nid,0,0.5\n")
     assert run("compare", theirs) == 2
-    assert "images of id alone" in capsys.readouterr().err
+    assert "no other set than id" in capsys.readouterr().err
 
 
 def test_the_command_needs_no_torch(tmp_path: Path) -> None:
@@ -241,4 +273,52 @@ def test_the_command_says_which_images_are_left_out(tmp_path: Path, capsys: pyte
     table = write(tmp_path / "t.parquet", a=[4.0, 3.0, None, 1.0], b=[1.0, 2.0, 3.0, 4.0])
     assert run("compare", table, "--score", "a") == cli.DATA_FAILED
     assert f"near: a: a is no number in {table}" in " ".join(capsys.readouterr().err.split())
-    assert run("compare", table, "--score", "b", "--against", "b") == 0
+    assert run("compare", table, "--score", "b", "--against", "b") == cli.USAGE
+    assert "no other score than b" in capsys.readouterr().err
+    assert run("compare", table, "--score", "a", "-o", tmp_path / "r.md") == cli.DATA_FAILED
+    assert f"- left out: 1 image, such as a of near: a is no number in {table}" in (tmp_path / "r.md").read_text()
+
+
+def test_tables_as_others_write_them(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_bytes(
+        b"\xef\xbb\xbf,set,id,odin,wrong\r\n0,id,a,0.5,False\r\n1,id,b,-,True\r\n2,id,c,0.25,True\r\n3,far,a,-inf,\r\n"
+    )
+    found = read_image_scores(path)
+    assert found.errors == (("id", "b", f"odin is no number in {path}"),)
+    assert found.wrong is not None
+    assert found.wrong.tolist() == [False, True]
+    assert found.values["odin"]["far"].tolist() == [-np.inf]
+    odd = tmp_path / os.fsdecode(b"\xff.parquet")
+    write(path.with_suffix(".parquet"), a=pa.array([0.5, 1.5, 2.5, 3.5], pa.float16()), __index_level_0__=[0, 1, 2, 3])
+    path.with_suffix(".parquet").rename(odd)
+    found = read_image_scores(odd)
+    assert found.values["a"]["near"].tolist() == [2.5, 3.5]
+    evaluate_scores(found).save_images(odd, overwrite=True)
+    assert read_image_scores(odd).ids == found.ids
+
+
+def test_tables_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+    paths = [tmp_path / "run" / seed / "scores.parquet" for seed in ("s0", "s1")]
+    for path in paths:
+        path.parent.mkdir(parents=True)
+        write(path, knn=[0.4, 0.3, 0.2, 0.1])
+    found = evaluate_scores(read_image_scores(paths, negate=["s1/scores:knn"]))
+    assert list(found.metrics) == ["s0/scores:knn", "s1/scores:knn"]
+    assert found.origins["s1/scores:knn"] == {"table": str(paths[1]), "column": "knn", "negated": True}
+    assert found.to_dict()["origins"] == found.origins
+
+
+def test_other_gates_are_compared_by_names_where_contents_are_not_known(tmp_path: Path) -> None:
+    found = found_of()
+    found.save_images(tmp_path / "t.parquet")
+    table = pq.read_table(tmp_path / "t.parquet")
+    order = np.random.default_rng(0).permutation(len(table))
+    pq.write_table(table.take(order), tmp_path / "t.parquet")
+    again = evaluate_scores(read_image_scores(tmp_path / "t.parquet"), groups={"both": ["far", "near"]})
+    assert again.ids["id"] != found.ids["id"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        comparisons = against(found, again)
+    assert [difference.difference for part in comparisons for difference in part.sets.values()] == [0.0] * 4
+    assert found.compare("msp", "energy", again).sets == found.compare("msp", "energy").sets

@@ -95,10 +95,12 @@ def evaluate(
     from normgate.errors import NormgateError
     from normgate.evaluation import Against, EvaluationError, against, open_known, over_seeds
     from normgate.evaluation import evaluate as run
-    from normgate.evaluation.writing import as_dict, save
+    from normgate.evaluation.writing import as_dict, check_without_ood, save
     from normgate.gate import Gate
 
     outputs = _checked_outputs(gates, output, per_image, report, figures, overwrite)
+    if output is not None and not ood:
+        check_without_ood(output)
     if baselines and not ood:
         raise NormgateError("--against compares how known images are told from unknown ones; name these with --ood")
     if baselines and len(baselines) != len(gates):
@@ -243,15 +245,15 @@ def compare(
         _warn_of_room(output)
     found = read_image_scores(scores, known=known, scores=score or (), negate=negate or ())
     sets = [name for name in found.ids if name != "id"]
-    if not sets:
-        raise NormgateError(f"there are images of {known} alone; add those of a set that should be rejected")
     groups = {name: set_names(name, text, sets) for name, text in named("--group", group)}
     results = evaluate_scores(found, groups=groups or None)
     beside = None
     if against is not None:
         results.compare(against, against)  # which says so where it is none
         comparisons = [results.compare(name, against) for name in results.ranking if name != against]
-        beside = Against(comparisons, score=against) if comparisons else None
+        if not comparisons:
+            raise NormgateError(f"there is no other score than {against} to compare with it; name another table")
+        beside = Against(comparisons, score=against)
     if output is not None:
         save(results, output, overwrite=overwrite, against=beside)
     if as_json:
@@ -265,14 +267,13 @@ def compare(
     upside_down = [
         name for name, by_set in results.metrics.items() if all(part.auroc_high < 0.5 for part in by_set.values())
     ]
-    if upside_down:
-        again = " ".join(f"--negate {shlex.quote(name)}" for name in upside_down)
-        warnings.warn(
-            f"{', '.join(upside_down)}: larger on unknown images of every set. Where larger is meant to say "
-            f"unfamiliar, pass {again}",
-            NormgateWarning,
-            stacklevel=2,
-        )
+    for turned in (False, True):
+        if names := [name for name in upside_down if results.origins[name]["negated"] == turned]:
+            options = " ".join(f"--negate {shlex.quote(name)}" for name in names)
+            fix = f"leave out {options}" if turned else f"where larger is meant to say unfamiliar, pass {options}"
+            warnings.warn(
+                f"{', '.join(names)}: larger on unknown images of every set; {fix}", NormgateWarning, stacklevel=2
+            )
     if results.errors:
         raise typer.Exit(DATA_FAILED)
 
@@ -297,7 +298,7 @@ def _checked_outputs(
 ) -> list[Path]:
     """What is to be written, once all of it can be."""
     from normgate.errors import NormgateError
-    from normgate.evaluation.image_scores import check_image_table
+    from normgate.evaluation.image_tables import check_image_table
     from normgate.evaluation.writing import writer
     from normgate.files import check_output
 

@@ -44,7 +44,9 @@ def against(results: Evaluation | SeedSummary, others: Evaluation | SeedSummary)
     if not pairs:
         raise EvaluationError("there is no score that both sides have; evaluate every gate with the same scores")
     pairs = list(dict.fromkeys(pairs))
-    if differing := [a for a, b in pairs if a == b and results.settings.get(a) != others.settings.get(a)]:
+    settings = results.settings, others.settings  # not known of scores from elsewhere
+    alike = [a for a, b in pairs if a == b and all(a in part for part in settings)]
+    if differing := [name for name in alike if settings[0][name] != settings[1][name]]:
         warnings.warn(
             f"{', '.join(differing)} of these gates differ in their settings, so that a difference is of gates and "
             "settings at once",

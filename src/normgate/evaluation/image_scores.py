@@ -1,4 +1,4 @@
-"""Tables of images' scores, a row an image and a column a score: as evaluations write them, and of other detectors."""
+"""Scores of images by whatever detectors, from tables that are joined image by image."""
 
 from __future__ import annotations
 
@@ -11,18 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from normgate.errors import NormgateWarning
+from normgate.evaluation.image_tables import ImageTable
 from normgate.evaluation.results import EvaluationError
-from normgate.files import whole_file
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
-
-    import pyarrow as pa
-
-    from normgate.evaluation.results import Evaluation
-
-IMAGE_COLUMNS = ("set", "id", "wrong")
-"""Of a table of images, beside those of its scores."""
+    from collections.abc import Collection, Iterable, Sequence
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -34,25 +27,27 @@ class ImageScores:
         wrong: whether the predicted class of each known image is wrong, (m,) bool; None where that is not known.
         ids: names of the images, by set.
         errors: `(set, id, message)` of each image that is left out.
+        origins: of each score the `table`, its `column` there, and whether it was `negated`.
     """
 
     values: dict[str, dict[str, np.ndarray]]
     wrong: np.ndarray | None
     ids: dict[str, tuple[str, ...]]
     errors: tuple[tuple[str, str, str], ...]
+    origins: dict[str, dict[str, Any]]
 
 
 def read_image_scores(
     tables: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
     *,
     known: str = "id",
-    scores: Collection[str] = (),
-    negate: Collection[str] = (),
+    scores: str | Collection[str] = (),
+    negate: str | Collection[str] = (),
 ) -> ImageScores:
     """Scores of images from tables, .parquet or .csv, that are joined by the columns `set` and `id`.
 
     Further columns of numbers are scores, larger = more familiar; `wrong` says whether the predicted class of a known
-    image is wrong. A single table needs no `id`. Scores that several tables have under one name are called by their
+    image is wrong. A single table needs no `id`. Where several tables have a column, its scores are called by their
     table, too: `mine:knn`. Images that are not in every table, or have a score that is no number, are left out and
     listed.
 
@@ -60,7 +55,7 @@ def read_image_scores(
         tables: files, as `Evaluation.save_images` writes them, or of other programs.
         known: what the set of the known images is called there.
         scores: columns to take, as they are called in the result; by default all that hold numbers, but for whole ones,
-            which may be of classes.
+            which may be of classes. Tables of which none is taken are left aside.
         negate: scores of which larger means *less* familiar, whose sign is turned.
 
     Raises:
@@ -68,253 +63,172 @@ def read_image_scores(
             score, or no image of a set is left.
 
     Warns:
-        NormgateWarning: columns of whole numbers are not taken for scores, or networks err on different images.
+        NormgateWarning: columns are not taken for scores, a set is not in every table, or it is not known of every
+            table, or not the same, on which images its network errs.
     """
-    places = [tables] if isinstance(tables, str | os.PathLike) else list(tables)
+    try:
+        places = [Path(place) for place in ([tables] if isinstance(tables, str | os.PathLike) else tables)]
+    except TypeError as error:
+        raise EvaluationError(f"tables= names files, not {tables!r}") from error
     if not places:
         raise EvaluationError("there is no table to read scores from; name at least one")
-    parts = [_Part.read(Path(place), joined=len(places) > 1) for place in places]
-    taken = _taken(parts, scores, negate)
-    rows, errors = _shared_rows(parts)
-    values = {name: parts[part].scores[column][rows[part]] for name, (part, column) in taken.items()}
-    values = {name: -column if name in negate else column for name, column in values.items()}
-    sets, ids = ([getattr(parts[0], field)[row] for row in rows[0]] for field in ("sets", "ids"))
+    scores, negate = ([part] if isinstance(part, str) else list(part) for part in (scores, negate))
+    read = [ImageTable.read(place, joined=len(places) > 1) for place in places]
+    taken = _taken(read, scores, negate)
+    parts = [table for table in read if any(table is own for own, _ in taken.values())]
+    names = _set_names(parts, known)
+    rows, errors = _shared_rows(parts, names)
+    values = {
+        name: table.scores[column][rows[parts.index(table)]] * (-1 if name in negate else 1)
+        for name, (table, column) in taken.items()
+    }
+    sets, ids = parts[0].sets[rows[0]], parts[0].ids[rows[0]]
     complete = np.ones(len(sets), dtype=bool)
     for name, column in values.items():
         for row in np.flatnonzero(np.isnan(column) & complete):
-            errors.append((sets[row], ids[row], f"{name} is no number in {parts[taken[name][0]].path}"))
+            errors.append((sets[row], ids[row], f"{name} is no number in {taken[name][0].path}"))
             complete[row] = False
-    every = [name for part in parts for name in part.sets]
-    by_set = {
-        name: np.flatnonzero([own == name and whole for own, whole in zip(sets, complete, strict=True)])
-        for name in _ordered(every, known, parts)
-    }
-    if empty := [name for name, own in by_set.items() if len(own) == 0]:
-        name, own, message = next(error for error in errors if error[0] == empty[0])
-        raise EvaluationError(f"no image of {name} is left, such as {own}: {message}")
-    wrong = _wrong(parts, [own[by_set[known]] for own in rows])
-    called = {name: "id" if name == known else name for name in by_set}
+    by_set = {name: np.flatnonzero((sets == name) & complete) for name in names}
+    if empty := [name for name in names if len(by_set[name]) == 0]:
+        raise EvaluationError(_why_empty(empty[0], parts, errors))
+    called = {name: "id" if name == known else name for name in names}
     return ImageScores(
         values={score: {called[name]: column[own] for name, own in by_set.items()} for score, column in values.items()},
-        wrong=wrong,
-        ids={called[name]: tuple(ids[row] for row in own) for name, own in by_set.items()},
+        wrong=_wrong(parts, [own[by_set[known]] for own in rows]),
+        ids={called[name]: tuple(ids[own]) for name, own in by_set.items()},
         errors=tuple((called[name], own, message) for name, own, message in errors),
+        origins={
+            name: {"table": str(table.path), "column": column, "negated": name in negate}
+            for name, (table, column) in taken.items()
+        },
     )
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Part:
-    """One table.
-
-    Attributes:
-        path: where it is.
-        sets: of each image.
-        ids: of each image.
-        scores: by column, (N,) float64, NaN where there is none.
-        wrong: (N,) float64, 1 where the prediction is wrong and NaN where that is not known; None without that column.
-        whole: columns of whole numbers, as class numbers are.
-    """
-
-    path: Path
-    sets: list[str]
-    ids: list[str]
-    scores: dict[str, np.ndarray]
-    wrong: np.ndarray | None
-    whole: set[str]
-
-    @classmethod
-    def read(cls, path: Path, *, joined: bool) -> _Part:
-        """Read a table, which needs names of images if it is to be joined with others."""
-        import pyarrow as pa
-        import pyarrow.compute as pc
-
-        table = _table(path)
-        names = table.column_names
-        if repeated := [name for name in names if names.count(name) > 1]:
-            raise EvaluationError(f"{path} has several columns {repeated[0]!r}; give each its own name")
-        if "set" not in names or (joined and "id" not in names):
-            missing = "set" if "set" not in names else "id"
-            what = "the set of each image" if missing == "set" else "the name of each image, to join tables by"
-            raise EvaluationError(f"{path} has no column {missing!r}, {what}; its columns are: {', '.join(names)}")
-        sets = _texts(table, "set", path)
-        ids = _texts(table, "id", path) if "id" in names else list(map(str, range(len(table))))
-        if joined and len(set(zip(sets, ids, strict=True))) < len(ids):
-            raise EvaluationError(f"{path} has several rows of one set and id, which no other table can be joined to")
-        kinds = {name: table.schema.field(name).type for name in names if name not in IMAGE_COLUMNS}
-        whole = {name for name, kind in kinds.items() if pa.types.is_integer(kind)}
-        scores = {
-            name: pc.cast(table[name], pa.float64(), safe=False).to_numpy(zero_copy_only=False)
-            for name, kind in kinds.items()
-            if name in whole or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
-        }
-        if not scores:
-            raise EvaluationError(
-                f"{path} has no column of numbers, which scores are; its columns are: {', '.join(names)}"
-            )
-        wrong = None
-        if "wrong" in names:
-            try:
-                wrong = pc.cast(pc.cast(table["wrong"], pa.bool_()), pa.float64()).to_numpy(zero_copy_only=False)
-            except pa.ArrowInvalid as error:
-                raise EvaluationError(
-                    f"wrong of {path} is true or false, and empty of unknown images: {error}"
-                ) from error
-        return cls(path, sets, ids, scores, wrong, whole)
-
-
-def _table(path: Path) -> pa.Table:
-    import pyarrow as pa
-    from pyarrow import csv as arrow_csv
-    from pyarrow import parquet
-
-    if path.is_dir():
-        raise EvaluationError(f"{path} is a folder, and no table of images' scores; name one, .parquet or .csv")
-    check_image_table(path)
-    try:
-        if path.suffix.lower() == ".parquet":
-            return parquet.read_table(path)
-        as_text = dict.fromkeys(("set", "id"), pa.string())  # 007 is a name, and not 7
-        return arrow_csv.read_csv(path, convert_options=arrow_csv.ConvertOptions(column_types=as_text))
-    except FileNotFoundError as error:
-        raise EvaluationError(f"there is no table {path}") from error
-    except (OSError, pa.ArrowException) as error:
-        raise EvaluationError(f"{path} cannot be read: {error}") from error
-
-
-def _texts(table: pa.Table, name: str, path: Path) -> list[str]:
-    import pyarrow as pa
-
-    values = table[name].to_pylist()
-    if None in values:
-        raise EvaluationError(f"{name} of {path} is empty in row {values.index(None)}; name the {name} of every image")
-    if not (pa.types.is_integer(table[name].type) or all(isinstance(value, str) for value in values)):
-        raise EvaluationError(f"{name} of {path} holds {table[name].type}, and not names")
-    return [str(value) for value in values]
-
-
-def _named_columns(parts: Sequence[_Part]) -> dict[str, tuple[int, str]]:
-    """What each score is called, and where it is: number of the table, and column."""
-    every = [name for part in parts for name in part.scores]
-    stems = [part.path.stem for part in parts]
-    found: dict[str, tuple[int, str]] = {}
-    for number, part in enumerate(parts):
-        table = part.path.stem if stems.count(part.path.stem) == 1 else str(part.path)
-        for column in part.scores:
-            name = column if every.count(column) == 1 else f"{table}:{column}"
-            if name in found:
-                raise EvaluationError(f"two scores are called {name}; give one table another name")
-            found[name] = (number, column)
-    return found
-
-
-def _taken(parts: Sequence[_Part], scores: Collection[str], negate: Collection[str]) -> dict[str, tuple[int, str]]:
+def _taken(
+    tables: Sequence[ImageTable], scores: Collection[str], negate: Collection[str]
+) -> dict[str, tuple[ImageTable, str]]:
     """What each score that is asked for is called, and where it is."""
-    columns = _named_columns(parts)
-    if unknown := [name for name in (*scores, *negate) if name not in columns]:
-        raise EvaluationError(f"there is no score {', '.join(unknown)}; the tables have: {', '.join(columns)}")
-    wanted = scores or _fractions(parts, columns)
-    taken = {name: place for name, place in columns.items() if name in wanted}
-    if unturned := [name for name in negate if name not in taken]:
+    columns = _named_columns(tables)
+    numbers = {name: place for name, place in columns.items() if place[1] in place[0].scores}
+    for name in (*scores, *negate):
+        if name not in numbers:
+            there = name in columns
+            said = f"{name} holds no numbers" if there else f"there is no score {name}"
+            raise EvaluationError(f"{said}; the tables have: {', '.join(numbers)}")
+    if not scores:
+        whole = [name for name, (table, column) in numbers.items() if column in table.whole]
+        scores = [name for name in numbers if name not in whole]
+        if not scores:
+            said = f"whole numbers alone; name those that are scores: {', '.join(whole)}" if whole else "no numbers"
+            raise EvaluationError(f"beside {', '.join(('set', 'id', 'wrong'))} the tables hold {said}")
+        if left := [*whole, *(name for name in columns if name not in numbers)]:
+            warnings.warn(
+                f"columns of texts, and of whole numbers that are not named as scores, are left out: {', '.join(left)}",
+                NormgateWarning,
+                stacklevel=3,
+            )
+    if unturned := [name for name in negate if name not in scores]:
         raise EvaluationError(f"{', '.join(unturned)} is not among the scores that are to be taken; leave it out")
-    return taken
+    return {name: place for name, place in numbers.items() if name in scores}
 
 
-def _fractions(parts: Sequence[_Part], columns: Mapping[str, tuple[int, str]]) -> list[str]:
-    """Scores that are no whole numbers, which may number something else, such as classes."""
-    whole = [name for name, (part, column) in columns.items() if column in parts[part].whole]
-    fractions = [name for name in columns if name not in whole]
-    if not fractions:
-        raise EvaluationError(f"the tables hold whole numbers alone; name those that are scores: {', '.join(whole)}")
-    if whole:
-        warnings.warn(
-            f"columns of whole numbers are not taken for scores unless they are named: {', '.join(whole)}",
-            NormgateWarning,
-            stacklevel=3,
-        )
-    return fractions
+def _named_columns(tables: Sequence[ImageTable]) -> dict[str, tuple[ImageTable, str]]:
+    """What each column is called, and where it is."""
+    columns = [(table, name) for table in tables for name in (*table.scores, *table.others)]
+    every = [name for _, name in columns]
+    called = dict(zip(tables, _told_apart([table.path for table in tables]), strict=True))
+    return {name if every.count(name) == 1 else f"{called[table]}:{name}": (table, name) for table, name in columns}
 
 
-def _shared_rows(parts: Sequence[_Part]) -> tuple[list[np.ndarray], list[tuple[str, str, str]]]:
-    """By table, the rows of the images that all tables have, in the order of the first; and which are left out."""
-    if len(parts) == 1:
-        return [np.arange(len(parts[0].sets))], []
-    row_of = [{key: row for row, key in enumerate(zip(part.sets, part.ids, strict=True))} for part in parts]
-    shared: list[tuple[str, str]] = []
-    errors = []
-    for key in dict.fromkeys(key for rows in row_of for key in rows):
-        lacking = [part.path for part, rows in zip(parts, row_of, strict=True) if key not in rows]
-        if lacking:
-            errors.append((*key, f"is not in {lacking[0]}"))
-        else:
-            shared.append(key)
-    return [np.array([rows[key] for key in shared], dtype=int) for rows in row_of], errors
+def _told_apart(paths: Sequence[Path]) -> list[str]:
+    """Names of files, with as many of their folders as tell them apart."""
+    whole = [path.resolve() for path in paths]
+    for parts in ([path.with_suffix("").parts for path in whole], [path.parts for path in whole]):
+        for length in range(1, max(map(len, parts)) + 1):
+            names = ["/".join(own[-length:]) for own in parts]
+            if len(set(names)) == len(names):
+                return names
+    raise EvaluationError(f"one of these tables is named twice: {', '.join(map(str, paths))}; name each once")
 
 
-def _ordered(sets: Iterable[str], known: str, parts: Sequence[_Part]) -> list[str]:
-    """Names of the sets, the known images first."""
-    names = list(dict.fromkeys(sets))
-    if known not in names:
-        raise EvaluationError(
-            f"there is no set {known!r} of known images in {parts[0].path}; its sets are: {', '.join(names)}"
-        )
+def _set_names(tables: Sequence[ImageTable], known: str) -> list[str]:
+    """Names of the sets that all tables have, the known images first."""
+    names = list(dict.fromkeys(name for table in tables for name in table.sets))
+    missing = {
+        name: lacking[0].path for name in names if (lacking := [part for part in tables if name not in set(part.sets)])
+    }
+    if known not in names or known in missing:
+        place = missing.get(known, tables[0].path)
+        raise EvaluationError(f"there is no set {known!r} of known images in {place}; its sets are: {', '.join(names)}")
     if known != "id" and "id" in names:
         raise EvaluationError(
             f"known images are called 'id' in results, and here they are {known!r}; rename the set 'id'"
         )
-    return [known, *(name for name in names if name != known)]
+    if missing:
+        said = ", ".join(f"{name} (not in {path})" for name, path in missing.items())
+        warnings.warn(f"sets that are not in every table are left out: {said}", NormgateWarning, stacklevel=3)
+    if len(names) == 1 + len(missing):
+        raise EvaluationError(f"there is no other set than {known} in every table; add images that should be rejected")
+    return [known, *(name for name in names if name != known and name not in missing)]
 
 
-def _wrong(parts: Sequence[_Part], rows: Sequence[np.ndarray]) -> np.ndarray | None:
+def _shared_rows(
+    tables: Sequence[ImageTable], names: Sequence[str]
+) -> tuple[list[np.ndarray], list[tuple[str, str, str]]]:
+    """By table, the rows of the images of these sets that all tables have, in one order; and which are left out."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    keys = [table.keys.filter(pa.array(np.isin(table.sets.astype(str), names))) for table in tables]
+    every = pc.unique(pa.concat_arrays(keys))
+    # NaN where a table lacks an image.
+    found = np.array(
+        [pc.index_in(every, table.keys).cast(pa.float64()).to_numpy(zero_copy_only=False) for table in tables]
+    )
+    errors = []
+    lacking = np.isnan(found)
+    for image in np.flatnonzero(lacking.any(axis=0)):
+        own = tables[np.flatnonzero(~lacking[:, image])[0]]
+        row = int(found[~lacking[:, image], image][0])
+        errors.append((own.sets[row], own.ids[row], f"is not in {tables[np.flatnonzero(lacking[:, image])[0]].path}"))
+    return list(found[:, ~lacking.any(axis=0)].astype(int)), errors
+
+
+def _why_empty(name: str, tables: Sequence[ImageTable], errors: Sequence[tuple[str, str, str]]) -> str:
+    reasons = [message for own, _, message in errors if own == name]
+    if unlike := [message for message in reasons if not message.startswith("is not in")]:
+        return f"no image of {name} is left: {unlike[0]}; leave that score out, or that set"
+    ids = " and ".join(f"{table.ids[table.sets == name][0]!r} in {table.path}" for table in tables)
+    return f"no image of {name} is in every table; write its names alike, which are such as {ids}"
+
+
+def _wrong(tables: Sequence[ImageTable], rows: Sequence[np.ndarray]) -> np.ndarray | None:
     """Whether predictions are wrong, where all tables that say so agree."""
-    told = [(part, part.wrong[own]) for part, own in zip(parts, rows, strict=True) if part.wrong is not None]
-    told = [(part, found) for part, found in told if not np.isnan(found).all()]
-    for part, found in told:
-        if missing := int(np.isnan(found).sum()):
-            raise EvaluationError(f"wrong of {part.path} is empty for {missing} known images; say it of all or of none")
+    told = {}
+    for table, own in zip(tables, rows, strict=True):
+        if table.wrong is None or np.isnan(table.wrong[own]).all():
+            continue
+        told[table] = table.wrong[own]
+        if missing := int(np.isnan(told[table]).sum()):
+            raise EvaluationError(
+                f"wrong of {table.path} is empty for {missing} known images; say it of all or of none"
+            )
     if not told:
         return None
-    if any((found != told[0][1]).any() for _, found in told):
+    (first, wrong), *others = told.items()
+    if any((other != wrong).any() for _, other in others):
         warnings.warn(
-            f"the networks of {told[0][0].path} and of others err on different images, so that figures of wrong "
+            f"the networks of {first.path} and of others err on different images, so that figures of wrong "
             "predictions are left out",
             NormgateWarning,
             stacklevel=3,
         )
         return None
-    return np.asarray(told[0][1], dtype=bool)
-
-
-def save_images(evaluation: Evaluation, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-    """Write the score of each image; see `Evaluation.save_images`."""
-    import pyarrow as pa
-    from pyarrow import csv as arrow_csv
-    from pyarrow import parquet
-
-    target = Path(path)
-    check_image_table(target)
-    by_column: dict[str, list[Any]] = {name: [] for name in IMAGE_COLUMNS}
-    for name, ids in evaluation.ids.items():
-        wrong = evaluation.wrong if name == "id" else None
-        by_column["set"] += [name.encode("utf-8", "backslashreplace").decode()] * len(ids)  # a name may not be UTF-8
-        by_column["id"] += ids
-        by_column["wrong"] += [None] * len(ids) if wrong is None else wrong.tolist()
-    schema = pa.schema({"set": pa.string(), "id": pa.string(), "wrong": pa.bool_()})
-    table = pa.table(by_column, schema=schema)
-    for score, by_set in evaluation.values.items():
-        values = np.concatenate([by_set[name] for name in evaluation.ids])
-        table = table.append_column(score, pa.array(values, pa.float64()))
-    with whole_file(target, overwrite=overwrite) as partial:
-        if target.suffix.lower() == ".csv":
-            arrow_csv.write_csv(table, partial)
-        else:
-            parquet.write_table(table, partial, compression="zstd")
-
-
-def check_image_table(path: Path) -> None:
-    """Refuse a table of images in a format that is neither written nor read.
-
-    Raises:
-        EvaluationError: as said.
-    """
-    if path.suffix.lower() not in (".parquet", ".csv"):
-        raise EvaluationError(f"{path} does not say in what format; name the images' scores .parquet or .csv")
+    if silent := [str(table.path) for table in tables if table not in told]:
+        warnings.warn(
+            f"{', '.join(silent)} does not say on which images its network errs, which is taken from {first.path}: of "
+            "another network figures of wrong predictions would be wrong",
+            NormgateWarning,
+            stacklevel=3,
+        )
+    return np.asarray(wrong, dtype=bool)

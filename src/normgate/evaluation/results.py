@@ -16,6 +16,7 @@ from normgate.evaluation.figures import COVERAGES, DEFINITIONS
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Sequence
 
     from normgate.evaluation.figures import MeanMetrics, SetMetrics
     from normgate.features import Features
@@ -75,6 +76,8 @@ class Evaluation:
         settings: of each score; of what JSON has no form for, the type.
         fitted: numbers of the images that there were to fit scores to, `train` and `tuning`; the gate's own score is as
             the gate has it.
+        origins: of each score that was read from a table, the `table`, its `column` there, and whether its sign was
+            turned (`negated`); empty where scores were computed.
         digests: by set, what tells each image from others, whatever it is called; only of sets whose images were read.
         version: of normgate that evaluated.
     """
@@ -99,6 +102,7 @@ class Evaluation:
     gate: dict[str, Any] | None = None
     settings: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
     fitted: dict[str, int] = dataclasses.field(default_factory=dict)
+    origins: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
     digests: dict[str, tuple[bytes, ...]] = dataclasses.field(default_factory=dict)
     version: str = __version__
 
@@ -237,7 +241,7 @@ class Evaluation:
             EvaluationError: another suffix.
             OutputError: the file exists and `overwrite` is not set, or it cannot be written.
         """
-        from normgate.evaluation.image_scores import save_images
+        from normgate.evaluation.image_tables import save_images
 
         save_images(self, path, overwrite=overwrite)
 
@@ -254,7 +258,8 @@ def check_same_images(first: Evaluation, other: Evaluation) -> None:
     Raises:
         EvaluationError: says of which set.
     """
-    if (other.images.keys(), other.groups) != (first.images.keys(), first.groups):
+    groups, others = ({name: set(own) for name, own in part.groups.items()} for part in (first, other))
+    if other.images.keys() != first.images.keys() or groups != others:
         raise EvaluationError(
             f"evaluations of {', '.join(first.images)} and of {', '.join(other.images)} do not go together; "
             "evaluate every gate on the same sets and groups"
@@ -269,18 +274,28 @@ def check_same_images(first: Evaluation, other: Evaluation) -> None:
 
 def _same_images(one: Evaluation, other: Evaluation, name: str) -> bool:
     """By what they show, where it is known (images in memory have numbers for names), and else by their names."""
-    contents = [evaluation.contents.get(name) for evaluation in (one, other)]
-    return one.ids[name] == other.ids[name] if None in contents else contents[0] == contents[1]
+    if name in one.contents and name in other.contents:
+        return one.contents[name] == other.contents[name]
+    mine, theirs = one.ids[name], other.ids[name]
+    # In another order, several images of one name could not be told apart.
+    return mine == theirs or (len(set(mine)) == len(mine) and sorted(mine) == sorted(theirs))
 
 
 def _rows_of(one: Evaluation, other: Evaluation, name: str) -> np.ndarray:
     """Where each image of a set stands in another evaluation of the same images."""
-    mine, theirs = (evaluation.digests.get(name) for evaluation in (one, other))
-    rows = np.arange(len(one.ids[name]))
-    if mine is not None and theirs is not None:
-        here, there = (sorted(rows, key=own.__getitem__) for own in (mine, theirs))
+    mine, theirs = _marks(one, other, name)
+    rows = np.arange(len(mine))
+    if mine != theirs:
+        here, there = (sorted(range(len(own)), key=own.__getitem__) for own in (mine, theirs))
         rows[here] = there
     return rows
+
+
+def _marks(one: Evaluation, other: Evaluation, name: str) -> tuple[Sequence[Any], Sequence[Any]]:
+    """What tells the images of a set from others, on both sides: digests, or names where one side has none."""
+    if name in one.digests and name in other.digests:
+        return one.digests[name], other.digests[name]
+    return one.ids[name], other.ids[name]
 
 
 def plain(value: Any) -> Any:

@@ -6,8 +6,8 @@ import copy
 from typing import TYPE_CHECKING
 
 from normgate import scores as registry
-from normgate.evaluation.image_scores import IMAGE_COLUMNS
 from normgate.evaluation.results import EvaluationError
+from normgate.evaluation.sets import check_score_name
 from normgate.progress import silent
 from normgate.scores import Score, ScoreError
 
@@ -60,10 +60,7 @@ def chosen(scores: str | Score | Iterable[str | Score], own: Score | None) -> li
     found: dict[str, Score] = {}
     for item in wanted:
         score = _resolved(item, own)
-        if not isinstance(score.name, str) or not score.name or score.name in IMAGE_COLUMNS:
-            raise EvaluationError(
-                f'{score.name!r} is no name for a score; give it another: dataclasses.replace(score, name="my_score")'
-            )
+        check_score_name(score.name)
         if score.name in found or (own is not None and score.name == own.name and score is not own):
             again = isinstance(item, str) and wanted.count(item) > 1
             fix = f'give one another name: dataclasses.replace(score, name="{score.name}_2")'

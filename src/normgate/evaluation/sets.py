@@ -1,10 +1,11 @@
-"""Names of sets of images, and groups of them."""
+"""Names of sets of images and of scores, and groups of sets."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from normgate.evaluation.image_tables import IMAGE_COLUMNS
 from normgate.evaluation.results import EvaluationError
 from normgate.evaluation.words import mean_name
 
@@ -23,6 +24,18 @@ def check_names(sets: Iterable[str]) -> None:
             raise EvaluationError(f"{name!r} is no name of a set; call it something")
         if name == "id":
             raise EvaluationError("'id' is the name of the known test images; call that OoD set something else")
+
+
+def check_score_name(name: object) -> None:
+    """Refuse what is no name of a score, or that of another column in a table of images.
+
+    Raises:
+        EvaluationError: as said.
+    """
+    if not isinstance(name, str) or not name or name in IMAGE_COLUMNS:
+        raise EvaluationError(
+            f'{name!r} is no name for a score; give it another, such as dataclasses.replace(score, name="my_score")'
+        )
 
 
 def checked_groups(groups: Mapping[str, Iterable[str]] | None, sets: Sequence[str]) -> dict[str, tuple[str, ...]]:

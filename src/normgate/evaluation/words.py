@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from normgate.evaluation.results import Evaluation
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from normgate.evaluation.comparison import Comparison
     from normgate.evaluation.seeds import SeedSummary, Spread
@@ -28,7 +28,7 @@ def difference_text(part: AurocDifference, *, interval: bool) -> str:
     """A difference in points, with a star where its interval leaves out 0."""
     star = "*" if part.low > 0 or part.high < 0 else " "
     shown = f" ({100 * part.low:+.1f} to {100 * part.high:+.1f})" if interval else ""
-    return f"{100 * part.difference:+.1f}{shown}{star}"
+    return f"{100 * part.difference:+.1f}{shown}{star}".replace("-", "−")
 
 
 def points(value: float | None) -> str:
@@ -68,8 +68,13 @@ def summary_lines(results: Evaluation | SeedSummary) -> list[str]:
     lines = []
     if results.accuracy is not None:
         lines.append(f"accuracy {results.accuracy:.2%} on {results.images['id']} known images")
+    elif results.origins:
+        lines.append("accuracy is not known: the tables do not say, or not alike, which predictions are wrong")
     else:
-        lines.append("accuracy is not known: no labels say which predictions are wrong")
+        lines.append("accuracy is not known: the known images have no labels")
+    if results.outcome is None:
+        unknown = "".join(f", {results.images[name]} of {name}" for name in results.sets)
+        lines.append(f"images: {results.images['id']} known{unknown}")
     if (outcome := results.outcome) is not None:
         if outcome.accuracy_accepted is not None:
             lines.append(f"accuracy among the accepted {outcome.accuracy_accepted:.2%}")
@@ -83,6 +88,11 @@ def summary_lines(results: Evaluation | SeedSummary) -> list[str]:
     return lines + _refused_lines(results.refused)
 
 
+def left_out_line(errors: Sequence[tuple[str, str, str]]) -> str:
+    """How many images there are no figures of."""
+    return f"left out: {len(errors)} image{'s' * (len(errors) != 1)}"
+
+
 def _refused_lines(refused: Mapping[str, str]) -> list[str]:
     by_reason: dict[str, list[str]] = {}
     for name, reason in refused.items():
@@ -91,7 +101,8 @@ def _refused_lines(refused: Mapping[str, str]) -> list[str]:
 
 
 def _seed_lines(summary: SeedSummary) -> list[str]:
-    lines = [f"{len(summary.evaluations)} gates; figures are mean (smallest–largest)"]
+    what = "evaluations" if all(evaluation.gate is None for evaluation in summary.evaluations) else "gates"
+    lines = [f"{len(summary.evaluations)} {what}; figures are mean (smallest–largest)"]
     for what, spread in (("accuracy", summary.accuracy), ("false alarms", summary.false_alarms)):
         if spread is not None:
             lines.append(f"{what} {spread_text(spread)} %")

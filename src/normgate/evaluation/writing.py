@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from normgate.evaluation.words import (
     columns,
     comparison_row,
     difference_text,
+    left_out_line,
     points,
     row,
     spread_text,
@@ -40,7 +42,10 @@ def save(
 ) -> None:
     """Write results in the format that the suffix names; see `Evaluation.save`. A .csv has no room for `against`."""
     target = Path(path)
-    written = writer(target)(results, against)
+    write = writer(target)
+    if not results.sets:
+        check_without_ood(target)
+    written = write(results, against)
     with whole_file(target, overwrite=overwrite) as partial:
         # A name from the command line may not be UTF-8.
         partial.write_bytes(written.encode("utf-8", errors="backslashreplace"))
@@ -56,6 +61,17 @@ def writer(path: Path) -> Callable[[Evaluation | SeedSummary, Against | None], s
     if path.suffix.lower() not in writers:
         raise EvaluationError(f"{path} does not say in what format; name the results .json, .csv, .md or .tex")
     return writers[path.suffix.lower()]
+
+
+def check_without_ood(path: Path) -> None:
+    """Refuse a format that has nothing to say where there are no OoD sets.
+
+    Raises:
+        EvaluationError: as said.
+    """
+    what = {".csv": "a row a score and OoD set", ".tex": "a table a metric"}.get(path.suffix.lower())
+    if what is not None:
+        raise EvaluationError(f"a {path.suffix} has {what}, and there is no OoD set; name the results .json")
 
 
 def rows(results: Evaluation | SeedSummary) -> list[dict[str, Any]]:
@@ -122,7 +138,7 @@ def _text(value: float | Spread | None) -> str:
 
 def _escaped(cell: str) -> str:
     """What Markdown shows as this text in a table, whatever a set is called."""
-    return " ".join(cell.replace("\\", "\\\\").replace("|", "\\|").splitlines())
+    return " ".join(re.sub(r"[\\|*`]", r"\\\g<0>", cell).replace("<", "&lt;").splitlines())
 
 
 _LATEX = str.maketrans(
@@ -151,8 +167,6 @@ def _json(results: Evaluation | SeedSummary, against: Against | None) -> str:
 
 def _csv(results: Evaluation | SeedSummary, _: Against | None) -> str:
     found = rows(results)
-    if not found:
-        raise EvaluationError("a .csv has a row a score and OoD set, and there is no OoD set; name the results .json")
     text = io.StringIO()
     table = csv.DictWriter(text, list(found[0]), lineterminator="\n")
     table.writeheader()
@@ -164,18 +178,23 @@ def _markdown(results: Evaluation | SeedSummary, against: Against | None) -> str
     lines = summary_lines(results)
     if isinstance(results, Evaluation):
         lines += shared_lines(results.shared)
-    parts = ["# Evaluation", "\n".join(f"- {line}" for line in lines)]
+    evaluations = [results] if isinstance(results, Evaluation) else results.evaluations
+    if errors := [error for evaluation in evaluations for error in evaluation.errors]:
+        name, image, message = errors[0]
+        lines.append(f"{left_out_line(errors)}, such as {image} of {name}: {message}")
+    parts = ["# Evaluation", "\n".join(f"- {_escaped(line)}" for line in lines)]
     for metric in _shown(results):
         parts += [f"## {metric}", f"In points{_how(results, metric)}: {DEFINITIONS[metric]}.", results.table(metric)]
     if against is not None:
-        said = " ".join(_against_said(results, against).splitlines())
-        parts += ["## Comparison", f"{said}.", _markdown_table(_against_cells(results, against))]
+        parts += [
+            "## Comparison",
+            f"{_escaped(_against_said(results, against))}.",
+            _markdown_table(_against_cells(results, against)),
+        ]
     return "\n\n".join(parts) + "\n"
 
 
 def _latex(results: Evaluation | SeedSummary, against: Against | None) -> str:
-    if not results.sets:
-        raise EvaluationError("a .tex has a table a metric, and there is no OoD set; name the results .json")
     parts = [r"% \usepackage{booktabs}"]
     tables = [
         (f"{metric} in points{_how(results, metric)}: {DEFINITIONS[metric]}.", _cells(results, metric))

@@ -1,0 +1,5 @@
+"""`python -m normgate`: the command line."""
+
+from normgate.cli import main
+
+main()
