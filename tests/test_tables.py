@@ -9,9 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from normgate import Gate, console, tables
+from normgate.evaluation import Against, evaluate_scores
 from normgate.probes import ProbeReport
 from normgate.screening import Summary
 from normgate.verdicts import Verdict
@@ -218,3 +220,21 @@ def test_rejected_names_are_listed_as_they_are_for_another_program(
 ) -> None:
     shown(tables.print_summary, SUMMARY, Path("v"), ["[/b].png", "a b.png"], as_json=False)
     assert capsys.readouterr().out == "[/b].png\na b.png\n"
+
+
+def test_names_and_figures_fit_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(console.out, "_width", 80)
+    rng = np.random.default_rng(0)
+    for sets in (["cifar100", "tin", "mnist", "svhn", "textures", "places365"], [f"some{n}" for n in range(12)]):
+        names = ["norm", "experiment/" * 5 + "scores:knn"]
+        found = evaluate_scores({score: {name: rng.normal(size=20) for name in ("id", *sets)} for score in names})
+        tables.print_evaluation(found)
+        tables.print_against(found, Against([found.compare(names[1], "norm")], score="norm"))
+        out = capsys.readouterr().out
+        assert "…" not in out
+        lines = [line for line in out.splitlines() if line.startswith(("score", "norm", "exper"))]
+        assert max(map(len, lines)) <= 80
+        assert f"{100 * found.means['norm']['mean'].auroc:.1f} (" in out
+        assert out.count("the columns of the sets do not fit here") == 1

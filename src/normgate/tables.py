@@ -414,8 +414,11 @@ def _print_layout(layout: _Layout, labels: Sequence[str], bold: Sequence[bool]) 
 
 
 def _wrapped(name: str, width: int) -> Text:
-    """The name of a set as it is, and not as markup."""
-    return Text("\n".join(textwrap.wrap(printable(name), width)))
+    """The name of a set as it is, and not as markup; broken before its number, if need be: cifar, 100."""
+    text = printable(name)
+    if len(text) > width:
+        text = re.sub(r"(?<=[^\W\d])(?=\d+\b)", " ", text)
+    return Text("\n".join(textwrap.wrap(text, width)))
 
 
 def _auroc(found: Any, wide: bool) -> str:
