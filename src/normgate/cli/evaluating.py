@@ -245,6 +245,8 @@ def compare(
         _warn_of_room(output)
     found = read_image_scores(scores, known=known, scores=score or (), negate=negate or ())
     sets = [name for name in found.ids if name != "id"]
+    if not sets:
+        raise NormgateError(f"there is no other set than {known} in every table; add images that should be rejected")
     groups = {name: set_names(name, text, sets) for name, text in named("--group", group)}
     results = evaluate_scores(found, groups=groups or None)
     beside = None

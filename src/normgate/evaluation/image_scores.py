@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from normgate.errors import NormgateWarning
-from normgate.evaluation.image_tables import ImageTable
+from normgate.evaluation.image_tables import IMAGE_COLUMNS, ImageTable
 from normgate.evaluation.results import EvaluationError
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def _taken(
         scores = [name for name in numbers if name not in whole]
         if not scores:
             said = f"whole numbers alone; name those that are scores: {', '.join(whole)}" if whole else "no numbers"
-            raise EvaluationError(f"beside {', '.join(('set', 'id', 'wrong'))} the tables hold {said}")
+            raise EvaluationError(f"beside {', '.join(IMAGE_COLUMNS)} the tables hold {said}")
         if left := [*whole, *(name for name in columns if name not in numbers)]:
             warnings.warn(
                 f"columns of texts, and of whole numbers that are not named as scores, are left out: {', '.join(left)}",
@@ -153,22 +153,23 @@ def _told_apart(paths: Sequence[Path]) -> list[str]:
 
 def _set_names(tables: Sequence[ImageTable], known: str) -> list[str]:
     """Names of the sets that all tables have, the known images first."""
-    names = list(dict.fromkeys(name for table in tables for name in table.sets))
-    missing = {
-        name: lacking[0].path for name in names if (lacking := [part for part in tables if name not in set(part.sets)])
-    }
-    if known not in names or known in missing:
-        place = missing.get(known, tables[0].path)
-        raise EvaluationError(f"there is no set {known!r} of known images in {place}; its sets are: {', '.join(names)}")
+    sets = {table.path: list(dict.fromkeys(table.sets)) for table in tables}
+    for path, own in sets.items():
+        if known not in own:
+            raise EvaluationError(
+                f"there is no set {known!r} of known images in {path}; its sets are: {', '.join(own)}"
+            )
+    names = list(dict.fromkeys(name for own in sets.values() for name in own))
     if known != "id" and "id" in names:
         raise EvaluationError(
             f"known images are called 'id' in results, and here they are {known!r}; rename the set 'id'"
         )
+    missing = {
+        name: lacking[0] for name in names if (lacking := [path for path, own in sets.items() if name not in own])
+    }
     if missing:
         said = ", ".join(f"{name} (not in {path})" for name, path in missing.items())
         warnings.warn(f"sets that are not in every table are left out: {said}", NormgateWarning, stacklevel=3)
-    if len(names) == 1 + len(missing):
-        raise EvaluationError(f"there is no other set than {known} in every table; add images that should be rejected")
     return [known, *(name for name in names if name != known and name not in missing)]
 
 
