@@ -71,8 +71,10 @@ def _on_gpu(changes: dict[str, Any], network: dict[str, Any], seeds: int = 1, pa
 RUNS = {
     **{f"demo-{name}": Run("demo", {"temperature": tau}, demo.NETWORK, seeds=5) for name, tau in TAUS.items()},
     **{
-        f"{pack}-{name}": Run(pack, {"temperature": TAUS[name]}, packs.SLIM, seeds=3 if name in ("plain", "l2") else 1)
-        for pack, names in (("cifar10", ("plain", "l2", "l2-0.1")), ("tinyimagenet100", TAUS))
+        f"{pack}-{name}": Run(
+            pack, {"temperature": TAUS[name]}, packs.SLIM, seeds=seeds if name in ("plain", "l2") else 1
+        )
+        for pack, names, seeds in (("cifar10", ("plain", "l2", "l2-0.1"), 4), ("tinyimagenet100", TAUS, 3))
         for name in names
     },
     **{
