@@ -237,4 +237,19 @@ def test_names_and_figures_fit_the_terminal(
         lines = [line for line in out.splitlines() if line.startswith(("score", "norm", "exper"))]
         assert max(map(len, lines)) <= 80
         assert f"{100 * found.means['norm']['mean'].auroc:.1f} (" in out
-        assert out.count("the columns of the sets do not fit here") == 1
+        assert out.count("the columns of the sets do not fit here") == 2
+
+
+@pytest.mark.parametrize("width", [60, 80, 110])
+def test_details_that_do_not_fit_are_named(
+    width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(console.out, "_width", width)
+    rng = np.random.default_rng(0)
+    sets = {name: rng.normal(size=20) for name in ("id", "cifar100", "交通標識の写真")}
+    found = evaluate_scores({"norm": sets}, wrong=rng.random(20) < 0.5)
+    tables.print_evaluation(dataclasses.replace(found, gate_score="norm"))
+    out = capsys.readouterr().out
+    assert "…" not in out
+    assert out.count("cifar100") == 3  # the table, the details, and how many images
+    assert ("do not fit here; -o results.csv has them" in " ".join(out.split())) == (width < 110)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
@@ -289,7 +290,7 @@ def print_seeds(summary: SeedSummary) -> None:
         title = "AUROC in points{}: mean over gates, best first"
         _print_scores(summary, title, cell, _differences(summary), interval="smallest–largest")
     for line in summary_lines(summary):
-        out.print(line, soft_wrap=True)
+        out.print(printable(line), soft_wrap=True)
     for evaluation in summary.evaluations:
         _print_unread(evaluation.errors)
 
@@ -312,6 +313,8 @@ def print_against(results: Evaluation | SeedSummary, against: Against) -> None:
     bracketed = any("(" in cell for part in shown.columns for cell in part.cells)
     legend = f"in brackets {interval}; * where it leaves out 0" if bracketed else f"* where {interval} leaves out 0"
     out.print(legend, style="dim")
+    if len(shown.columns) < len(columns(results)):
+        out.print("the columns of the sets do not fit here; -o results.json has them", style="dim")
 
 
 def _print_scores(
@@ -366,7 +369,7 @@ class _Layout:
     @property
     def widths(self) -> list[int]:
         """Of the columns."""
-        return [max(*map(len, part.cells), min(len(printable(part.name)), self.least)) for part in self.columns]
+        return [max(*map(len, part.cells), min(cell_len(printable(part.name)), self.least)) for part in self.columns]
 
 
 _WIDEST, _NARROW = 9, 6  # to which names of columns are broken into lines
@@ -398,7 +401,7 @@ def _fitting(layouts: Sequence[_Layout], labels: Sequence[str]) -> _Layout:
 
 
 def _label_width(labels: Sequence[str]) -> int:
-    return min(max(len("score"), *(len(printable(label)) for label in labels)), out.width // 2)
+    return min(max(len("score"), *(cell_len(printable(label)) for label in labels)), out.width // 2)
 
 
 def _print_layout(layout: _Layout, labels: Sequence[str], bold: Sequence[bool]) -> None:
@@ -416,9 +419,10 @@ def _print_layout(layout: _Layout, labels: Sequence[str], bold: Sequence[bool]) 
 def _wrapped(name: str, width: int) -> Text:
     """The name of a set as it is, and not as markup; broken before its number, if need be: cifar, 100."""
     text = printable(name)
-    if len(text) > width:
+    if cell_len(text) > width:
         text = re.sub(r"(?<=[^\W\d])(?=\d+\b)", " ", text)
-    return Text("\n".join(textwrap.wrap(text, width)))
+    wide = cell_len(text) > len(text)  # as Chinese letters are, of two cells each
+    return Text("\n".join(textwrap.wrap(text, max(1, width // 2) if wide else width)))
 
 
 def _auroc(found: Any, wide: bool) -> str:
@@ -439,18 +443,25 @@ def _differences(results: Evaluation | SeedSummary) -> dict[str, dict[str, str]]
 def _print_details(evaluation: Evaluation, score: str) -> None:
     """Every metric of one score, a row a set."""
     out.print(f"\n{score}, the gate's score, in points", style="italic")
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    table.add_column("set")
     names = ["ap_id", "ap_ood", "fpr_at_id_tpr95", "fpr_at_ood_tpr95", "aurc_outliers"]
     names += ["aurc_both"] if score in evaluation.aurc_wrong else []
+    rows = dict(zip(columns(evaluation), row(evaluation, score), strict=True))
+    titles = {name: re.sub("^(fpr_at|[a-z]+)_", r"\1_\n", name) for name in names}
+    sets = min(20, max(cell_len(printable(name)) for name in rows))
+    room = out.width - sets - max(len("(95 % interval)"), *(len(auroc_text(found)) for found in rows.values())) - _GAP
+    fitting = [name for name in names if (room := room - max(map(len, titles[name].splitlines())) - _GAP) >= 0]
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table.add_column("set", min_width=sets)
     table.add_column("auroc\n(95 % interval)", justify="right", no_wrap=True)
-    for name in names:
-        table.add_column(re.sub("^(fpr_at|[a-z]+)_", r"\1_\n", name), justify="right", no_wrap=True)
-    for name, found in zip(columns(evaluation), row(evaluation, score), strict=True):
-        values = [points(getattr(found, metric)) for metric in names]
+    for name in fitting:
+        table.add_column(titles[name], justify="right", no_wrap=True)
+    for name, found in rows.items():
+        values = [points(getattr(found, metric)) for metric in fitting]
         table.add_row(_wrapped(name, 20), auroc_text(found), *values)
     out.print(table)
-    for name in names[2:]:
+    if len(fitting) < len(names):
+        out.print(f"{', '.join(names[len(fitting) :])}: do not fit here; -o results.csv has them", style="dim")
+    for name in fitting[2:]:
         out.print(f"{name}: {DEFINITIONS[name]}", style="dim", soft_wrap=True)
     if score in evaluation.aurc_wrong:
         out.print(

@@ -84,6 +84,7 @@ def test_arrays_of_any_detector_have_every_figure() -> None:
         ({"a": {"id": [1], "x": [1]}}, {"ids": {"id": ["a", "b"]}}, "names 2 images of id"),
         ({"a": {"id": [1], "x": [1]}}, {"ids": {"y": ["a"]}}, "names the set 'y'; the sets are: id, x"),
         ({"a": {"id": [1], "x": [1]}}, {"ids": ["a"]}, "by set, and is no list"),
+        ({"a": {"id": [1], "x": [1]}}, {"ids": {"id": None}}, "names by set: "),
         ({"set": {"id": [1], "x": [1]}}, {}, "'set' is no name for a score"),
         ({1: {"id": [1], "x": [1]}}, {}, "1 is no name for a score"),
         ({"a": {"id": [1], "x": [1]}}, {"groups": {"far": ["y"]}}, "names y; a group is a list of: x"),
@@ -190,7 +191,7 @@ def test_names_are_texts_and_whole_numbers_no_scores(tmp_path: Path) -> None:
         ({"a": [0.1, 0.2, 0.3, 0.4]}, {"known": "near"}, "rename the set 'id'"),
         ({"a": [0.1, 0.2, 0.3, 0.4]}, {"scores": ["b"]}, "no score b; the tables have: a"),
         ({"a": [0.1, 0.2, 0.3, 0.4]}, {"negate": ["b"]}, "no score b; the tables have: a"),
-        ({"a": [0.1] * 4, "b": [0.1] * 4}, {"scores": ["b"], "negate": ["a"]}, "a is not among the scores"),
+        ({"a": [0.1] * 4, "b": [0.1] * 4}, {"scores": ["b"], "negate": ["a"]}, "a is to be negated, and no score"),
         ({"a": [0.1] * 4, "wrong": ["x", "y", "z", "w"]}, {}, "wrong of .* is true or false"),
     ],
 )
@@ -207,6 +208,8 @@ def test_places_that_are_no_tables(tmp_path: Path) -> None:
     twice = write(tmp_path / "twice.parquet", id=["a", "a", "b", "c"], a=[0.1, 0.2, 0.3, 0.4])
     bad, repeated, semicolons = (tmp_path / name for name in ("bad.parquet", "repeated.csv", "semicolons.csv"))
     semicolons.write_text("set;id;a\nid;a;0,5\n")
+    latin = tmp_path / "latin.csv"
+    latin.write_bytes("set,id,Schärfe\nid,a,0.5\n".encode("latin-1"))
     bad.write_text("no parquet")
     repeated.write_text("set,a,a\nid,0.5,0.5\n")
     for places, said in (
@@ -219,7 +222,8 @@ def test_places_that_are_no_tables(tmp_path: Path) -> None:
         (semicolons, "wanted between commas"),
         ([table, table], "named twice"),
         (twice, "several rows of the image a of id"),
-        (3, "names files, not 3"),
+        (3, "names files, and scores="),
+        (latin, "write it in UTF-8"),
     ):
         with pytest.raises(EvaluationError, match=said):
             read_image_scores(places)
@@ -253,7 +257,13 @@ def test_the_command_compares_detectors_without_a_network(tmp_path: Path, capsys
     assert "r.csv has no room" in " ".join(captured.err.split())
     assert json.loads(captured.out[captured.out.rindex('{\n "gate_score"') :])["against"]["score"] == "energy"
     assert run("compare", *tables, "--against", "nix") == 2
-    assert "nix was not computed; choose from: msp, energy, odin" in " ".join(capsys.readouterr().err.split())
+    assert "no score nix to compare with; the tables have: msp, energy, odin" in " ".join(
+        capsys.readouterr().err.split()
+    )
+    assert run("compare", *tables, "--score", "odin", "--against", "energy", "--negate", "odin") == 0
+    assert "AUROC in points, less that of energy" in capsys.readouterr().out
+    assert run("compare", *tables, "-o", theirs, "--overwrite") == 2
+    assert "is one of the tables" in " ".join(capsys.readouterr().err.split())
     theirs.write_text("set,id,odin\nid,0,0.5\n")
     assert run("compare", theirs) == 2
     assert "no other set than id" in capsys.readouterr().err
@@ -293,6 +303,38 @@ def test_tables_as_others_write_them(tmp_path: Path) -> None:
     assert found.values["a"]["near"].tolist() == [2.5, 3.5]
     evaluate_scores(found).save_images(odd, overwrite=True)
     assert read_image_scores(odd).ids == found.ids
+
+
+def test_one_cell_changes_neither_the_kind_of_a_column_nor_the_figures(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("set,id,pred,,odin,wrong\nid,a,3,0.5,2.0,true\nid,b,-,0.5,1.0,0\nnear,a,1,0.5,0.0,\n")
+    with pytest.warns(NormgateWarning, match=r"are left out: pred$"):
+        found = read_image_scores(path)
+    assert (list(found.values), found.errors) == (["(without a name)", "odin"], ())
+    assert found.wrong is not None
+    assert found.wrong.tolist() == [True, False]
+    evaluate_scores(found).save_images(tmp_path / "again.csv")  # where 2.0 stays a fraction
+    again = read_image_scores(tmp_path / "again.csv")
+    assert again.values["odin"]["id"].tolist() == [2, 1]
+
+
+def test_names_that_are_made_do_not_hide_others(tmp_path: Path) -> None:
+    one, two, three = (tmp_path / f"{name}.parquet" for name in ("one", "two", "three"))
+    for path in (one, two):
+        write(path, knn=[0.4, 0.3, 0.2, 0.1])
+    write(three, **{"one:knn": [0.4, 0.3, 0.2, 0.1]})
+    with pytest.raises(EvaluationError, match=r"two columns are called one:knn; give that of .*three"):
+        read_image_scores([one, two, three])
+    link = tmp_path / "link.parquet"
+    link.symlink_to(three)
+    assert list(read_image_scores([one, link]).values) == ["knn", "one:knn"]
+    write(one, mine=[0.4, 0.3, 0.2, 0.1])
+    write(two, knn=[0.4, 0.3, 0.2, 0.1])
+    write(three, wrong=[True, False, None, None])
+    with pytest.warns(NormgateWarning, match="does not say on which images"):
+        found = read_image_scores([one, two, three])
+    assert found.wrong is not None
+    assert found.wrong.tolist() == [True, False]
 
 
 def test_tables_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:

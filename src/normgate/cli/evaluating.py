@@ -241,8 +241,12 @@ def compare(
     if output is not None:
         writer(output)
         check_output(output, overwrite=overwrite)
+        if output.resolve() in {table.resolve() for table in scores}:
+            raise NormgateError(f"{output} is one of the tables, which it would replace; choose another output")
     if against is not None:
         _warn_of_room(output)
+        if score and against not in score:
+            score = [*score, against]
     found = read_image_scores(scores, known=known, scores=score or (), negate=negate or ())
     sets = [name for name in found.ids if name != "id"]
     if not sets:
@@ -251,7 +255,9 @@ def compare(
     results = evaluate_scores(found, groups=groups or None)
     beside = None
     if against is not None:
-        results.compare(against, against)  # which says so where it is none
+        if against not in results.metrics:
+            there = ", ".join(results.metrics)
+            raise NormgateError(f"there is no score {against} to compare with; the tables have: {there}")
         comparisons = [results.compare(name, against) for name in results.ranking if name != against]
         if not comparisons:
             raise NormgateError(f"there is no other score than {against} to compare with it; name another table")

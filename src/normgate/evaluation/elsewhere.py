@@ -99,7 +99,10 @@ def _checked_ids(ids: object, sizes: Mapping[str, int]) -> dict[str, tuple[str, 
     if not isinstance(ids, Mapping) or (unknown := [name for name in ids if name not in sizes]):
         what = f"names the set {unknown[0]!r}" if isinstance(ids, Mapping) else f"is no {type(ids).__name__}"
         raise EvaluationError(f"ids= holds the images' names by set, and {what}; the sets are: {', '.join(sizes)}")
-    names |= {name: tuple(map(str, own)) for name, own in ids.items()}
+    try:
+        names |= {name: tuple(map(str, own)) for name, own in ids.items()}
+    except TypeError as error:
+        raise EvaluationError(f"ids= holds the images' names by set: {error}") from error
     if uneven := [name for name, own in names.items() if len(own) != sizes[name]]:
         raise EvaluationError(
             f"ids= names {len(names[uneven[0]])} images of {uneven[0]}, and there are scores of {sizes[uneven[0]]}"

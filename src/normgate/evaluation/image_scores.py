@@ -68,14 +68,15 @@ def read_image_scores(
     """
     try:
         places = [Path(place) for place in ([tables] if isinstance(tables, str | os.PathLike) else tables)]
+        scores, negate = ([part] if isinstance(part, str) else list(part) for part in (scores, negate))
     except TypeError as error:
-        raise EvaluationError(f"tables= names files, not {tables!r}") from error
+        raise EvaluationError(f"tables= names files, and scores= and negate= columns of them: {error}") from error
     if not places:
         raise EvaluationError("there is no table to read scores from; name at least one")
-    scores, negate = ([part] if isinstance(part, str) else list(part) for part in (scores, negate))
     read = [ImageTable.read(place, joined=len(places) > 1) for place in places]
     taken = _taken(read, scores, negate)
-    parts = [table for table in read if any(table is own for own, _ in taken.values())]
+    used = {table for table, _ in taken.values()}
+    parts = [table for table in read if table in used or (table.wrong is not None and not table.scores)]
     names = _set_names(parts, known)
     rows, errors = _shared_rows(parts, names)
     values = {
@@ -123,12 +124,15 @@ def _taken(
             raise EvaluationError(f"beside {', '.join(IMAGE_COLUMNS)} the tables hold {said}")
         if left := [*whole, *(name for name in columns if name not in numbers)]:
             warnings.warn(
-                f"columns of texts, and of whole numbers that are not named as scores, are left out: {', '.join(left)}",
+                "columns that hold no numbers, or whole ones and are not named as scores, are left out: "
+                + ", ".join(left),
                 NormgateWarning,
                 stacklevel=3,
             )
     if unturned := [name for name in negate if name not in scores]:
-        raise EvaluationError(f"{', '.join(unturned)} is not among the scores that are to be taken; leave it out")
+        raise EvaluationError(
+            f"{', '.join(unturned)} is to be negated, and no score that is taken: name it as one (scores), too"
+        )
     return {name: place for name, place in numbers.items() if name in scores}
 
 
@@ -137,18 +141,27 @@ def _named_columns(tables: Sequence[ImageTable]) -> dict[str, tuple[ImageTable, 
     columns = [(table, name) for table in tables for name in (*table.scores, *table.others)]
     every = [name for _, name in columns]
     called = dict(zip(tables, _told_apart([table.path for table in tables]), strict=True))
-    return {name if every.count(name) == 1 else f"{called[table]}:{name}": (table, name) for table, name in columns}
+    found: dict[str, tuple[ImageTable, str]] = {}
+    for table, column in columns:
+        name = column if every.count(column) == 1 else f"{called[table]}:{column}"
+        if name in found:
+            raise EvaluationError(f"two columns are called {name}; give that of {table.path} another name")
+        found[name] = (table, column)
+    return found
 
 
 def _told_apart(paths: Sequence[Path]) -> list[str]:
     """Names of files, with as many of their folders as tell them apart."""
-    whole = [path.resolve() for path in paths]
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise EvaluationError(f"one of these tables is named twice: {', '.join(map(str, paths))}; name each once")
+    whole = [path.absolute() for path in paths]
+    names = [str(path) for path in whole]
     for parts in ([path.with_suffix("").parts for path in whole], [path.parts for path in whole]):
         for length in range(1, max(map(len, parts)) + 1):
             names = ["/".join(own[-length:]) for own in parts]
             if len(set(names)) == len(names):
                 return names
-    raise EvaluationError(f"one of these tables is named twice: {', '.join(map(str, paths))}; name each once")
+    return names
 
 
 def _set_names(tables: Sequence[ImageTable], known: str) -> list[str]:

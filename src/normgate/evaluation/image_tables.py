@@ -26,6 +26,8 @@ IMAGE_COLUMNS = ("set", "id", "wrong")
 
 _INDEX = re.compile(r"|__index_level_\d+__")
 """Columns that pandas adds."""
+_FLAGS = dict.fromkeys(("true", "1", "1.0"), 1.0) | dict.fromkeys(("false", "0", "0.0"), 0.0)
+_FLAGS |= dict.fromkeys(("none", "nan", ""), math.nan)
 _BLOCK = 1 << 24  # bytes; the longest line of a .csv
 
 
@@ -58,8 +60,6 @@ class ImageTable:
         Raises:
             EvaluationError: there is no such table, or it lacks a column that it needs, or names each image twice.
         """
-        import pyarrow as pa
-
         table = _read(path)
         names = table.column_names
         if repeated := [name for name in names if names.count(name) > 1]:
@@ -72,7 +72,12 @@ class ImageTable:
             raise EvaluationError(f"{path} has no column {missing!r}, {what}; its columns are: {', '.join(names)}")
         sets = _texts(table, "set", path)
         ids = _texts(table, "id", path) if "id" in names else np.array(list(map(str, range(len(table)))), dtype=object)
-        given = {name: table[name] for name in names if name not in IMAGE_COLUMNS and not _INDEX.fullmatch(name)}
+        given = {name: table[name] for name in names if name not in IMAGE_COLUMNS}
+        given = {
+            name or "(without a name)": column
+            for name, column in given.items()
+            if not (_INDEX.fullmatch(name) and _is_whole(column))
+        }
         numbers = {name: _numbers(column, name, path) for name, column in given.items()}
         found = cls(
             path,
@@ -80,7 +85,7 @@ class ImageTable:
             ids,
             scores={name: column for name, column in numbers.items() if column is not None},
             wrong=_wrong(table["wrong"], path) if "wrong" in names else None,
-            whole=frozenset(name for name, column in given.items() if pa.types.is_integer(column.type)),
+            whole=frozenset(name for name, column in given.items() if _is_whole(column)),
             others=tuple(name for name, column in numbers.items() if column is None),
         )
         found.check_names()
@@ -123,13 +128,17 @@ def _read(path: Path) -> pa.Table:
                 return parquet.ParquetFile(file).read()
             _check_separator(path, file)
             as_text = dict.fromkeys(("set", "id"), pa.string())  # 007 is a name, and not 7
-            return arrow_csv.read_csv(
+            table = arrow_csv.read_csv(
                 file,
                 read_options=arrow_csv.ReadOptions(block_size=_BLOCK),
                 convert_options=arrow_csv.ConvertOptions(column_types=as_text),
             )
+            _ = table.column_names  # which are decoded only now
+            return table
     except FileNotFoundError as error:
         raise EvaluationError(f"there is no table {path}") from error
+    except UnicodeDecodeError as error:
+        raise EvaluationError(f"{path} cannot be read: {error}; write it in UTF-8") from error
     except (OSError, pa.ArrowException) as error:
         raise EvaluationError(f"{path} cannot be read: {error}") from error
 
@@ -161,6 +170,8 @@ def _numbers(column: pa.ChunkedArray, name: str, path: Path) -> np.ndarray | Non
     import pyarrow as pa
     import pyarrow.compute as pc
 
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
     kind = column.type
     if pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_decimal(kind):
         try:
@@ -175,6 +186,16 @@ def _numbers(column: pa.ChunkedArray, name: str, path: Path) -> np.ndarray | Non
     return parsed if np.isnan(parsed).sum() <= len(parsed) / 2 else None
 
 
+def _is_whole(column: pa.ChunkedArray) -> bool:
+    """Whether it holds whole numbers alone, as class numbers are, some of which may be texts beside a dash."""
+    import pyarrow as pa
+
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        numbers = [text for text in column.to_pylist() if not math.isnan(_parsed(text))]
+        return bool(numbers) and all(re.fullmatch(r"\s*[+-]?\d+\s*", text) for text in numbers)
+    return bool(pa.types.is_integer(column.type))
+
+
 def _parsed(text: str | None) -> float:
     try:
         return math.nan if text is None else float(text)
@@ -183,10 +204,12 @@ def _parsed(text: str | None) -> float:
 
 
 def _wrong(column: pa.ChunkedArray, path: Path) -> np.ndarray:
-    values = [None if isinstance(value, float) and math.isnan(value) else value for value in column.to_pylist()]
-    if strange := [value for value in values if value is not None and value not in (0, 1)]:
-        raise EvaluationError(f"wrong of {path} is true or false, and empty where that is not known; not {strange[0]}")
-    return np.array([math.nan if value is None else float(value) for value in values])
+    values = column.to_pylist()
+    flags = [_FLAGS.get(str(value).strip().lower()) for value in values]
+    if None in flags:
+        strange = values[flags.index(None)]
+        raise EvaluationError(f"wrong of {path} is true or false, and empty where that is not known; not {strange!r}")
+    return np.array(flags, dtype=float)
 
 
 def save_images(evaluation: Evaluation, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
@@ -207,7 +230,10 @@ def save_images(evaluation: Evaluation, path: str | os.PathLike[str], *, overwri
     table = pa.table(by_column, schema=schema)
     for score, by_set in evaluation.values.items():
         values = np.concatenate([by_set[name] for name in evaluation.ids])
-        table = table.append_column(score, pa.array(values, pa.float64()))
+        column = pa.array(values, pa.float64())
+        if target.suffix.lower() == ".csv" and (values == np.floor(values)).all():
+            column = pa.array(list(map(repr, values.tolist())))  # 3.0, which else would be written 3, a whole number
+        table = table.append_column(score, column)
     with whole_file(target, overwrite=overwrite) as partial, partial.open("wb") as file:  # a path may not be UTF-8
         if target.suffix.lower() == ".csv":
             arrow_csv.write_csv(table, file)

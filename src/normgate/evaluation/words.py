@@ -70,6 +70,8 @@ def summary_lines(results: Evaluation | SeedSummary) -> list[str]:
         lines.append(f"accuracy {results.accuracy:.2%} on {results.images['id']} known images")
     elif results.origins:
         lines.append("accuracy is not known: the tables do not say, or not alike, which predictions are wrong")
+    elif not results.settings:
+        lines.append("accuracy is not known: wrong= does not say which predictions are wrong")
     else:
         lines.append("accuracy is not known: the known images have no labels")
     if results.outcome is None:

@@ -138,7 +138,9 @@ def _text(value: float | Spread | None) -> str:
 
 def _escaped(cell: str) -> str:
     """What Markdown shows as this text in a table, whatever a set is called."""
-    return " ".join(re.sub(r"[\\|*`]", r"\\\g<0>", cell).replace("<", "&lt;").splitlines())
+    entities = cell.replace("&", "&amp;").replace("<", "&lt;")
+    # An underscore within a word, as in norm_gain, is one anyway.
+    return " ".join(re.sub(r"[\\|*`~\[]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", entities).splitlines())
 
 
 _LATEX = str.maketrans(
