@@ -7,14 +7,12 @@ import math
 import re
 import shutil
 import sys
-import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.cells import cell_len
 from rich.table import Table
-from rich.text import Text
 
 from normgate.calibration import false_alarm_spread
 from normgate.console import err, out, print_json
@@ -32,6 +30,7 @@ from normgate.evaluation.words import (
     spread_text,
     summary_lines,
 )
+from normgate.layouts import GAP, Column, Layout, fitting, print_layout, wrapped
 from normgate.scores import described
 
 if TYPE_CHECKING:
@@ -46,7 +45,6 @@ if TYPE_CHECKING:
 
 MARK = " ◂ gate"
 _FIRST_ERRORS = 10
-_GAP = 3  # between the columns of a table
 
 
 WIDE = 104
@@ -299,16 +297,16 @@ def print_against(results: Evaluation | SeedSummary, against: Against) -> None:
     """What gates, or scores, have over others: a row a score, with intervals on as much as fits."""
     rows = [comparison_row(results, found) for found in against.comparisons]
 
-    def column(number: int, interval: bool) -> _Column:
+    def column(number: int, interval: bool) -> Column:
         cells = [difference_text(found[number], interval=interval) for found in rows]
-        return _Column(columns(results)[number], cells)
+        return Column(columns(results)[number], cells)
 
-    layouts = [_Layout([column(*place) for place in places], least) for places, least in _places(results)]
+    layouts = [Layout([column(*place) for place in places], least) for places, least in _places(results)]
     over = "" if isinstance(results, Evaluation) else " over seeds"
     out.print(f"\nAUROC in points, less that of {printable(against.less)}", style="italic", soft_wrap=True)
     labels = [against.label(found) + MARK * against.is_own(found) for found in against.comparisons]
-    shown = _fitting(layouts, labels)
-    _print_layout(shown, labels, [against.is_own(found) for found in against.comparisons])
+    shown = fitting(layouts, labels)
+    print_layout(shown, labels, [against.is_own(found) for found in against.comparisons])
     interval = f"the 95 % interval{over}"
     bracketed = any("(" in cell for part in shown.columns for cell in part.cells)
     legend = f"in brackets {interval}; * where it leaves out 0" if bracketed else f"* where {interval} leaves out 0"
@@ -327,49 +325,28 @@ def _print_scores(
     """A row a score, with intervals on as much as fits: on everything, on the means, or on nothing."""
     rows = [row(results, score) for score in results.ranking]
 
-    def column(number: int, wide: bool) -> _Column:
-        return _Column(columns(results)[number], [cell(found[number], wide) for found in rows])
+    def column(number: int, wide: bool) -> Column:
+        return Column(columns(results)[number], [cell(found[number], wide) for found in rows])
 
     further = [
-        _Column(name, [by_score.get(score, "") for score in results.ranking]) for name, by_score in differences.items()
+        Column(name, [by_score.get(score, "") for score in results.ranking]) for name, by_score in differences.items()
     ]
     layouts = []
     for places, least in _places(results):
         found = [column(*place) for place in places]
-        layouts += [_Layout(found + part, least) for part in ((further, []) if least < _WIDEST else (further,))]
+        layouts += [Layout(found + part, least) for part in ((further, []) if least < _WIDEST else (further,))]
     labels = [score + MARK * (score == results.gate_score) for score in results.ranking]
-    shown = _fitting(layouts, labels)
+    shown = fitting(layouts, labels)
     with_interval = [part for part in shown.columns if any("(" in text for text in part.cells)]
     own = [part for part in shown.columns if part not in further]
     said = f" ({'means: ' * (len(with_interval) < len(own))}{interval})" if with_interval else ""
     out.print(title.format(said), style="italic")
-    _print_layout(shown, labels, [score == results.gate_score for score in results.ranking])
+    print_layout(shown, labels, [score == results.gate_score for score in results.ranking])
     if len(own) < len(columns(results)):
         out.print("the columns of the sets do not fit here; -o results.csv has them", style="dim")
     if differences and further[0] in shown.columns:
         over = "" if isinstance(results, Evaluation) else " over seeds"
         out.print(f"− gate: difference to the gate's score; * where its 95 % interval{over} leaves out 0", style="dim")
-
-
-@dataclasses.dataclass(frozen=True)
-class _Column:
-    """A column of figures, a cell a score."""
-
-    name: str
-    cells: list[str]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Layout:
-    """Columns that may be shown, whose names are broken into lines of at least `least` characters."""
-
-    columns: list[_Column]
-    least: int
-
-    @property
-    def widths(self) -> list[int]:
-        """Of the columns."""
-        return [max(*map(len, part.cells), min(cell_len(printable(part.name)), self.least)) for part in self.columns]
 
 
 _WIDEST, _NARROW = 9, 6  # to which names of columns are broken into lines
@@ -391,38 +368,6 @@ def _places(results: Evaluation | SeedSummary) -> list[tuple[list[tuple[int, boo
         ([(n, True) for n in means], _WIDEST),
         ([(n, False) for n in means], _NARROW),
     ]
-
-
-def _fitting(layouts: Sequence[_Layout], labels: Sequence[str]) -> _Layout:
-    """The first that fits beside the labels, the last if none does."""
-    room = out.width - _label_width(labels)
-    fitting = (layout for layout in layouts if sum(width + _GAP for width in layout.widths) <= room)
-    return next(fitting, layouts[-1])
-
-
-def _label_width(labels: Sequence[str]) -> int:
-    return min(max(len("score"), *(cell_len(printable(label)) for label in labels)), out.width // 2)
-
-
-def _print_layout(layout: _Layout, labels: Sequence[str], bold: Sequence[bool]) -> None:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    width = _label_width(labels)
-    table.add_column("score", min_width=width, max_width=width, overflow="fold")
-    for part, size in zip(layout.columns, layout.widths, strict=True):
-        table.add_column(_wrapped(part.name, size), justify="right")
-    for number, label in enumerate(labels):
-        cells = [part.cells[number] for part in layout.columns]
-        table.add_row(Text(printable(label)), *cells, style="bold" if bold[number] else None)
-    out.print(table)
-
-
-def _wrapped(name: str, width: int) -> Text:
-    """The name of a set as it is, and not as markup; broken before its number, if need be: cifar, 100."""
-    text = printable(name)
-    if cell_len(text) > width:
-        text = re.sub(r"(?<=[^\W\d])(?=\d+\b)", " ", text)
-    wide = cell_len(text) > len(text)  # as Chinese letters are, of two cells each
-    return Text("\n".join(textwrap.wrap(text, max(1, width // 2) if wide else width)))
 
 
 def _auroc(found: Any, wide: bool) -> str:
@@ -448,20 +393,20 @@ def _print_details(evaluation: Evaluation, score: str) -> None:
     rows = dict(zip(columns(evaluation), row(evaluation, score), strict=True))
     titles = {name: re.sub("^(fpr_at|[a-z]+)_", r"\1_\n", name) for name in names}
     sets = min(20, max(cell_len(printable(name)) for name in rows))
-    room = out.width - sets - max(len("(95 % interval)"), *(len(auroc_text(found)) for found in rows.values())) - _GAP
-    fitting = [name for name in names if (room := room - max(map(len, titles[name].splitlines())) - _GAP) >= 0]
+    room = out.width - sets - max(len("(95 % interval)"), *(len(auroc_text(found)) for found in rows.values())) - GAP
+    shown = [name for name in names if (room := room - max(map(len, titles[name].splitlines())) - GAP) >= 0]
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
     table.add_column("set", min_width=sets)
     table.add_column("auroc\n(95 % interval)", justify="right", no_wrap=True)
-    for name in fitting:
+    for name in shown:
         table.add_column(titles[name], justify="right", no_wrap=True)
     for name, found in rows.items():
-        values = [points(getattr(found, metric)) for metric in fitting]
-        table.add_row(_wrapped(name, 20), auroc_text(found), *values)
+        values = [points(getattr(found, metric)) for metric in shown]
+        table.add_row(wrapped(name, 20), auroc_text(found), *values)
     out.print(table)
-    if len(fitting) < len(names):
-        out.print(f"{', '.join(names[len(fitting) :])}: do not fit here; -o results.csv has them", style="dim")
-    for name in fitting[2:]:
+    if len(shown) < len(names):
+        out.print(f"{', '.join(names[len(shown) :])}: do not fit here; -o results.csv has them", style="dim")
+    for name in shown[2:]:
         out.print(f"{name}: {DEFINITIONS[name]}", style="dim", soft_wrap=True)
     if score in evaluation.aurc_wrong:
         out.print(
