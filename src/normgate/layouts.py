@@ -12,7 +12,6 @@ from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
-from normgate.console import out
 from normgate.data.names import printable
 
 if TYPE_CHECKING:
@@ -43,27 +42,27 @@ class Layout:
         return [max([*map(len, part.cells), min(cell_len(printable(part.name)), self.least)]) for part in self.columns]
 
 
-def fitting(layouts: Sequence[Layout], labels: Sequence[str]) -> Layout:
-    """The first that fits beside the labels, the last if none does."""
-    room = out.width - _label_width(labels)
-    return next((layout for layout in layouts if sum(layout.widths) + GAP * len(layout.widths) <= room), layouts[-1])
+def fitting(layouts: Sequence[Layout], labels: Sequence[str], room: int) -> Layout:
+    """The first that fits beside the labels into so many characters, the last if none does."""
+    left = room - _label_width(labels, room)
+    return next((layout for layout in layouts if sum(layout.widths) + GAP * len(layout.widths) <= left), layouts[-1])
 
 
-def _label_width(labels: Sequence[str]) -> int:
-    return min(max([len("score"), *(cell_len(printable(label)) for label in labels)]), out.width // 2)
-
-
-def print_layout(layout: Layout, labels: Sequence[str], bold: Sequence[bool]) -> None:
-    """Print a row a score, of which some are bold."""
+def figures(layout: Layout, labels: Sequence[str], bold: Sequence[bool], room: int) -> Table:
+    """A table of a row a score, of which some are bold."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    width = _label_width(labels)
+    width = _label_width(labels, room)
     table.add_column("score", min_width=width, max_width=width, overflow="fold")
     for part, size in zip(layout.columns, layout.widths, strict=True):
         table.add_column(wrapped(part.name, size), justify="right")
     for number, label in enumerate(labels):
         cells = [part.cells[number] for part in layout.columns]
         table.add_row(Text(printable(label)), *cells, style="bold" if bold[number] else None)
-    out.print(table)
+    return table
+
+
+def _label_width(labels: Sequence[str], room: int) -> int:
+    return min(max([len("score"), *(cell_len(printable(label)) for label in labels)]), room // 2)
 
 
 def wrapped(name: str, width: int) -> Text:

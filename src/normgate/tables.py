@@ -30,7 +30,7 @@ from normgate.evaluation.words import (
     spread_text,
     summary_lines,
 )
-from normgate.layouts import GAP, Column, Layout, fitting, print_layout, wrapped
+from normgate.layouts import GAP, Column, Layout, figures, fitting, wrapped
 from normgate.scores import described
 
 if TYPE_CHECKING:
@@ -305,8 +305,8 @@ def print_against(results: Evaluation | SeedSummary, against: Against) -> None:
     over = "" if isinstance(results, Evaluation) else " over seeds"
     out.print(f"\nAUROC in points, less that of {printable(against.less)}", style="italic", soft_wrap=True)
     labels = [against.label(found) + MARK * against.is_own(found) for found in against.comparisons]
-    shown = fitting(layouts, labels)
-    print_layout(shown, labels, [against.is_own(found) for found in against.comparisons])
+    shown = fitting(layouts, labels, out.width)
+    out.print(figures(shown, labels, [against.is_own(found) for found in against.comparisons], out.width))
     interval = f"the 95 % interval{over}"
     bracketed = any("(" in cell for part in shown.columns for cell in part.cells)
     legend = f"in brackets {interval}; * where it leaves out 0" if bracketed else f"* where {interval} leaves out 0"
@@ -336,12 +336,12 @@ def _print_scores(
         found = [column(*place) for place in places]
         layouts += [Layout(found + part, least) for part in ((further, []) if least < _WIDEST else (further,))]
     labels = [score + MARK * (score == results.gate_score) for score in results.ranking]
-    shown = fitting(layouts, labels)
+    shown = fitting(layouts, labels, out.width)
     with_interval = [part for part in shown.columns if any("(" in text for text in part.cells)]
     own = [part for part in shown.columns if part not in further]
     said = f" ({'means: ' * (len(with_interval) < len(own))}{interval})" if with_interval else ""
     out.print(title.format(said), style="italic")
-    print_layout(shown, labels, [score == results.gate_score for score in results.ranking])
+    out.print(figures(shown, labels, [score == results.gate_score for score in results.ranking], out.width))
     if len(own) < len(columns(results)):
         out.print("the columns of the sets do not fit here; -o results.csv has them", style="dim")
     if differences and further[0] in shown.columns:
