@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from normgate import scores
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -42,3 +44,8 @@ def test_a_block_is_replaced_and_nothing_else(tmp_path: Path, monkeypatch: pytes
 def test_every_file_that_it_links_to_is_there() -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", README):
         assert target.startswith("http") or (ROOT / target).exists(), target
+
+
+def test_the_picture_of_the_demo_shows_every_score() -> None:
+    picture = (ROOT / "docs" / "demo.svg").read_text(encoding="utf-8")
+    assert [name for name in scores.names() if name not in picture] == []
