@@ -330,9 +330,9 @@ def test_names_that_are_made_do_not_hide_others(tmp_path: Path) -> None:
     assert list(read_image_scores([one, link]).values) == ["knn", "one:knn"]
     write(one, mine=[0.4, 0.3, 0.2, 0.1])
     write(two, knn=[0.4, 0.3, 0.2, 0.1])
-    write(three, wrong=[True, False, None, None])
+    write(three, wrong=[True, False, None, None], label=[3, 2, 1, 0])
     with pytest.warns(NormgateWarning, match="does not say on which images"):
-        found = read_image_scores([one, two, three])
+        found = read_image_scores([one, two, three], scores=["mine", "knn"])
     assert found.wrong is not None
     assert found.wrong.tolist() == [True, False]
 

@@ -55,7 +55,7 @@ def read_image_scores(
         tables: files, as `Evaluation.save_images` writes them, or of other programs.
         known: what the set of the known images is called there.
         scores: columns to take, as they are called in the result; by default all that hold numbers, but for whole ones,
-            which may be of classes. Tables of which none is taken are left aside.
+            which may be of classes. A table of which none is taken is left aside, unless it only has `wrong`.
         negate: scores of which larger means *less* familiar, whose sign is turned.
 
     Raises:
@@ -76,7 +76,10 @@ def read_image_scores(
     read = [ImageTable.read(place, joined=len(places) > 1) for place in places]
     taken = _taken(read, scores, negate)
     used = {table for table, _ in taken.values()}
-    parts = [table for table in read if table in used or (table.wrong is not None and not table.scores)]
+    # A table may only tell on which images the network errs, beside class numbers.
+    parts = [
+        table for table in read if table in used or (table.wrong is not None and table.scores.keys() <= table.whole)
+    ]
     names = _set_names(parts, known)
     rows, errors = _shared_rows(parts, names)
     values = {
