@@ -180,6 +180,7 @@ def test_names_are_texts_and_whole_numbers_no_scores(tmp_path: Path) -> None:
         ({"id": [0.5, 1, 2, 3], "a": [0.1, 0.2, 0.3, 0.4]}, {}, "holds double, and not names"),
         ({}, {}, "beside set, id, wrong the tables hold no numbers"),
         ({"a": ["x", "y", "z", "w"]}, {"scores": "a"}, "a holds no numbers"),
+        ({"a": ["1_2", "1_3", "1_4", "1_5"]}, {"scores": "a"}, "a holds no numbers"),
         ({"a": [2**53 + 1, 2**53, 1, 0]}, {"scores": "a"}, r"beyond 2\*\*53, which would tie"),
         ({"a": [0.1, 0.2, None, None]}, {}, "no image of near is left: a is no number .* leave that score out"),
         ({"a": [0.1] * 4, "wrong": [0, -1, None, None]}, {}, "wrong of .* not -1"),

@@ -15,10 +15,12 @@ from normgate.cli.options import (
     AsJson,
     BatchSize,
     Device,
+    Groups,
     ImageColumn,
     MaxPixels,
     Overwrite,
     Report,
+    Results,
     WithNeighbours,
     Workers,
 )
@@ -38,10 +40,7 @@ def evaluate(
     ood: Annotated[
         list[str] | None, typer.Option("--ood", metavar="NAME=DATA", help="Unknown images; repeatable.")
     ] = None,
-    group: Annotated[
-        list[str] | None,
-        typer.Option("--group", metavar="NAME=SET,SET", help="Unknown sets whose mean is taken; by default all."),
-    ] = None,
+    group: Groups = None,
     score: Annotated[
         list[str] | None,
         typer.Option("--score", help="Scores to compare, with settings knn:k=5; by default all; repeatable."),
@@ -66,9 +65,7 @@ def evaluate(
         typer.Option("--cache-limit", metavar="GIB", min=0, help="Features beyond it that were used longest ago go."),
     ] = 4.0,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Keep no features for the next run.")] = False,
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Also write the results, as .json, .csv, .md or .tex.")
-    ] = None,
+    output: Results = None,
     per_image: Annotated[
         Path | None,
         typer.Option("--per-image", metavar="FILE", help="Also write each image's scores, as .parquet or .csv."),
@@ -211,10 +208,7 @@ def compare(
         ),
     ],
     known: Annotated[str, typer.Option("--id", metavar="SET", help="The set of the known images.")] = "id",
-    group: Annotated[
-        list[str] | None,
-        typer.Option("--group", metavar="NAME=SET,SET", help="Unknown sets whose mean is taken; by default all."),
-    ] = None,
+    group: Groups = None,
     score: Annotated[
         list[str] | None, typer.Option("--score", help="Columns to compare; by default all numbers; repeatable.")
     ] = None,
@@ -225,9 +219,7 @@ def compare(
     against: Annotated[
         str | None, typer.Option("--against", metavar="SCORE", help="The score that the others are compared with.")
     ] = None,
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Also write the results, as .json, .csv, .md or .tex.")
-    ] = None,
+    output: Results = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:

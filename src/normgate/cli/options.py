@@ -66,3 +66,10 @@ RuntimeName = Annotated[
 ]
 
 PIXELS = 100_000_000
+Groups = Annotated[
+    list[str] | None,
+    typer.Option("--group", metavar="NAME=SET,SET", help="Unknown sets whose mean is taken; by default all."),
+]
+Results = Annotated[
+    Path | None, typer.Option("-o", "--output", help="Also write the results, as .json, .csv, .md or .tex.")
+]

@@ -94,7 +94,7 @@ def read_image_scores(
             complete[row] = False
     by_set = {name: np.flatnonzero((sets == name) & complete) for name in names}
     if empty := [name for name in names if len(by_set[name]) == 0]:
-        raise EvaluationError(_why_empty(empty[0], parts, errors))
+        raise EvaluationError(_why_empty(empty[0], parts, errors, joined=bool((sets == empty[0]).any())))
     called = {name: "id" if name == known else name for name in names}
     return ImageScores(
         values={score: {called[name]: column[own] for name, own in by_set.items()} for score, column in values.items()},
@@ -198,23 +198,21 @@ def _shared_rows(
 
     keys = [table.keys.filter(pa.array(np.isin(table.sets.astype(str), names))) for table in tables]
     every = pc.unique(pa.concat_arrays(keys))
-    # NaN where a table lacks an image.
-    found = np.array(
-        [pc.index_in(every, table.keys).cast(pa.float64()).to_numpy(zero_copy_only=False) for table in tables]
-    )
+    found = np.array([pc.index_in(every, table.keys).fill_null(-1).to_numpy() for table in tables])
+    lacking = found < 0
     errors = []
-    lacking = np.isnan(found)
     for image in np.flatnonzero(lacking.any(axis=0)):
-        own = tables[np.flatnonzero(~lacking[:, image])[0]]
-        row = int(found[~lacking[:, image], image][0])
-        errors.append((own.sets[row], own.ids[row], f"is not in {tables[np.flatnonzero(lacking[:, image])[0]].path}"))
-    return list(found[:, ~lacking.any(axis=0)].astype(int)), errors
+        there, gone = int(lacking[:, image].argmin()), int(lacking[:, image].argmax())
+        row = found[there, image]
+        errors.append((tables[there].sets[row], tables[there].ids[row], f"is not in {tables[gone].path}"))
+    return list(found[:, ~lacking.any(axis=0)]), errors
 
 
-def _why_empty(name: str, tables: Sequence[ImageTable], errors: Sequence[tuple[str, str, str]]) -> str:
-    reasons = [message for own, _, message in errors if own == name]
-    if unlike := [message for message in reasons if not message.startswith("is not in")]:
-        return f"no image of {name} is left: {unlike[0]}; leave that score out, or that set"
+def _why_empty(name: str, tables: Sequence[ImageTable], errors: Sequence[tuple[str, str, str]], *, joined: bool) -> str:
+    """Why no image of a set is left, be it in every table (`joined`) or not."""
+    if joined:  # the last that was left out is one without a number
+        reason = [message for own, _, message in errors if own == name][-1]
+        return f"no image of {name} is left: {reason}; leave that score out, or that set"
     ids = " and ".join(f"{table.ids[table.sets == name][0]!r} in {table.path}" for table in tables)
     return f"no image of {name} is in every table; write its names alike, which are such as {ids}"
 

@@ -198,7 +198,8 @@ def _is_whole(column: pa.ChunkedArray) -> bool:
 
 def _parsed(text: str | None) -> float:
     try:
-        return math.nan if text is None else float(text)
+        # Python takes 1_2 for 12.
+        return math.nan if text is None or "_" in text else float(text)
     except ValueError:
         return math.nan
 
